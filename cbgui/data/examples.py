@@ -1,0 +1,97 @@
+"""One example of what must break or stay, and its JSON Lines form (DESIGN.md, "Example file format")."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from cbgui.config import InputError
+
+Kind = Literal["break", "retain", "near_miss", "refusal"]
+
+
+@dataclass(frozen=True)
+class Example:
+    """`messages` is the request, every turn before the answer; `response` is the assistant's answer."""
+
+    messages: tuple[tuple[str, str], ...]  # (role, content)
+    response: str
+    kind: Kind
+    source: str = ""
+
+    @property
+    def prompt(self) -> str:
+        return self.messages[-1][1]
+
+    def chat(self) -> list[dict[str, str]]:
+        return [{"role": role, "content": content} for role, content in self.messages]
+
+    def to_row(self) -> dict[str, Any]:
+        if len(self.messages) == 1 and self.messages[0][0] == "user":
+            return {"prompt": self.prompt, "response": self.response, "kind": self.kind}
+        turns = self.chat() + [{"role": "assistant", "content": self.response}]
+        return {"messages": turns, "kind": self.kind}
+
+
+def example_from_row(row: Any, kind: Kind, where: str) -> Example:
+    """Parse one row. Raises InputError with a sentence that begins with `where`."""
+    if not isinstance(row, dict):
+        raise InputError(f"{where}: expected an object with 'prompt' and 'response', found {type(row).__name__}.")
+    if "messages" in row:
+        turns = row["messages"]
+        good = isinstance(turns, list) and all(
+            isinstance(turn, dict) and isinstance(turn.get("content"), str) and isinstance(turn.get("role"), str)
+            for turn in turns
+        )
+        if not good or len(turns) < 2 or turns[-1]["role"] != "assistant":
+            raise InputError(f"{where}: 'messages' must be a list of role and content that ends with the assistant.")
+        messages = tuple((turn["role"], turn["content"]) for turn in turns[:-1])
+        response = turns[-1]["content"]
+    else:
+        for field in ("prompt", "response"):
+            if not isinstance(row.get(field), str):
+                raise InputError(f"{where}: '{field}' is missing or not text; give each line a prompt and a response.")
+        messages, response = (("user", row["prompt"]),), row["response"]
+    if not response.strip():
+        raise InputError(f"{where}: the response is empty; fill it in or delete the line.")
+    row_kind = row.get("kind") or kind
+    if row_kind not in get_args(Kind):
+        raise InputError(f"{where}: kind {row_kind!r} is unknown; use one of {', '.join(get_args(Kind))}.")
+    return Example(messages, response, row_kind, where.rsplit(", line", 1)[0])
+
+
+def read_examples(path: Path, kind: Kind) -> list[Example]:
+    """Read a JSONL or CSV file (columns prompt, response, kind). Raises InputError naming the file and line."""
+    try:
+        text = path.read_text("utf-8-sig")
+    except FileNotFoundError:
+        raise InputError(f"data file {str(path)!r} does not exist; give the path of a JSONL file.") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{path.name}: not UTF-8 text; save the file as UTF-8.") from None
+    except OSError as error:
+        raise InputError(f"{path.name}: cannot be read ({error.strerror}); check the path.") from None
+    examples = []
+    if path.suffix.lower() == ".csv":
+        for number, row in enumerate(csv.DictReader(text.splitlines(keepends=True)), 2):
+            examples.append(example_from_row(row, kind, f"{path.name}, line {number}"))
+    else:
+        for number, line in enumerate(text.split("\n"), 1):
+            if not line.strip():
+                continue
+            where = f"{path.name}, line {number}"
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise InputError(f"{where}: not JSON ({error.msg}); mend or delete the line.") from None
+            examples.append(example_from_row(row, kind, where))
+    if not examples:
+        raise InputError(f"{path.name}: the file holds no examples; add at least one line.")
+    return examples
+
+
+def write_examples(path: Path, examples: list[Example]) -> None:
+    text = "".join(json.dumps(example.to_row(), ensure_ascii=False) + "\n" for example in examples)
+    path.write_text(text, encoding="utf-8")

@@ -1,0 +1,226 @@
+"""The run directory (DESIGN.md): create, list, start as a detached process, ask to stop or pause, read events.
+
+State lives in files alone; the app, the command line and the tests read the same ones.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import psutil
+import yaml
+
+from cbgui.config import DataConfig, InputError, RunConfig, find_data_file, parse_config
+from cbgui.data.examples import Example, read_examples, write_examples
+
+State = Literal["new", "running", "paused", "stopped", "failed", "interrupted", "done"]
+Request = Literal["run", "pause", "stop"]
+FINISHED = ("paused", "stopped", "failed", "done")
+DATA_FILES = {"break": "break_file", "retain": "retain_file", "held_out": "held_out_file"}
+
+
+def runs_folder() -> Path:
+    return Path(os.environ.get("CBGUI_RUNS", "runs")).resolve()
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write and rename, so that a reader never sees half a file."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(text, "utf-8")
+    part.replace(path)
+
+
+def read_data(data: DataConfig) -> dict[str, list[Example]]:
+    """The run's three sets, read and checked. Raises InputError."""
+    sets = {
+        "break": read_examples(find_data_file(data.break_file), "break"),
+        "retain": read_examples(find_data_file(data.retain_file), "retain"),
+    }
+    if data.held_out_file:
+        sets["held_out"] = read_examples(find_data_file(data.held_out_file), "retain")
+    return sets
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run directory. `state` and `events` are read from the files each time they are asked for."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def adapter(self) -> Path:
+        return self.path / "adapter"
+
+    @property
+    def log(self) -> Path:
+        return self.path / "log.txt"
+
+    def config(self) -> RunConfig:
+        try:
+            text = (self.path / "run.yaml").read_text("utf-8")
+        except OSError:
+            raise InputError(f"run {str(self.path)!r} has no run.yaml; give the folder of a run.") from None
+        return parse_config(yaml.safe_load(text), str(self.path / "run.yaml"))
+
+    def examples(self, name: str) -> list[Example]:
+        path = self.path / "data" / f"{name}.jsonl"
+        if name == "held_out" and not path.is_file():
+            return []
+        return read_examples(path, "break" if name == "break" else "retain")
+
+    def events(self, offset: int = 0) -> tuple[list[dict[str, Any]], int]:
+        """Whole events from byte `offset` on, and the offset to go on from."""
+        try:
+            with (self.path / "events.jsonl").open("rb") as file:
+                file.seek(offset)
+                data = file.read()
+        except FileNotFoundError:
+            return [], 0
+        whole = data[: data.rfind(b"\n") + 1]
+        events = []
+        for line in whole.splitlines():
+            try:
+                events.append(json.loads(line))
+            except ValueError:  # a line cut by kill -9 or a full disk
+                continue
+        return events, offset + len(whole)
+
+    def append_event(self, kind: str, **values: Any) -> None:
+        path = self.path / "events.jsonl"
+        line = json.dumps({"time": time.time(), "kind": kind, **values}) + "\n"
+        with path.open("ab+") as file:
+            if file.tell():  # a killed process may have left half a line
+                file.seek(-1, os.SEEK_END)
+                if file.read(1) != b"\n":
+                    line = "\n" + line
+            file.write(line.encode())
+            file.flush()
+
+    def process(self) -> psutil.Process | None:
+        """The training process, if it is alive and really this run's (pids are given out again)."""
+        try:
+            known = json.loads((self.path / "process.json").read_text("utf-8"))
+            process = psutil.Process(known["pid"])
+            alive = process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+            return process if alive and abs(process.create_time() - known["start_time"]) < 1 else None
+        except (OSError, ValueError, KeyError, psutil.Error):
+            return None
+
+    def record_process(self, pid: int) -> None:
+        start_time = psutil.Process(pid).create_time()
+        write_whole(self.path / "process.json", json.dumps({"pid": pid, "start_time": start_time}))
+
+    def state(self) -> State:
+        if self.process() is not None:
+            return "running"
+        states = [event["state"] for event in self.events()[0] if event["kind"] == "status"]
+        if not states:
+            return "interrupted" if (self.path / "process.json").exists() else "new"
+        return states[-1] if states[-1] in FINISHED else "interrupted"
+
+    def request(self) -> Request:
+        try:
+            return json.loads((self.path / "request.json").read_text("utf-8"))["request"]
+        except (OSError, ValueError, KeyError):
+            return "run"
+
+    def ask(self, request: Request) -> None:
+        write_whole(self.path / "request.json", json.dumps({"request": request}))
+
+    def last_checkpoint(self) -> Path | None:
+        """The newest complete checkpoint; the trainer marks one as complete when all of it is on disk."""
+        complete = [path.parent for path in self.path.glob("checkpoints/checkpoint-*/complete")]
+        return max(complete, key=lambda path: int(path.name.split("-")[1]), default=None)
+
+    def start(self) -> None:
+        """Start (or resume) training as a detached process. Raises InputError if it runs already."""
+        if self.process() is not None:
+            raise InputError(f"run {self.name!r} is running already; stop it first.")
+        self.ask("run")
+        detached: dict[str, Any] = {"start_new_session": True}
+        if os.name == "nt":
+            detached = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.DETACHED_PROCESS}
+        package = Path(__file__).resolve().parent.parent
+        environment = os.environ | {
+            "PYTHONPATH": os.pathsep.join(filter(None, [str(package), os.environ.get("PYTHONPATH")])),
+            "PYTHONUNBUFFERED": "1",
+        }
+        with self.log.open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "cbgui.training", str(self.path)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                **detached,
+            )
+        self.record_process(process.pid)
+
+    def follow(self, poll_seconds: float = 0.3) -> Iterator[dict[str, Any]]:
+        """Events as they come, until the process has ended."""
+        offset = 0
+        while True:
+            alive = self.process() is not None
+            events, offset = self.events(offset)
+            yield from events
+            if not alive:
+                return
+            time.sleep(poll_seconds)
+
+    def delete(self) -> None:
+        if self.process() is not None:
+            raise InputError(f"run {self.name!r} is running; stop it before deleting it.")
+        shutil.rmtree(self.path)
+
+
+def create_run(path: Path, config: RunConfig) -> Run:
+    """Make a run directory: the resolved config and copies of the data. Raises InputError."""
+    if (path / "run.yaml").exists():
+        raise InputError(f"run {str(path)!r} exists already; choose another --output, or pass --resume.")
+    sets = read_data(config.data)
+    config = config.model_copy(deep=True)
+    try:
+        (path / "data").mkdir(parents=True, exist_ok=True)
+        for name, examples in sets.items():
+            write_examples(path / "data" / f"{name}.jsonl", examples)
+            setattr(config.data, DATA_FILES[name], str((path / "data" / f"{name}.jsonl").resolve()))
+        write_whole(path / "run.yaml", config.to_yaml())
+    except OSError as error:
+        raise InputError(f"run {str(path)!r} cannot be written ({error.strerror}); choose another folder.") from None
+    return Run(path.resolve())
+
+
+def open_run(path: Path) -> Run:
+    """Raises InputError when `path` is not a run directory."""
+    run = Run(path.resolve())
+    run.config()
+    return run
+
+
+def list_runs() -> list[Run]:
+    """Newest first."""
+    found = [path.parent for path in runs_folder().glob("*/run.yaml")]
+    return [Run(path) for path in sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)]
+
+
+def free_name(wanted: str) -> str:
+    """A run name of letters, digits, '-' and '_' that is not taken yet."""
+    name = re.sub(r"[^A-Za-z0-9_-]+", "-", wanted).strip("-") or "run"
+    number, free = 2, name
+    while (runs_folder() / free).exists():
+        free, number = f"{name}-{number}", number + 1
+    return free
