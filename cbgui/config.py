@@ -98,7 +98,9 @@ def _sentence(error: ValidationError, origin: str) -> str:
 def parse_config(values: Any, origin: str = "the settings") -> RunConfig:
     """Validate plain values (as read from YAML). Raises InputError with one sentence."""
     if not isinstance(values, dict):
-        raise InputError(f"{origin}: expected a mapping of settings such as 'training:', found {type(values).__name__}.")
+        raise InputError(
+            f"{origin}: expected a mapping of settings such as 'training:', found {type(values).__name__}."
+        )
     try:
         return RunConfig.model_validate(values)
     except ValidationError as error:

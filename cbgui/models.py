@@ -37,6 +37,8 @@ from cbgui.config import InputError, LoraConfig, ModelConfig, ObjectiveConfig, R
 
 DEMO_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 HUB_TIMEOUT = 3.0  # seconds
+# Its report of the layers that are left out on purpose would read like an error in the log.
+transformers.logging.set_verbosity_error()
 CACHE = Path(os.environ.get("CBGUI_CACHE", Path.home() / ".cache" / "cbgui"))
 
 

@@ -170,9 +170,8 @@ class Run:
             )
         self.record_process(process.pid)
 
-    def follow(self, poll_seconds: float = 0.3) -> Iterator[dict[str, Any]]:
-        """Events as they come, until the process has ended."""
-        offset = 0
+    def follow(self, offset: int = 0, poll_seconds: float = 0.3) -> Iterator[dict[str, Any]]:
+        """Events from byte `offset` on as they come, until the process has ended."""
         while True:
             alive = self.process() is not None
             events, offset = self.events(offset)

@@ -1,4 +1,4 @@
-"""Write the demo's answers again: every prompt in the three files beside this script, answered by the demo model, greedily.
+"""Write the demo's answers again: every prompt in the three files beside this, by the demo model, greedily.
 
 python presets/demo/write_answers.py [--model DIR] [--tokens 96]
 

@@ -1,0 +1,5 @@
+import sys
+
+from cbgui.cli import main
+
+sys.exit(main())

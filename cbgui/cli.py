@@ -1,0 +1,134 @@
+"""python -m cbgui train | generate | export. Exit codes: 0 done, 1 failed with a message, 2 bad input."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cbgui import runs
+from cbgui.config import InputError, load_config, override
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
+RunArgument = Annotated[Path, typer.Argument(help="the run's folder")]
+
+
+def _line(event: dict) -> str | None:
+    """One event in words."""
+    match event["kind"]:
+        case "status" | "warning" | "error":
+            return event["text"]
+        case "step":
+            cosine = ", ".join(f"layer {layer} {value:.3f}" for layer, value in event["cosine"].items())
+            return (
+                f"step {event['step']} of {event['steps']}: reroute {event['reroute_loss']:.3f}, "
+                f"retain {event['retain_loss']:.3f}, cosine {cosine}, {event['seconds']:.1f} s"
+            )
+        case "probe":
+            cosine = ", ".join(f"layer {layer} {value:.3f}" for layer, value in event["cosine"].items())
+            return f"held out at step {event['step']}: cosine {cosine}, retain {event['retain_loss']:.3f}"
+    return None
+
+
+@app.command()
+def train(
+    preset: Annotated[str, typer.Argument(metavar="PRESET_OR_YAML")] = "",
+    output: Annotated[Path, typer.Option(help="the run's folder")] = ...,
+    break_file: Annotated[str | None, typer.Option("--break", help="JSONL of what must break")] = None,
+    retain_file: Annotated[str | None, typer.Option("--retain", help="JSONL of what must stay")] = None,
+    held_out: Annotated[str | None, typer.Option("--held-out", help="JSONL of held-out examples")] = None,
+    model: Annotated[str | None, typer.Option(help="hub id or folder")] = None,
+    assignments: Annotated[list[str] | None, typer.Option("--set", help="such as training.steps=30")] = None,
+    resume: Annotated[bool, typer.Option(help="go on from the last checkpoint")] = False,
+) -> None:
+    """Train a circuit breaker. Training is a process of its own: Ctrl-C asks it to pause."""
+    if resume:
+        run = runs.open_run(output)
+        if run.state() == "done":
+            typer.echo("This run is done already.")
+            return
+    else:
+        if not preset:
+            raise InputError("PRESET_OR_YAML is missing; name a preset such as 'demo' or a YAML file.")
+        from cbgui.models import read_model_config, resolve_model, target_layers  # torch takes seconds to import
+
+        config = override(load_config(preset), assignments or [])
+        own_data = break_file or retain_file
+        if break_file:
+            config.data.break_file = break_file
+        if retain_file:
+            config.data.retain_file = retain_file
+        if own_data or held_out:  # the preset's held-out examples belong to the preset's topic
+            config.data.held_out_file = held_out
+        if model:
+            config.model.name = model
+        runs.read_data(config.data)
+        target_layers(config.objective, read_model_config(resolve_model(config.model.name)).num_hidden_layers)
+        run = runs.create_run(output, config)
+    offset = run.events()[1]
+    run.start()
+    while True:
+        try:
+            for event in run.follow(offset):
+                if line := _line(event):
+                    typer.echo(line)
+            break
+        except KeyboardInterrupt:
+            typer.echo("Pausing at the end of this step ...")
+            run.ask("pause")
+            offset = run.events()[1]
+    state = run.state()
+    if state in ("failed", "interrupted"):
+        typer.echo(f"The run was {state}; go on with: python -m cbgui train --resume --output {output}", err=True)
+        raise typer.Exit(1)
+
+
+@app.command()
+def generate(
+    run_dir: RunArgument,
+    prompt: Annotated[str, typer.Option()],
+    prefill: Annotated[str, typer.Option(help="what both answers begin with")] = "",
+    max_new_tokens: Annotated[int, typer.Option(min=1)] = 128,
+) -> None:
+    """Both models' answers to a prompt."""
+    run = _with_adapter(run_dir)
+    from cbgui.generation import load_chat_model
+
+    chat = load_chat_model(run)
+    *_, answer = chat.stream([{"role": "user", "content": prompt}], prefill=prefill, max_new_tokens=max_new_tokens)
+    typer.echo(f"--- base\n{answer.base}\n--- short-circuited\n{answer.short_circuited}")
+
+
+@app.command()
+def export(
+    run_dir: RunArgument,
+    output: Annotated[Path, typer.Option(help="a folder that does not exist yet")],
+    max_shard_size: Annotated[str | None, typer.Option(help="such as 5GB; as the base model's by default")] = None,
+) -> None:
+    """Merge the adapter into the base model: safetensors that any transformers program loads."""
+    run = _with_adapter(run_dir)
+    from cbgui.export import export_run
+
+    difference = export_run(
+        run, output, max_shard_size=max_shard_size, progress=lambda share, words: typer.echo(f"{share:4.0%} {words}")
+    )
+    typer.echo(f"{output}: merged and base + adapter differ by at most {difference:.2g} in any token's probability.")
+
+
+def _with_adapter(run_dir: Path) -> runs.Run:
+    run = runs.open_run(run_dir)
+    if not (run.adapter / "adapter_model.safetensors").is_file():
+        raise InputError(f"run {run.name!r} has no adapter yet; let the training finish, or stop and keep it.")
+    return run
+
+
+def main() -> int:
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    try:
+        app(standalone_mode=True)
+    except InputError as error:
+        typer.echo(str(error), err=True)
+        return 2
+    return 0

@@ -1,0 +1,53 @@
+"""Events -> the tables the charts draw, and the sentence that says what they mean."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+LOSS_COLUMNS = ["step", "loss", "series"]
+COSINE_COLUMNS = ["step", "cosine", "series"]
+
+
+def loss_table(events: list[dict[str, Any]]) -> pd.DataFrame:
+    rows = []
+    for event in events:
+        if event["kind"] in ("step", "probe"):
+            ending = " (held out)" if event["kind"] == "probe" else ""
+            rows.append((event["step"], event["reroute_loss"], "reroute" + ending))
+            rows.append((event["step"], event["retain_loss"], "retain" + ending))
+    return pd.DataFrame(rows, columns=LOSS_COLUMNS)
+
+
+def cosine_table(events: list[dict[str, Any]]) -> pd.DataFrame:
+    rows = []
+    for event in events:
+        if event["kind"] in ("step", "probe"):
+            ending = " (held out)" if event["kind"] == "probe" else ""
+            rows += [(event["step"], value, f"layer {layer}{ending}") for layer, value in event["cosine"].items()]
+    return pd.DataFrame(rows, columns=COSINE_COLUMNS)
+
+
+def duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+def meaning(events: list[dict[str, Any]]) -> str:
+    """One sentence in plain words about the newest measurement."""
+    measured = [event for event in events if event["kind"] in ("step", "probe")]
+    if not measured:
+        return ""
+    cosine = max(measured[-1]["cosine"].values())
+    step = measured[-1]["step"]
+    if cosine < 0.1:
+        return f"The breaker has tripped (break cosine {cosine:.2f}); from here training restores ordinary answers."
+    if cosine < 0.9:
+        return f"The breaker is turning the break examples away (cosine {cosine:.2f}, 1 is untouched)."
+    if step < 15:
+        return f"Nothing has moved yet (cosine {cosine:.2f}); the first steps are always like this."
+    return (
+        f"At least one layer has not moved (cosine {cosine:.2f} after {step} steps); "
+        "stop and try a higher learning rate or a smaller retain coefficient."
+    )
