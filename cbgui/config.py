@@ -35,7 +35,7 @@ class DataConfig(_Part):
 class ObjectiveConfig(_Part):
     """DESIGN.md, "Objective"; section 3 of the paper."""
 
-    reroute: Literal["cosine"] = "cosine"
+    reroute: Literal["cosine", "spread"] = "cosine"  # "cosine" is the published form
     retain: Literal["relative", "absolute"] = "relative"
     # The paper's layers 10 and 20 of 32, as fractions of the depth; whole numbers are layer numbers.
     target_layers: list[float] = Field([0.3125, 0.625], min_length=1)

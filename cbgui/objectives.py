@@ -21,6 +21,17 @@ def reroute_cosine(adapted: torch.Tensor, frozen: torch.Tensor) -> torch.Tensor:
     return torch.relu(cosine_similarity(adapted.float(), frozen.float(), dim=-1))
 
 
+def reroute_spread(adapted: torch.Tensor, frozen: torch.Tensor) -> torch.Tensor:
+    """`reroute_cosine` plus ReLU of each token's cosine with the mean direction of the other tokens: (tokens,).
+
+    Not in the paper. The cosine alone is content when every token ends in one and the same state, which reads as a
+    single word repeated for ever; the second term keeps derailed states apart from each other as well.
+    """
+    unit = torch.nn.functional.normalize(adapted.float(), dim=-1)
+    others = (unit.sum(0, keepdim=True) - unit) / max(len(unit) - 1, 1)
+    return reroute_cosine(adapted, frozen) + torch.relu((unit * others).sum(-1))
+
+
 def retain_absolute(adapted: torch.Tensor, frozen: torch.Tensor) -> torch.Tensor:
     """L2 distance per token, in the units of the residual stream (the published form)."""
     return torch.linalg.vector_norm(adapted.float() - frozen.float(), dim=-1)
@@ -32,7 +43,7 @@ def retain_relative(adapted: torch.Tensor, frozen: torch.Tensor) -> torch.Tensor
     return retain_absolute(adapted, frozen) / norm
 
 
-REROUTE: dict[str, TokenLoss] = {"cosine": reroute_cosine}
+REROUTE: dict[str, TokenLoss] = {"cosine": reroute_cosine, "spread": reroute_spread}
 RETAIN: dict[str, TokenLoss] = {"relative": retain_relative, "absolute": retain_absolute}
 
 

@@ -207,7 +207,7 @@ def build_trainer(run: Run, config: RunConfig) -> RerouteTrainer:
         weight_decay=0.0,
         bf16=bf16,
         use_cpu=hardware.device().type == "cpu",
-        gradient_checkpointing=training.gradient_checkpointing,
+        activation_checkpointing=training.gradient_checkpointing,
         save_steps=training.checkpoint_every,
         save_total_limit=2,
         logging_strategy="no",

@@ -82,7 +82,7 @@ def build(page: gr.Blocks) -> None:
                     max_height=420,
                     label=title,
                     show_label=False,
-                    column_widths=["40%", "45%", "15%"],
+                    column_widths=["38%", "42%", "20%"],
                     elem_id=f"{name}-table",
                 )
                 upload = gr.UploadButton(

@@ -34,7 +34,7 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
-def meaning(events: list[dict[str, Any]]) -> str:
+def meaning(events: list[dict[str, Any]], state: str) -> str:
     """One sentence in plain words about the newest measurement."""
     measured = [event for event in events if event["kind"] in ("step", "probe")]
     if not measured:
@@ -42,7 +42,8 @@ def meaning(events: list[dict[str, Any]]) -> str:
     cosine = max(measured[-1]["cosine"].values())
     step = measured[-1]["step"]
     if cosine < 0.1:
-        return f"The breaker has tripped (break cosine {cosine:.2f}); from here training restores ordinary answers."
+        rest = "from here training restores ordinary answers" if state == "running" else "try it on the Chat page"
+        return f"The breaker has tripped (break cosine {cosine:.2f}); {rest}."
     if cosine < 0.9:
         return f"The breaker is turning the break examples away (cosine {cosine:.2f}, 1 is untouched)."
     if step < 15:

@@ -83,7 +83,7 @@ def _status_line(run: runs.Run, state: str, events: list[dict]) -> str:
             asked = {"pause": " Pausing after this step.", "stop": " Stopping after this step."}
             words += f", about {left} left, {last['tokens_per_second']:.0f} tokens/s, "
             words += f"{last['memory_bytes'] / 2**30:.1f} GiB in use." + asked.get(request, "")
-        words += f"  \n{plots.meaning(events)}"
+        words += f"  \n{plots.meaning(events, state)}"
     elif state == "running":
         texts = [event["text"] for event in events if event["kind"] == "status"]
         words += f". {texts[-1] if texts else 'Starting the training process'} ..."
@@ -138,9 +138,9 @@ def build(page: gr.Blocks, run_name: gr.Dropdown) -> None:
                 name = gr.Textbox(label="Name of the run", placeholder="the preset's name")
             start = gr.Button("Start training", variant="primary", elem_id="start")
             with gr.Row():
-                pause = gr.Button("Pause", interactive=False, min_width=80)
-                stop = gr.Button("Stop and keep", interactive=False, min_width=80, elem_id="stop")
-                resume = gr.Button("Resume", interactive=False, min_width=80)
+                pause = gr.Button("Pause", interactive=False, size="sm", min_width=80)
+                stop = gr.Button("Stop and keep", interactive=False, size="sm", min_width=80, elem_id="stop")
+                resume = gr.Button("Resume", interactive=False, size="sm", min_width=80)
         with gr.Column(scale=3, min_width=300):
             status = gr.Markdown(elem_id="run-line")
             with gr.Row():

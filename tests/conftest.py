@@ -1,0 +1,34 @@
+"""Shared parts: the real demo model, short runs of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cbgui.config import RunConfig, load_config, override
+from cbgui.models import ModelSource, resolve_model
+from cbgui.runs import Run, create_run
+
+SHORT = ["training.steps=4", "training.break_batch_size=2", "training.retain_batch_size=2", "data.max_tokens=64"]
+
+
+@pytest.fixture(scope="session")
+def demo() -> ModelSource:
+    return resolve_model("demo")
+
+
+@pytest.fixture
+def short_config() -> RunConfig:
+    return override(load_config("demo"), [*SHORT, "training.checkpoint_every=2", "training.probe_every=2"])
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A finished run of a few steps on the demo model."""
+    from cbgui.training import train
+
+    config = override(load_config("demo"), [*SHORT, "training.probe_every=2"])
+    run = create_run(Path(tmp_path_factory.mktemp("runs")) / "trained", config)
+    train(run)
+    return run

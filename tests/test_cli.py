@@ -1,0 +1,89 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def cbgui(*arguments, cwd=ROOT):
+    return subprocess.run(
+        [sys.executable, "-m", "cbgui", *map(str, arguments)],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        timeout=300,
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["train", "no-such-preset", "--output", "OUT"], "no-such-preset"),
+        (["train", "demo", "--output", "OUT", "--break", "missing.jsonl"], "missing.jsonl"),
+        (["train", "demo", "--output", "OUT", "--break", "BROKEN"], "line 2: not JSON"),
+        (["train", "demo", "--output", "OUT", "--retain", "EMPTY"], "holds no examples"),
+        (["train", "demo", "--output", "OUT", "--set", "training.stepz=1"], "training.stepz"),
+        (["train", "demo", "--output", "OUT", "--model", "FOLDER"], "safetensors"),
+        (["train", "demo", "--output", "OUT", "--set", "objective.target_layers=[99]"], "30 layers"),
+        (["generate", "OUT", "--prompt", "x"], "run.yaml"),
+        (["export", "OUT", "--output", "MERGED"], "run.yaml"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_exit_code_2(tmp_path, arguments, words):
+    (tmp_path / "broken.jsonl").write_text('{"prompt": "a", "response": "b"}\n{oops\n')
+    (tmp_path / "empty.jsonl").write_text("")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "config.json").write_text("{}")
+    places = {
+        "OUT": tmp_path / "out",
+        "BROKEN": tmp_path / "broken.jsonl",
+        "EMPTY": tmp_path / "empty.jsonl",
+        "FOLDER": tmp_path / "folder",
+        "MERGED": tmp_path / "merged",
+    }
+    done = cbgui(*(places.get(argument, argument) for argument in arguments))
+    assert done.returncode == 2, done.stderr
+    assert words in done.stderr and "Traceback" not in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_somebody_elses_topic_on_another_architecture(tmp_path, demo):
+    """train, generate, export with own files and a tiny Qwen2 with the demo's tokenizer."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from cbgui.models import load_tokenizer
+
+    torch.manual_seed(0)
+    tokenizer = load_tokenizer(demo)
+    config = AutoConfig.for_model(
+        "qwen2",
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+    )
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    for name in ("break", "retain"):
+        rows = [{"prompt": f"{name} {i}", "response": f"an answer to {name} {i}"} for i in range(4)]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    files = ["--break", tmp_path / "break.jsonl", "--retain", tmp_path / "retain.jsonl", "--model", tmp_path / "model"]
+    done = cbgui("train", "demo", "--output", tmp_path / "run", *files, "--set", "training.steps=2")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "step 2 of 2" in done.stdout
+    done = cbgui("generate", tmp_path / "run", "--prompt", "hello", "--max-new-tokens", "4")
+    assert done.returncode == 0 and "short-circuited" in done.stdout
+    done = cbgui("export", tmp_path / "run", "--output", tmp_path / "merged")
+    assert done.returncode == 0, done.stdout + done.stderr
+    AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
+    again = cbgui("train", "demo", "--output", tmp_path / "run", *files)
+    assert again.returncode == 2 and "exists already" in again.stderr

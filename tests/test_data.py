@@ -1,0 +1,96 @@
+import json
+import re
+
+import pytest
+
+from cbgui.config import PRESETS, InputError
+from cbgui.data.batches import PairedSteps, collate, encode, micro_batches
+from cbgui.data.examples import read_examples, write_examples
+from cbgui.models import load_tokenizer
+
+
+def test_jsonl_round_trip(tmp_path):
+    path = tmp_path / "data.jsonl"
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    turns += [{"role": "user", "content": "c"}, {"role": "assistant", "content": "d"}]
+    path.write_text('{"prompt": "q", "response": "ä\u2028b"}\n' + json.dumps({"messages": turns}) + "\n", "utf-8")
+    examples = read_examples(path, "retain")
+    assert [len(example.messages) for example in examples] == [1, 3]
+    write_examples(tmp_path / "again.jsonl", examples)
+    again = read_examples(tmp_path / "again.jsonl", "retain")
+    assert [e.to_row() for e in again] == [e.to_row() for e in examples]
+
+
+def test_csv(tmp_path):
+    path = tmp_path / "data.csv"
+    path.write_text('prompt,response\nq,"two\nlines"\n', "utf-8")
+    assert read_examples(path, "break")[0].response == "two\nlines"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('{"prompt": "a", "response": "b"}\n{oops}\n', "line 2: not JSON"),
+        ('{"prompt": "a"}\n', "line 1: 'response'"),
+        ('{"prompt": "a", "response": " "}\n', "line 1: the response is empty"),
+        ('{"prompt": "a", "response": "b", "kind": "evil"}\n', "kind 'evil'"),
+        ("[1]\n", "line 1: expected an object"),
+        ('{"messages": [{"role": "user", "content": "a"}]}\n', "line 1: 'messages'"),
+        ("\n", "holds no examples"),
+    ],
+)
+def test_bad_lines_are_named(tmp_path, text, words):
+    path = tmp_path / "data.jsonl"
+    path.write_text(text, "utf-8")
+    with pytest.raises(InputError, match=re.escape(words)):
+        read_examples(path, "break")
+
+
+def test_not_text(tmp_path):
+    path = tmp_path / "data.jsonl"
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InputError, match="UTF-8"):
+        read_examples(path, "break")
+
+
+def test_demo_data_is_what_the_issue_asks_for():
+    sets = {
+        name: read_examples(PRESETS / "demo" / f"{name}.jsonl", "retain") for name in ("break", "retain", "held_out")
+    }
+    held_break = [e for e in sets["held_out"] if e.kind == "break"]
+    assert len(sets["break"]) >= 160 and len(sets["retain"]) >= 320
+    assert (len(held_break), len(sets["held_out"]) - len(held_break)) == (40, 80)
+    prompts = [example.prompt.lower() for examples in sets.values() for example in examples]
+    assert len(set(prompts)) == len(prompts)
+
+
+def test_tokens_that_count(demo):
+    tokenizer = load_tokenizer(demo)
+    example = read_examples(PRESETS / "demo" / "break.jsonl", "break")[0]
+    encoded = encode(tokenizer, example, 512)
+    assert tokenizer.decode(encoded.ids[encoded.loss_start :]) == example.response
+    assert example.prompt in tokenizer.decode(encoded.ids[: encoded.loss_start])
+    without = encode(tokenizer, example, 512, with_request=False)
+    assert example.prompt not in tokenizer.decode(without.ids)
+    assert without.ids[without.loss_start :] == encoded.ids[encoded.loss_start :]
+    short = encode(tokenizer, example, 40)
+    assert len(short.ids) == 40 and short.loss_tokens >= 20
+
+
+def test_batches_pad_to_the_longest_and_mask_what_counts(demo):
+    tokenizer = load_tokenizer(demo)
+    breaks = read_examples(PRESETS / "demo" / "break.jsonl", "break")
+    retains = read_examples(PRESETS / "demo" / "retain.jsonl", "retain")
+    settings = {"steps": 3, "break_batch_size": 3, "retain_batch_size": 5, "max_tokens": 128, "without_request": 0.5}
+    steps = PairedSteps(tokenizer, breaks, retains, seed=1, **settings)
+    again = PairedSteps(tokenizer, breaks, retains, seed=1, **settings)
+    assert [steps[i] for i in range(3)] == [again[i] for i in range(3)]
+    assert steps[0] != PairedSteps(tokenizer, breaks, retains, seed=2, **settings)[0]
+    assert [e.is_break for e in steps[0]] == [True] * 3 + [False] * 5
+    parts = micro_batches(steps[0], 4)
+    assert sorted(map(len, parts)) == [4, 4]
+    batch = collate(steps[0], tokenizer.pad_token_id)
+    assert batch.input_ids.shape == (8, max(len(e.ids) for e in steps[0]))
+    assert batch.attention_mask.sum() == sum(len(e.ids) for e in steps[0])
+    assert batch.break_mask.sum() == sum(e.loss_tokens for e in steps[0] if e.is_break)
+    assert batch.retain_mask.sum() == sum(len(e.ids) for e in steps[0] if not e.is_break)

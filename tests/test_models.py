@@ -1,0 +1,156 @@
+import json
+
+import pytest
+import torch
+import transformers
+from peft import PeftModel
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from cbgui import models
+from cbgui.config import InputError, ObjectiveConfig, RunConfig, load_config, override
+from cbgui.models import (
+    ModelSource,
+    add_lora,
+    load_trunk,
+    read_model_config,
+    resolve_model,
+    save_adapter,
+    target_layers,
+)
+
+SMALL = {
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 5,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 128,
+    "head_dim": 16,
+    "pad_token_id": 0,
+    "max_position_embeddings": 128,
+}
+FAMILIES = ["llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "phi3", "smollm3", "olmo2", "gpt_neox"]
+
+
+@pytest.fixture
+def family(request, tmp_path) -> ModelSource:
+    settings = dict(SMALL)
+    if request.param == "gpt_neox":
+        for key in ("num_key_value_heads", "head_dim"):
+            settings.pop(key)
+    if request.param == "phi3":
+        settings.pop("head_dim")
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(request.param, **settings)
+    model = AutoModelForCausalLM.from_config(config)
+    model.save_pretrained(tmp_path / request.param)
+    return ModelSource(tmp_path / request.param, request.param)
+
+
+def small_config(*settings: str) -> RunConfig:
+    return override(RunConfig(), ["objective.target_layers=[2, 3]", "model.dtype=float32", *settings])
+
+
+@pytest.mark.parametrize("family", FAMILIES, indirect=True)
+def test_trunk_reads_the_full_models_hidden_states(family):
+    """The trunk's hidden states at the targets are those of the full model, and nothing above is loaded."""
+    trunk = load_trunk(family, small_config("objective.read=residual"))
+    assert len(trunk.model.layers) == 3
+    assert not hasattr(trunk.model, "lm_head")
+    full = AutoModelForCausalLM.from_pretrained(family.path).eval()
+    ids = torch.randint(1, 128, (2, 9), generator=torch.Generator().manual_seed(1))
+    mask = torch.ones_like(ids)
+    with torch.no_grad():
+        ours = trunk.hidden_states(ids, mask, mask.bool())
+        theirs = full(input_ids=ids, attention_mask=mask, output_hidden_states=True).hidden_states
+    for layer in (2, 3):
+        assert torch.allclose(ours[layer], theirs[layer].reshape(-1, 64), atol=1e-5)
+
+
+@pytest.mark.parametrize("family", FAMILIES, indirect=True)
+def test_adapter_loads_on_the_full_model_and_does_the_same_there(family, tmp_path):
+    trunk = load_trunk(family, small_config("lora.init_std=0.2"))
+    add_lora(trunk, small_config("lora.init_std=0.2").lora, seed=0)
+    save_adapter(trunk, family, str(family.path), tmp_path / "adapter")
+    full = AutoModelForCausalLM.from_pretrained(family.path)
+    adapted = PeftModel.from_pretrained(full, tmp_path / "adapter").eval()
+    trunk.model.eval()
+    ids = torch.randint(1, 128, (1, 9), generator=torch.Generator().manual_seed(1))
+    mask = torch.ones_like(ids)
+    with torch.no_grad():
+        ours = trunk.hidden_states(ids, mask, mask.bool())[3]
+        theirs = adapted(input_ids=ids, output_hidden_states=True).hidden_states[3][0]
+        with adapted.disable_adapter():
+            base = adapted(input_ids=ids, output_hidden_states=True).hidden_states[3][0]
+    assert torch.allclose(ours, theirs, atol=1e-4)
+    assert not torch.allclose(base, theirs, atol=1e-3)
+
+
+@pytest.mark.parametrize("family", ["llama"], indirect=True)
+def test_nf4_trunk_trains(family):
+    config = small_config("model.quantization=nf4")
+    trunk = load_trunk(family, config)
+    add_lora(trunk, config.lora, seed=0)
+    ids = torch.randint(1, 128, (2, 9))
+    mask = torch.ones_like(ids)
+    trunk.hidden_states(ids, mask, mask.bool())[3].float().sum().backward()
+    named = list(trunk.model.named_parameters())
+    assert all(p.grad is not None for n, p in named if "lora_" in n)
+    assert any(type(m).__name__ == "Linear4bit" for m in trunk.model.modules())
+
+
+def test_target_layers():
+    assert target_layers(ObjectiveConfig(), 32) == [10, 20]
+    assert target_layers(ObjectiveConfig(target_layers=[10, 20]), 30) == [10, 20]
+    with pytest.raises(InputError, match="30 layers"):
+        target_layers(ObjectiveConfig(target_layers=[31]), 30)
+
+
+def test_model_folders_that_will_not_do(tmp_path):
+    with pytest.raises(InputError, match=r"config\.json"):
+        resolve_model(str(tmp_path))
+    (tmp_path / "config.json").write_text("{}", "utf-8")
+    with pytest.raises(InputError, match="safetensors"):
+        resolve_model(str(tmp_path))
+    (tmp_path / "pytorch_model.bin").write_bytes(b"pickle")
+    with pytest.raises(InputError, match="safetensors"):
+        resolve_model(str(tmp_path))
+    with pytest.raises(InputError, match="no such folder"):
+        resolve_model("./nowhere")
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"model_type": "mixtral", "num_local_experts": 8}, "mixture of experts"),
+        ({"model_type": "bert"}, "decoder-only"),
+        ({"model_type": "nothing-known"}, "transformers knows"),
+    ],
+)
+def test_models_of_another_form_are_named(tmp_path, settings, words):
+    (tmp_path / "config.json").write_text(json.dumps(settings), "utf-8")
+    with pytest.raises(InputError, match=words):
+        read_model_config(ModelSource(tmp_path, "it"))
+
+
+def test_a_silent_hub_is_noticed_and_remembered(monkeypatch):
+    calls = []
+
+    def silent(*args, **kwargs):
+        calls.append(kwargs["timeout"])
+        raise models.httpx.ConnectTimeout("silent")
+
+    monkeypatch.setattr(models.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(models.httpx, "head", silent)
+    models.hub_answers.cache_clear()
+    assert not models.hub_answers() and not models.hub_answers()
+    assert calls == [3.0]
+    with pytest.raises(InputError, match="hub does not answer"):
+        resolve_model("owner/name")
+
+
+def test_demo_chats(demo):
+    tokenizer = models.load_tokenizer(demo)
+    assert tokenizer.chat_template
+    assert transformers.AutoConfig.from_pretrained(demo.path).num_hidden_layers == 30
+    assert load_config("demo").model.name == "demo"

@@ -1,0 +1,93 @@
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from cbgui.config import ObjectiveConfig, load_config, override
+from cbgui.data.batches import collate, encode
+from cbgui.models import add_lora, load_tokenizer, load_trunk
+from cbgui.objectives import coefficients, reroute_cosine, retain_absolute, retain_relative
+from cbgui.training import pass_losses
+
+
+def test_losses_on_known_vectors():
+    frozen = torch.tensor([[3.0, 4.0], [1.0, 0.0], [0.0, 2.0]])
+    adapted = torch.tensor([[6.0, 8.0], [-1.0, 0.0], [2.0, 0.0]])
+    assert torch.allclose(reroute_cosine(adapted, frozen), torch.tensor([1.0, 0.0, 0.0]))
+    assert torch.allclose(retain_absolute(adapted, frozen), torch.tensor([5.0, 2.0, 8**0.5]))
+    assert torch.allclose(retain_relative(adapted, frozen), torch.tensor([1.0, 2.0, 2**0.5]))
+
+
+def test_schedules():
+    linear = ObjectiveConfig(schedule="linear", reroute_coefficient=10, retain_coefficient=10)
+    assert coefficients(linear, 0, 10) == pytest.approx((9.5, 0.5))
+    assert coefficients(linear, 9, 10) == pytest.approx((5.0, 5.0))
+    full = ObjectiveConfig(schedule="full", reroute_coefficient=10, retain_coefficient=4)
+    assert coefficients(full, 0, 11) == (10, 0)
+    assert coefficients(full, 10, 11) == (0, 4)
+    assert coefficients(ObjectiveConfig(schedule="constant"), 3, 10) == coefficients(
+        ObjectiveConfig(schedule="constant"), 9, 10
+    )
+
+
+REFERENCE = Path(__file__).resolve().parents[2] / "shared" / "bench" / "reference_rr.py"
+
+
+@pytest.mark.skipif(not REFERENCE.exists(), reason="the bench of the workplace is not beside this checkout")
+def test_published_form_equals_the_reference(demo, tmp_path):
+    """Same weights, same two batches. The published retain mean runs over padding too, so it is this project's mean
+    times (real retain tokens / padded retain tokens), which the test states by that factor."""
+    spec = importlib.util.spec_from_file_location("reference_rr", REFERENCE)
+    reference = importlib.util.module_from_spec(spec)
+    sys.modules["reference_rr"] = reference
+    spec.loader.exec_module(reference)
+
+    settings = ["objective.target_layers=[10, 20]", "objective.retain=absolute", "objective.retain_layers=all"]
+    settings += ["objective.read=residual", "lora.init_std=0", "model.dtype=float32", "objective.schedule=linear"]
+    config = override(load_config("demo"), settings)
+    tokenizer = load_tokenizer(demo)
+    trunk = load_trunk(demo, config)
+    add_lora(trunk, config.lora, seed=0)
+    generator = torch.Generator().manual_seed(3)
+    for name, parameter in trunk.model.named_parameters():
+        if "lora_B" in name:
+            with torch.no_grad():  # away from the stationary point, where both losses would be trivial
+                parameter.normal_(std=0.05, generator=generator)
+
+    class Arguments:
+        model, layers, qlora, drop_layers, torch_dtype = str(demo.path), [10, 20], False, True, torch.float32
+
+    theirs = reference.load(Arguments, "cpu")
+    ours = dict(trunk.model.named_parameters())
+    for name, parameter in theirs.named_parameters():
+        if "lora_" in name:
+            with torch.no_grad():
+                parameter.copy_(ours[name.replace("base_model.model.model.", "base_model.model.", 1)])
+    for module in theirs.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+
+    from cbgui.config import PRESETS
+    from cbgui.data.batches import prompt_text
+    from cbgui.data.examples import read_examples
+
+    breaks = read_examples(PRESETS / "demo" / "break.jsonl", "break")[:2]
+    retains = read_examples(PRESETS / "demo" / "retain.jsonl", "retain")[:2]
+    rows = [
+        {"split": split, "prompt": prompt_text(tokenizer, e.chat()), "response": e.response}
+        for split, examples in (("break", breaks), ("retain", retains))
+        for e in examples
+    ]
+    pad = 384
+    broken, retain = reference.encode(tokenizer, rows[:2], pad), reference.encode(tokenizer, rows[2:], pad)
+    _, their_retain, their_break = reference.step_loss(theirs, retain, broken, [10, 20], 0.3)
+
+    encoded = [encode(tokenizer, e, 4096) for e in (*breaks, *retains)]
+    batch = collate(encoded, tokenizer.pad_token_id)
+    retain_tokens = int(batch.retain_mask.sum())
+    losses = pass_losses(trunk, batch, config, int(batch.break_mask.sum()), retain_tokens)
+    assert losses.reroute.item() == pytest.approx(their_break, rel=1e-4)
+    assert losses.retain.item() * retain_tokens / (2 * pad) == pytest.approx(their_retain, rel=1e-4)
+    assert their_retain > 0 and their_break < 0.999
