@@ -171,7 +171,10 @@ def export_run(run: Run, output: Path, *, max_shard_size: str | None = None, pro
 @torch.no_grad()
 def verify(run: Run, source: ModelSource, merged: Path) -> float:
     """Largest difference of next-token probabilities between merged and base + adapter, over a few keep examples, both
-    computed in float32. Break examples do not serve: a derailed model answers rounding with quite another word. Raises InputError when it is more than the stored dtype's rounding explains."""
+    computed in float32. Break examples do not serve: a derailed model answers rounding with quite another word.
+
+    Raises InputError when the difference is more than the stored dtype's rounding explains.
+    """
     full_precision = ModelConfig(name=run.config().model.name, dtype="float32")
     tokenizer = load_tokenizer(source)
     kept = [e for e in run.examples("held_out") + run.examples("retain") if e.kind != "break"]

@@ -147,6 +147,12 @@ def read_model_config(source: ModelSource) -> PretrainedConfig:
         raise InputError(f"model {source.label!r} routes through a mixture of experts; choose a dense model.")
     if type(config) not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING or not hasattr(config, "num_hidden_layers"):
         raise InputError(f"model {source.label!r} ({config.model_type}) is not a decoder-only language model.")
+    with torch.device("meta"):  # the form alone, no memory
+        layers = getattr(AutoModel.from_config(config), "layers", None)
+    if not layers or not any(hasattr(layers[0], name) for name in ("self_attn", "attention")):
+        raise InputError(
+            f"model {source.label!r} ({config.model_type}) is not a decoder-only stack of attention layers."
+        )
     return config
 
 

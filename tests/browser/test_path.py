@@ -77,23 +77,23 @@ def test_the_whole_path(url, page, tmp_path):
     page.locator("#steps input").fill("6")
     page.locator("#start").click()
     status = page.locator("#run-line")
-    expect(status).to_contain_text(re.compile(r"step [1-5] of 6"), timeout=120_000)
+    expect(status).to_contain_text(re.compile(r"step [1-5] of 6"), timeout=300_000)
     page.reload()
     open_tab(page, "Train")
     expect(status).to_contain_text(re.compile(r"step \d of 6"), timeout=10_000)
     expect(page.locator("#start")).to_be_visible()
-    expect(status).to_contain_text("done, step 6 of 6", timeout=180_000)
+    expect(status).to_contain_text("done, step 6 of 6", timeout=600_000)
     assert page.locator("canvas, svg.marks").count() >= 2
 
     open_tab(page, "Chat")
     page.locator("#prompt textarea").fill("What is the capital of France?")
     page.locator("#send").click()
-    expect(page.locator("#chat-base")).to_contain_text("Paris", timeout=120_000)
-    expect(page.locator("#chat-broken")).not_to_contain_text("Loading", timeout=120_000)
+    expect(page.locator("#chat-base")).to_contain_text("Paris", timeout=300_000)
+    expect(page.locator("#chat-broken")).not_to_contain_text("Loading", timeout=300_000)
 
     open_tab(page, "Export")
     page.locator("#merge").click()
-    expect(page.get_by_text("is merged:")).to_be_visible(timeout=180_000)
+    expect(page.get_by_text("is merged:")).to_be_visible(timeout=600_000)
     folder = tmp_path / "downloaded"
     folder.mkdir()
     links = page.locator("#downloads a[download]")
