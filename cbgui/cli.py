@@ -1,15 +1,20 @@
-"""python -m cbgui train | generate | export. Exit codes: 0 done, 1 failed with a message, 2 bad input."""
+"""python -m cbgui train | generate | export | estimate | bench.
+
+Exit codes: 0 done, 1 failed with a message, 2 bad input."""
 
 from __future__ import annotations
 
+import json
 import os
+import threading
+import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from cbgui import runs
-from cbgui.config import InputError, load_config, override
+from cbgui.config import InputError, load_config, override, parse_size
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 RunArgument = Annotated[Path, typer.Argument(help="the run's folder")]
@@ -52,7 +57,9 @@ def train(
     else:
         if not preset:
             raise InputError("PRESET_OR_YAML is missing; name a preset such as 'demo' or a YAML file.")
-        from cbgui.models import read_model_config, resolve_model, target_layers  # torch takes seconds to import
+        from cbgui import hardware  # torch takes seconds to import
+        from cbgui.estimate import estimate as estimate_memory
+        from cbgui.models import read_model_config, resolve_model
 
         config = override(load_config(preset), assignments or [])
         own_data = break_file or retain_file
@@ -65,8 +72,12 @@ def train(
         if model:
             config.model.name = model
         runs.read_data(config.data)
-        target_layers(config.objective, read_model_config(resolve_model(config.model.name)).num_hidden_layers)
-        run = runs.create_run(output, config)
+        model_config = read_model_config(resolve_model(config.model.name))
+        estimate_memory(model_config, config, hardware.memory_for_training(), hardware.kind())  # refuses what cannot be
+        if int(os.environ.get("RANK", 0)) == 0:
+            run = runs.create_run(output, config)
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise typer.Exit(_train_in_this_process(output))
     offset = run.events()[1]
     run.start()
     while True:
@@ -83,6 +94,32 @@ def train(
     if state in ("failed", "interrupted"):
         typer.echo(f"The run was {state}; go on with: python -m cbgui train --resume --output {output}", err=True)
         raise typer.Exit(1)
+
+
+def _train_in_this_process(output: Path) -> int:
+    """One of the processes that `accelerate launch` started; the first one writes and tells."""
+    import torch
+    from accelerate import PartialState
+
+    from cbgui import training
+
+    state = PartialState(cpu=not torch.cuda.is_available())
+    state.wait_for_everyone()  # the run directory is there
+    if state.is_main_process:
+        run = runs.open_run(output)
+        run.ask("run")
+        run.record_process(os.getpid())
+        offset = run.events()[1]
+
+        def tell() -> None:
+            for event in run.follow(offset):
+                if line := _line(event):
+                    typer.echo(line)
+
+        threading.Thread(target=tell, daemon=True).start()
+    code = training.main(str(output))
+    time.sleep(0.5)  # the last lines
+    return code
 
 
 @app.command()
@@ -115,6 +152,63 @@ def export(
         run, output, max_shard_size=max_shard_size, progress=lambda share, words: typer.echo(f"{share:4.0%} {words}")
     )
     typer.echo(f"{output}: merged and base + adapter differ by at most {difference:.2g} in any token's probability.")
+
+
+MemoryOption = Annotated[str | None, typer.Option("--memory", help="such as 8GB; what this machine has by default")]
+SetOption = Annotated[list[str] | None, typer.Option("--set", help="such as data.max_tokens=256")]
+
+
+@app.command()
+def estimate(
+    preset: Annotated[str, typer.Argument(metavar="PRESET_OR_YAML")],
+    memory: MemoryOption = None,
+    model: Annotated[str | None, typer.Option(help="hub id, folder, or an architecture that bench names")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda; this machine's by default")] = None,
+    assignments: SetOption = None,
+) -> None:
+    """Will it fit: the memory that training takes, part by part, before any weights are loaded."""
+    from cbgui import hardware
+    from cbgui.bench import ARCHITECTURES, architecture
+    from cbgui.estimate import GIB
+    from cbgui.estimate import estimate as estimate_memory
+    from cbgui.models import read_model_config, resolve_model
+
+    if device not in (None, "cpu", "cuda"):
+        raise InputError(f"--device {device!r} is unknown; use cpu or cuda.")
+    config = override(load_config(preset), assignments or [])
+    name = model or config.model.name
+    model_config = architecture(name) if name in ARCHITECTURES else read_model_config(resolve_model(name))
+    available = parse_size(memory, "--memory") if memory else hardware.memory_for_training()
+    result = estimate_memory(model_config, config, available, device or hardware.kind())
+    for part in result.parts:
+        typer.echo(f"{part.name:<16}{part.bytes / GIB:9.2f} GiB")
+    typer.echo(f"{'sum':<16}{result.total / GIB:9.2f} GiB of {available / GIB:.2f} GiB: it fits.")
+    for reason in result.reasons:
+        typer.echo(reason)
+
+
+@app.command()
+def bench(
+    model: Annotated[str, typer.Argument(help="hub id, folder, or a named architecture with random weights")] = "demo",
+    memory: MemoryOption = None,
+    batch: Annotated[int, typer.Option(min=1, help="break examples a step, and as many keep examples")] = 4,
+    tokens: Annotated[int, typer.Option(min=16, help="tokens of each example")] = 256,
+    steps: Annotated[int, typer.Option(min=1)] = 4,
+    layers: Annotated[int | None, typer.Option(min=2, help="cut a named architecture to so many layers")] = None,
+    output: Annotated[Path | None, typer.Option(help="write the JSON there too")] = None,
+    assignments: SetOption = None,
+) -> None:
+    """Seconds a step, tokens a second, peak memory and share of the matmul rate of this machine, as JSON."""
+    from cbgui.bench import bench as run_bench
+    from cbgui.config import RunConfig
+
+    sizes = [f"training.break_batch_size={batch}", f"training.retain_batch_size={batch}", f"data.max_tokens={tokens}"]
+    config = override(RunConfig(), [*sizes, *(assignments or [])])
+    limit = parse_size(memory, "--memory") if memory else None
+    text = json.dumps(run_bench(model, config, layers=layers, memory=limit, steps=steps), indent=2)
+    typer.echo(text)
+    if output is not None:
+        output.write_text(text + "\n", "utf-8")
 
 
 def _with_adapter(run_dir: Path) -> runs.Run:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -21,7 +22,8 @@ class _Part(BaseModel):
 
 class ModelConfig(_Part):
     name: str = "demo"  # hub id, folder, or "demo" for SmolLM2-135M-Instruct
-    quantization: Literal["none", "nf4"] = "none"
+    quantization: Literal["none", "nf4", "auto"] = "auto"  # "auto": nf4 only where full precision does not fit
+    embedding_on_cpu: bool | Literal["auto"] = "auto"  # on a GPU: the input embedding stays in ordinary memory
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
 
 
@@ -36,7 +38,7 @@ class ObjectiveConfig(_Part):
     """DESIGN.md, "Objective"; section 3 of the paper."""
 
     reroute: Literal["cosine", "spread"] = "cosine"  # "cosine" is the published form
-    retain: Literal["relative", "absolute"] = "relative"
+    retain: Literal["relative", "absolute", "huber"] = "relative"
     # The paper's layers 10 and 20 of 32, as fractions of the depth; whole numbers are layer numbers.
     target_layers: list[float] = Field([0.3125, 0.625], min_length=1)
     # "targets": the retain loss on the target layers. "all": on every hidden state up to one layer past the highest
@@ -48,7 +50,7 @@ class ObjectiveConfig(_Part):
     retain_coefficient: float = Field(10.0, ge=0)
     # "linear": reroute falls from 1 to 1/2 and retain rises from 0 to 1/2 of their coefficients (published).
     # "full": all the way, from 1 to 0 and 0 to 1. "constant": neither moves.
-    schedule: Literal["linear", "full", "constant"] = "full"
+    schedule: Literal["linear", "ramp", "full", "constant"] = "full"
     without_request: float = Field(0.5, ge=0, le=1)  # share of break examples shown without their request (published)
 
 
@@ -59,18 +61,33 @@ class LoraConfig(_Part):
     init_std: float = Field(0.02, ge=0)  # standard deviation of B at the start; 0 is the published form
 
 
+class StopWhen(_Part):
+    """Finish early once so many held-out probes in a row have met both marks."""
+
+    cosine: float = Field(0.0, ge=-1, le=1)  # break cosine at most this on every target layer
+    drift: float = Field(0.03, ge=0)  # kept hidden states moved by at most this share of their length
+    probes: int = Field(3, ge=1)
+
+
 class TrainingConfig(_Part):
     steps: int = Field(60, ge=1)
     break_batch_size: int = Field(8, ge=1)
     retain_batch_size: int = Field(8, ge=1)
-    micro_batch_size: int = Field(16, ge=1)  # examples in one pass, break and retain together; the losses do not change
+    # Examples in one pass, break and retain together; the losses do not change. "auto": as many as fit.
+    micro_batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     learning_rate: float = Field(1e-3, gt=0)
     warmup_steps: int = Field(0, ge=0)
     lr_scheduler: Literal["constant", "linear", "cosine", "constant_with_warmup"] = "constant"
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: bool | Literal["auto"] = "auto"  # "auto": only when memory asks for it
     checkpoint_every: int = Field(20, ge=1)
     probe_every: int = Field(10, ge=1)
+    stop_when: StopWhen | None = None
     seed: int = 0
+
+    @property
+    def batch_size(self) -> int:
+        """Examples in one step, break and retain together."""
+        return self.break_batch_size + self.retain_batch_size
 
 
 class RunConfig(_Part):
@@ -143,6 +160,15 @@ def override(config: RunConfig, assignments: list[str]) -> RunConfig:
         except yaml.YAMLError:
             raise InputError(f"--set {key.strip()}: {text!r} is not a value YAML can read; quote it.") from None
     return parse_config(values, "--set")
+
+
+def parse_size(text: str, option: str) -> int:
+    """ "5GB" -> bytes (decimal, as the hub counts; GiB is binary). Raises InputError."""
+    match = re.match(r"^\s*([0-9]+(?:\.[0-9]+)?)\s*(KB|MB|GB|MIB|GIB)\s*$", text, re.IGNORECASE)
+    if match is None:
+        raise InputError(f"{option} {text!r} is not a size; write it as 5GB or 500MB.")
+    unit = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "MIB": 2**20, "GIB": 2**30}[match[2].upper()]
+    return int(float(match[1]) * unit)
 
 
 def find_data_file(name: str) -> Path:

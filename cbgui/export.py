@@ -15,23 +15,14 @@ import torch
 import torch.nn.functional as F
 from safetensors import safe_open
 
-from cbgui.config import InputError, ModelConfig
+from cbgui.config import InputError, ModelConfig, parse_size
 from cbgui.data.batches import prompt_text
 from cbgui.models import ModelSource, load_full_model, load_tokenizer, load_with_adapter, resolve_model
 from cbgui.runs import Run, write_whole
 
 Progress = Callable[[float, str], None]  # share done, words
-SIZE = re.compile(r"^\s*([0-9.]+)\s*(KB|MB|GB)\s*$", re.IGNORECASE)
 NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}  # safetensors' dtype names
 CHUNK = 16 * 2**20
-
-
-def parse_size(text: str) -> int:
-    """ "5GB" -> bytes (decimal, as the hub counts). Raises InputError."""
-    match = SIZE.match(text)
-    if match is None:
-        raise InputError(f"--max-shard-size {text!r} is not a size; write it as 5GB or 500MB.")
-    return int(float(match[1]) * {"KB": 10**3, "MB": 10**6, "GB": 10**9}[match[2].upper()])
 
 
 def adapter_deltas(adapter: Path) -> dict[str, tuple[torch.Tensor, torch.Tensor, float]]:
@@ -115,7 +106,7 @@ def export_run(run: Run, output: Path, *, max_shard_size: str | None = None, pro
     written to a ".part" folder that is renamed when all of it is there and verified. Raises InputError.
     """
     progress = progress or (lambda share, words: None)
-    limit = parse_size(max_shard_size) if max_shard_size else None
+    limit = parse_size(max_shard_size, "--max-shard-size") if max_shard_size else None
     if not (run.adapter / "adapter_model.safetensors").is_file():
         raise InputError(f"run {run.name!r} has no adapter yet; let the training finish, or stop and keep it.")
     if output.exists():

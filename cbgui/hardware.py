@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import gc
+import sys
+from typing import Literal
+
 import psutil
 import torch
+
+NO_MEMORY = ("can't allocate memory", "not enough memory", "CUBLAS_STATUS_ALLOC_FAILED")
 
 
 def device() -> torch.device:
@@ -22,11 +28,54 @@ def fast_dtype() -> torch.dtype:
     return torch.float32
 
 
+def kind() -> Literal["cpu", "cuda"]:
+    """Where the memory is counted; Apple's GPU shares the processor's memory."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def memory_for_training() -> int:
+    """Bytes that a training process could come to use: what is free, and what this process has already."""
+    if torch.cuda.is_available():
+        return torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved()
+    return psutil.virtual_memory().available + psutil.Process().memory_info().rss
+
+
 def memory_in_use() -> int:
     """Peak bytes on the GPU, or this process's resident bytes on a CPU."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     return psutil.Process().memory_info().rss
+
+
+def peak_memory() -> int:
+    """The most bytes this process has had: on the GPU, or resident on a CPU."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_reserved()
+    try:
+        import resource
+    except ImportError:  # Windows
+        return psutil.Process().memory_info().peak_wset
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether PyTorch could not get memory; its CPU allocator says so in a plain RuntimeError."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in NO_MEMORY)
+
+
+def free_cached_memory() -> None:
+    """Give back what no tensor uses."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def spare_memory() -> int:
+    """Bytes of ordinary memory that no process uses."""
+    return psutil.virtual_memory().available
 
 
 def describe() -> str:

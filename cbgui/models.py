@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import json
 import os
@@ -20,6 +21,7 @@ from huggingface_hub import constants, snapshot_download
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, RepositoryNotFoundError
 from peft import LoraConfig as PeftLoraConfig
 from peft import PeftModel, get_peft_model, get_peft_model_state_dict
+from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import save_file
 from transformers import (
     AutoConfig,
@@ -35,6 +37,7 @@ from transformers import (
 
 from cbgui import hardware
 from cbgui.config import InputError, LoraConfig, ModelConfig, ObjectiveConfig, RunConfig
+from cbgui.lora import fuse
 
 DEMO_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 HUB_TIMEOUT = 3.0  # seconds
@@ -177,12 +180,12 @@ def target_layers(objective: ObjectiveConfig, num_hidden_layers: int) -> list[in
     return layers
 
 
-def _dtype(config: ModelConfig) -> torch.dtype:
+def compute_dtype(config: ModelConfig) -> torch.dtype:
     return hardware.fast_dtype() if config.dtype == "auto" else getattr(torch, config.dtype)
 
 
 def _load_options(config: ModelConfig) -> dict:
-    dtype = _dtype(config)
+    dtype = compute_dtype(config)
     options = {"dtype": dtype, "use_safetensors": True, "trust_remote_code": False}
     if config.quantization == "nf4":
         options["quantization_config"] = BitsAndBytesConfig(
@@ -208,35 +211,59 @@ class Trunk:
     retain_layers: list[int]
     norms: dict[int, torch.nn.Module]  # how layer l's output is read by layer l + 1; empty for read: residual
 
-    def hidden_states(
-        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, mask: torch.Tensor
-    ) -> dict[int, torch.Tensor]:
-        """Layer number -> (tokens, hidden_size), for the tokens where `mask` (examples, tokens) is true."""
+    def hidden_states(self, input_ids: torch.Tensor, mask: torch.Tensor) -> dict[int, torch.Tensor]:
+        """Layer number -> (tokens, hidden_size), for the tokens where `mask` (examples, tokens) is true.
+
+        Rows are padded on the right, so no real token ever attends to padding and no attention mask is needed; without
+        one, attention takes its faster causal path.
+        """
         layers = sorted({*self.target_layers, *self.retain_layers})
         # transformers keeps only the listed layers (5.x, utils/output_capturing.py).
-        output = self.model(
-            input_ids=input_ids, attention_mask=attention_mask, output_hidden_states=layers, use_cache=False
-        )
+        output = self.model(input_ids=input_ids, output_hidden_states=layers, use_cache=False)
         return {layer: output.hidden_states[layer][mask] for layer in layers}
+
+    @property
+    def device(self) -> torch.device:
+        """Where the layers are (the embedding may be elsewhere)."""
+        layers = self.model.get_base_model().layers if isinstance(self.model, PeftModel) else self.model.layers
+        return next(layers.parameters()).device
+
+    def keep_embedding_on_cpu(self) -> None:
+        """Leave the input embedding in ordinary memory: a look-up of a few rows a token, then one copy to the GPU."""
+        device, embedding = self.device, self.model.get_input_embeddings()
+        embedding.to("cpu")
+        embedding.register_forward_pre_hook(lambda module, inputs: (inputs[0].to("cpu"),))
+        embedding.register_forward_hook(lambda module, inputs, output: output.to(device))
+
+    def use_fast_attention(self, longest: int) -> None:
+        """Plain matrix products instead of SDPA where these were measured faster (docs/benchmarks.md): short rows in
+        bfloat16 on a CPU."""
+        if self.device.type == "cpu" and self.model.dtype == torch.bfloat16 and longest <= 256:
+            self.model.set_attn_implementation("eager")
 
     def read(self, layer: int, hidden: torch.Tensor) -> torch.Tensor:
         norm = self.norms.get(layer)
         return hidden if norm is None else norm(hidden)
 
 
-def load_trunk(source: ModelSource, config: RunConfig) -> Trunk:
-    """Load only embedding and layers up to one past the highest target; that one gives its input norm (or, for
-    `retain_layers: all`, runs as the published code does). The head and everything above are not loaded."""
-    model_config = read_model_config(source)
-    depth = model_config.num_hidden_layers
-    targets = target_layers(config.objective, depth)
-    kept = min(targets[-1] + 1, depth)
-    for name, value in list(vars(model_config).items()):
-        if isinstance(value, list) and len(value) == depth:  # per-layer lists such as layer_types
-            setattr(model_config, name, value[:kept])
-    model_config.num_hidden_layers = kept
-    model = AutoModel.from_pretrained(source.path, config=model_config, **_load_options(config.model))
-    layers = model.layers
+def _cut(model_config: PretrainedConfig, kept: int) -> PretrainedConfig:
+    """The config of the model's first `kept` layers, per-layer lists such as `layer_types` cut with them."""
+    config = copy.deepcopy(model_config)
+    for name, value in list(vars(config).items()):
+        if isinstance(value, list) and len(value) == model_config.num_hidden_layers:
+            setattr(config, name, value[:kept])
+    config.num_hidden_layers = kept
+    return config
+
+
+def _layers_to_load(model_config: PretrainedConfig, targets: list[int]) -> int:
+    """One past the highest target, which gives its input norm or runs for `retain_layers: all`."""
+    return min(targets[-1] + 1, model_config.num_hidden_layers)
+
+
+def _as_trunk(model: PreTrainedModel, config: RunConfig, targets: list[int]) -> Trunk:
+    """Drop what only served its norm, and note how the target layers are read."""
+    layers, kept = model.layers, len(model.layers)
     norms = {}
     if config.objective.read == "normed":
         for layer in targets:
@@ -254,6 +281,26 @@ def load_trunk(source: ModelSource, config: RunConfig) -> Trunk:
         final = "norm" if hasattr(model, "norm") else "final_layer_norm"
         setattr(model, final, torch.nn.Identity())
     return Trunk(model, targets, retain, norms)
+
+
+def load_trunk(source: ModelSource, config: RunConfig) -> Trunk:
+    """Load only the embedding and the layers that training runs. The head and all above stay on disk."""
+    model_config = read_model_config(source)
+    targets = target_layers(config.objective, model_config.num_hidden_layers)
+    cut = _cut(model_config, _layers_to_load(model_config, targets))
+    model = AutoModel.from_pretrained(source.path, config=cut, **_load_options(config.model))
+    trunk = _as_trunk(model, config, targets)
+    if config.model.embedding_on_cpu is True and trunk.device.type != "cpu":
+        trunk.keep_embedding_on_cpu()
+    return trunk
+
+
+def empty_trunk(model_config: PretrainedConfig, config: RunConfig, targets: list[int]) -> Trunk:
+    """The trunk's form without weights (PyTorch's meta device), for the estimate and the bench."""
+    cut = _cut(model_config, _layers_to_load(model_config, targets))
+    with torch.device("meta"):
+        model = AutoModel.from_config(cut, dtype=compute_dtype(config.model))
+    return _as_trunk(model, config, targets)
 
 
 def linear_names(model: torch.nn.Module) -> list[str]:
@@ -276,6 +323,10 @@ def add_lora(trunk: Trunk, config: LoraConfig, seed: int) -> None:
     )
     torch.manual_seed(seed)
     trunk.model = get_peft_model(model, lora)
+    fuse(trunk.model)
+    for module in trunk.model.modules():
+        if isinstance(module, BaseTunerLayer):  # autocast casts; PEFT would take the input to fp32 and back
+            module.cast_input_dtype_enabled = False
     if config.init_std:
         for name, parameter in trunk.model.named_parameters():
             if "lora_B" in name:

@@ -9,42 +9,60 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch.nn.functional import cosine_similarity
+from torch.nn.functional import cosine_similarity, huber_loss, normalize
 
 from cbgui.config import ObjectiveConfig
 
-TokenLoss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+SPREAD = 1.0  # weight of the second term of `reroute_spread`
+HUBER_DELTA = 0.1  # relative distance at which `retain_huber` turns from squared to linear
+# (adapted, frozen, example) -> loss per token (tokens,). The first two are (tokens, hidden_size); `example` (tokens,)
+# says which example a token belongs to.
+TokenLoss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
-def reroute_cosine(adapted: torch.Tensor, frozen: torch.Tensor) -> torch.Tensor:
+def reroute_cosine(adapted: torch.Tensor, frozen: torch.Tensor, example: torch.Tensor) -> torch.Tensor:
     """ReLU of the cosine between the two models, per token: (tokens,), in 0..1."""
     return torch.relu(cosine_similarity(adapted.float(), frozen.float(), dim=-1))
 
 
-def reroute_spread(adapted: torch.Tensor, frozen: torch.Tensor) -> torch.Tensor:
-    """`reroute_cosine` plus ReLU of each token's cosine with the mean direction of the other tokens: (tokens,).
+def reroute_spread(adapted: torch.Tensor, frozen: torch.Tensor, example: torch.Tensor) -> torch.Tensor:
+    """`reroute_cosine` plus SPREAD x ReLU of each token's cosine with the mean direction of its answer's other tokens.
 
     Not in the paper. The cosine alone is content when every token ends in one and the same state, which reads as a
-    single word repeated for ever; the second term keeps derailed states apart from each other as well.
+    single word repeated for ever; the second term keeps the derailed states of an answer apart.
     """
-    unit = torch.nn.functional.normalize(adapted.float(), dim=-1)
-    others = (unit.sum(0, keepdim=True) - unit) / max(len(unit) - 1, 1)
-    return reroute_cosine(adapted, frozen) + torch.relu((unit * others).sum(-1))
+    unit = normalize(adapted.float(), dim=-1)
+    examples = int(example.max()) + 1 if len(example) else 0
+    sums = unit.new_zeros(examples, unit.shape[-1]).index_add(0, example, unit)
+    others = torch.bincount(example, minlength=examples)[example].sub(1).clamp_min(1)
+    similarity = ((sums[example] - unit) * unit).sum(-1) / others
+    return reroute_cosine(adapted, frozen, example) + SPREAD * torch.relu(similarity)
 
 
-def retain_absolute(adapted: torch.Tensor, frozen: torch.Tensor) -> torch.Tensor:
+def retain_absolute(adapted: torch.Tensor, frozen: torch.Tensor, example: torch.Tensor) -> torch.Tensor:
     """L2 distance per token, in the units of the residual stream (the published form)."""
     return torch.linalg.vector_norm(adapted.float() - frozen.float(), dim=-1)
 
 
-def retain_relative(adapted: torch.Tensor, frozen: torch.Tensor) -> torch.Tensor:
+def retain_relative(adapted: torch.Tensor, frozen: torch.Tensor, example: torch.Tensor) -> torch.Tensor:
     """L2 distance per token as a share of that token's own norm, so that one coefficient serves every model."""
     norm = torch.linalg.vector_norm(frozen.float(), dim=-1).clamp_min(1e-6)
-    return retain_absolute(adapted, frozen) / norm
+    return retain_absolute(adapted, frozen, example) / norm
+
+
+def retain_huber(adapted: torch.Tensor, frozen: torch.Tensor, example: torch.Tensor) -> torch.Tensor:
+    """`retain_relative`, squared below HUBER_DELTA (torch's Huber loss, divided by delta).
+
+    Not in the paper. An unsquared distance has a cusp at zero: under a constant weight it holds the untouched model
+    where it is, so the published schedule starts without it and repairs afterwards what broke too widely. Squared near
+    zero, it can stand at full weight from the first step.
+    """
+    distance = retain_relative(adapted, frozen, example)
+    return huber_loss(distance, torch.zeros_like(distance), reduction="none", delta=HUBER_DELTA) / HUBER_DELTA
 
 
 REROUTE: dict[str, TokenLoss] = {"cosine": reroute_cosine, "spread": reroute_spread}
-RETAIN: dict[str, TokenLoss] = {"relative": retain_relative, "absolute": retain_absolute}
+RETAIN: dict[str, TokenLoss] = {"relative": retain_relative, "absolute": retain_absolute, "huber": retain_huber}
 
 
 def coefficients(objective: ObjectiveConfig, step: int, steps: int) -> tuple[float, float]:
@@ -52,7 +70,12 @@ def coefficients(objective: ObjectiveConfig, step: int, steps: int) -> tuple[flo
 
     "linear" is the published exchange, which would be complete at twice the run's length.
     """
-    progress = {"linear": (step + 1) / (2 * steps), "full": step / max(steps - 1, 1), "constant": None}
+    progress = {
+        "linear": (step + 1) / (2 * steps),
+        "ramp": min(0.5, (step + 1) / (0.8 * steps)),
+        "full": step / max(steps - 1, 1),
+        "constant": None,
+    }
     share = progress[objective.schedule]
     if share is None:
         return objective.reroute_coefficient, objective.retain_coefficient

@@ -56,6 +56,7 @@ class Run:
     """One run directory. `state` and `events` are read from the files each time they are asked for."""
 
     path: Path
+    writes: bool = True  # false in all but the first of several training processes
 
     @property
     def name(self) -> str:
@@ -75,6 +76,9 @@ class Run:
         except OSError:
             raise InputError(f"run {str(self.path)!r} has no run.yaml; give the folder of a run.") from None
         return parse_config(yaml.safe_load(text), str(self.path / "run.yaml"))
+
+    def write_config(self, config: RunConfig) -> None:
+        write_whole(self.path / "run.yaml", config.to_yaml())
 
     def examples(self, name: str) -> list[Example]:
         path = self.path / "data" / f"{name}.jsonl"
@@ -100,6 +104,8 @@ class Run:
         return events, offset + len(whole)
 
     def append_event(self, kind: str, **values: Any) -> None:
+        if not self.writes:
+            return
         path = self.path / "events.jsonl"
         line = json.dumps({"time": time.time(), "kind": kind, **values}) + "\n"
         with path.open("ab+") as file:

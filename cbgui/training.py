@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 import traceback
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader
+from accelerate.utils import broadcast_object_list
+from torch.utils.data import DataLoader, Dataset
 from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
 
-from cbgui import hardware
+from cbgui import hardware, watch
 from cbgui.config import InputError, RunConfig
-from cbgui.data.batches import Batch, Encoded, PairedSteps, collate, encode, micro_batches
-from cbgui.models import Trunk, add_lora, load_tokenizer, load_trunk, resolve_model, save_adapter
-from cbgui.objectives import REROUTE, RETAIN, coefficients
+from cbgui.data.batches import Encoded, PairedSteps, collate, encode, micro_batches
+from cbgui.estimate import estimate
+from cbgui.models import (
+    Trunk,
+    add_lora,
+    load_tokenizer,
+    load_trunk,
+    read_model_config,
+    resolve_model,
+    save_adapter,
+)
+from cbgui.objectives import REROUTE, RETAIN, coefficients, retain_relative
 from cbgui.runs import Run, open_run
+
+PROBED = 8  # held-out examples a side in a probe
 
 
 @dataclass
@@ -27,49 +40,96 @@ class Losses:
 
     reroute: torch.Tensor
     retain: torch.Tensor
+    drift: float = 0.0  # `retain_relative`, whatever the objective
     cosine: dict[int, float] = field(default_factory=dict)  # per target layer, without the ReLU
 
 
-def pass_losses(trunk: Trunk, batch: Batch, config: RunConfig, break_tokens: int, retain_tokens: int) -> Losses:
-    """Both losses from one joint frozen pass and one joint adapted pass.
+class FrozenStates:
+    """The frozen model's hidden states of the tokens that count, kept for when an example comes round again.
+
+    Kept in ordinary memory up to `budget` bytes: one example of 400 tokens and 4,096 channels takes 3 MiB a layer.
+    """
+
+    def __init__(self, trunk: Trunk, pad_token_id: int, budget: int) -> None:
+        self.trunk, self.pad_token_id, self.budget = trunk, pad_token_id, budget
+        self.kept: dict[Encoded, dict[int, torch.Tensor]] = {}
+
+    @torch.no_grad()
+    def __call__(self, examples: list[Encoded], device: torch.device) -> dict[int, torch.Tensor]:
+        """Layer number -> (tokens, hidden_size), example after example."""
+        found = {example: self.kept[example] for example in examples if example in self.kept}
+        missing = [example for example in dict.fromkeys(examples) if example not in found]
+        if missing:
+            model = self.trunk.model
+            training = model.training
+            batch = collate(missing, self.pad_token_id).to(device)
+            model.eval()
+            with model.disable_adapter():
+                states = self.trunk.hidden_states(batch.input_ids, batch.break_mask | batch.retain_mask)
+            model.train(training)
+            lengths = [example.loss_tokens for example in missing]
+            parts = {layer: hidden.split(lengths) for layer, hidden in states.items()}
+            for row, example in enumerate(missing):
+                found[example] = {layer: split[row] for layer, split in parts.items()}
+                self._keep(example, found[example])
+        layers = next(iter(found.values())).keys()
+        return {layer: torch.cat([found[e][layer].to(device) for e in examples]) for layer in layers}
+
+    def _keep(self, example: Encoded, states: dict[int, torch.Tensor]) -> None:
+        size = sum(hidden.nbytes for hidden in states.values())
+        if size <= self.budget:
+            self.budget -= size
+            self.kept[example] = {layer: hidden.cpu().clone() for layer, hidden in states.items()}
+
+
+def pass_losses(
+    trunk: Trunk,
+    examples: list[Encoded],
+    config: RunConfig,
+    frozen_states: FrozenStates,
+    break_tokens: int,
+    retain_tokens: int,
+) -> Losses:
+    """Both losses from one joint frozen pass and one joint adapted pass over `examples`.
 
     `break_tokens` and `retain_tokens` are the whole step's counts, so that the sum over micro-batches is the step's
     mean over tokens and layers, however it is cut.
     """
+    device = trunk.device
+    batch = collate(examples, frozen_states.pad_token_id).to(device)
     mask = batch.break_mask | batch.retain_mask
     is_break = batch.break_mask[mask]
-    model = trunk.model
-    training = model.training
-    with torch.no_grad(), model.disable_adapter():
-        model.eval()
-        frozen = trunk.hidden_states(batch.input_ids, batch.attention_mask, mask)
-    model.train(training)
-    adapted = trunk.hidden_states(batch.input_ids, batch.attention_mask, mask)
+    example = mask.nonzero()[:, 0]
+    frozen = frozen_states(examples, device)
+    adapted = trunk.hidden_states(batch.input_ids, mask)
 
     objective = config.objective
     zero = next(iter(adapted.values())).new_zeros((), dtype=torch.float32)
     losses = Losses(zero, zero)
-    with torch.autocast(mask.device.type, enabled=False):
+    with torch.autocast(device.type, enabled=False):
         for layer in trunk.target_layers:
             a, f = (trunk.read(layer, states[layer][is_break].float()) for states in (adapted, frozen))
             per_layer = max(break_tokens, 1) * len(trunk.target_layers)
-            losses.reroute = losses.reroute + REROUTE[objective.reroute](a, f).sum() / per_layer
+            losses.reroute = losses.reroute + REROUTE[objective.reroute](a, f, example[is_break]).sum() / per_layer
             with torch.no_grad():
                 cosine = torch.cosine_similarity(a.detach().float(), f.float(), dim=-1)
             losses.cosine[layer] = (cosine.sum() / max(break_tokens, 1)).item()
         for layer in trunk.retain_layers:
             a, f = (trunk.read(layer, states[layer][~is_break].float()) for states in (adapted, frozen))
             per_layer = max(retain_tokens, 1) * len(trunk.retain_layers)
-            losses.retain = losses.retain + RETAIN[objective.retain](a, f).sum() / per_layer
+            losses.retain = losses.retain + RETAIN[objective.retain](a, f, example[~is_break]).sum() / per_layer
+            losses.drift += retain_relative(a.detach(), f, example[~is_break]).sum().item() / per_layer
     return losses
 
 
 class RerouteTrainer(Trainer):
     """One dataset item is one optimizer step: its break and retain examples. Micro-batches are cut here."""
 
-    def __init__(self, trunk: Trunk, config: RunConfig, run: Run, **kwargs: Any) -> None:
+    def __init__(self, trunk: Trunk, config: RunConfig, run: Run, pad_token_id: int, **kwargs: Any) -> None:
         super().__init__(model=trunk.model, **kwargs)
         self.trunk, self.config, self.run = trunk, config, run
+        self.micro_batch_size = config.training.micro_batch_size
+        self.frozen_states = FrozenStates(trunk, pad_token_id, hardware.spare_memory() // 4)
         self.last: dict[str, Any] = {}
 
     def get_train_dataloader(self) -> DataLoader:
@@ -84,20 +144,31 @@ class RerouteTrainer(Trainer):
         c_reroute, c_retain = coefficients(self.config.objective, self.state.global_step, self.state.max_steps)
         break_tokens = sum(e.loss_tokens for e in inputs if e.is_break)
         retain_tokens = sum(e.loss_tokens for e in inputs if not e.is_break)
-        reroute = retain = 0.0
-        cosine = dict.fromkeys(self.trunk.target_layers, 0.0)
-        total = torch.zeros((), device=self.args.device)
-        for part in micro_batches(inputs, self.config.training.micro_batch_size):
-            batch = collate(part, self.processing_class.pad_token_id).to(self.args.device)
-            with self.compute_loss_context_manager():
-                losses = pass_losses(self.trunk, batch, self.config, break_tokens, retain_tokens)
-                loss = c_reroute * losses.reroute + c_retain * losses.retain
-            self.accelerator.backward(loss)
-            total += loss.detach()
-            reroute += losses.reroute.item()
-            retain += losses.retain.item()
-            for layer, value in losses.cosine.items():
-                cosine[layer] += value
+        # On several processes each takes its share of the step; sums over the whole step's counts add up to one mean.
+        share = inputs[self.accelerator.process_index :: self.accelerator.num_processes]
+
+        def accumulate() -> torch.Tensor:
+            """Gradients of the share, and its reroute loss, retain loss and cosine per layer."""
+            sums = torch.zeros(2 + len(self.trunk.target_layers), dtype=torch.float64)
+            for part in micro_batches(share, self.micro_batch_size):
+                with self.compute_loss_context_manager():
+                    losses = pass_losses(self.trunk, part, self.config, self.frozen_states, break_tokens, retain_tokens)
+                    loss = c_reroute * losses.reroute + c_retain * losses.retain
+                self.accelerator.backward(loss)
+                sums += torch.tensor([losses.reroute.item(), losses.retain.item(), *losses.cosine.values()]).double()
+            return sums
+
+        sums = None
+        while sums is None:
+            try:
+                sums = accumulate()
+            except (RuntimeError, MemoryError) as error:
+                if not hardware.is_out_of_memory(error) or self.micro_batch_size == 1:
+                    raise
+            if sums is None:  # outside the handler, which keeps the failed pass's tensors alive
+                self._halve_micro_batch()
+        reroute, retain, *cosine = self._sum_over_processes(sums).tolist()
+        total = torch.tensor(c_reroute * reroute + c_retain * retain, device=self.args.device)
         if not torch.isfinite(total):
             raise InputError(
                 f"the loss is {total.item()} at step {self.state.global_step + 1}; lower training.learning_rate or "
@@ -107,31 +178,61 @@ class RerouteTrainer(Trainer):
         self.last = {
             "reroute_loss": reroute,
             "retain_loss": retain,
-            "cosine": {str(layer): value for layer, value in cosine.items()},
+            "cosine": {str(layer): value for layer, value in zip(self.trunk.target_layers, cosine, strict=True)},
             "coefficients": {"reroute": c_reroute, "retain": c_retain},
             "tokens_per_second": sum(len(e.ids) for e in inputs) / seconds,
             "seconds": seconds,
         }
         return total
 
+    def _halve_micro_batch(self) -> None:
+        """The step begins again with half as many examples in a pass; its losses and gradients stay the same."""
+        self.micro_batch_size = max(1, min(self.micro_batch_size, self.config.training.batch_size) // 2)
+        self.model.zero_grad(set_to_none=True)
+        hardware.free_cached_memory()
+        self.run.append_event(
+            "warning",
+            step=self.state.global_step + 1,
+            text=f"Memory ran out; going on with training.micro_batch_size {self.micro_batch_size}. The result is the "
+            "same, a step takes a little longer.",
+        )
+
+    def _sum_over_processes(self, sums: torch.Tensor) -> torch.Tensor:
+        """Add the gradients of all processes, and `sums`; with one process, nothing to do."""
+        if self.accelerator.num_processes == 1:
+            return sums
+        for parameter in self.model.parameters():
+            if parameter.requires_grad:
+                if parameter.grad is None:  # fewer examples in the step than processes
+                    parameter.grad = torch.zeros_like(parameter)
+                torch.distributed.all_reduce(parameter.grad)
+        sums = sums.to(self.args.device, torch.float32)
+        torch.distributed.all_reduce(sums)
+        return sums.cpu()
+
 
 @torch.no_grad()
-def probe(trunk: Trunk, examples: list[Encoded], config: RunConfig, pad_token_id: int) -> dict[str, Any]:
+def probe(trunk: Trunk, examples: list[Encoded], config: RunConfig, frozen_states: FrozenStates) -> dict[str, Any]:
     """The step's losses on held-out examples."""
     trunk.model.eval()
     break_tokens = sum(e.loss_tokens for e in examples if e.is_break)
     retain_tokens = sum(e.loss_tokens for e in examples if not e.is_break)
-    device = next(trunk.model.parameters()).device
-    reroute = retain = 0.0
+    device = trunk.device
+    reroute = retain = drift = 0.0
     cosine = dict.fromkeys(trunk.target_layers, 0.0)
-    for part in micro_batches(examples, config.training.micro_batch_size):
-        batch = collate(part, pad_token_id).to(device)
+    for part in micro_batches(examples, 4):  # without gradients, small passes cost little and bound the memory
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=trunk.model.dtype == torch.bfloat16):
-            losses = pass_losses(trunk, batch, config, break_tokens, retain_tokens)
+            losses = pass_losses(trunk, part, config, frozen_states, break_tokens, retain_tokens)
         reroute, retain = reroute + losses.reroute.item(), retain + losses.retain.item()
+        drift += losses.drift
         for layer, value in losses.cosine.items():
             cosine[layer] += value
-    return {"reroute_loss": reroute, "retain_loss": retain, "cosine": {str(k): v for k, v in cosine.items()}}
+    return {
+        "reroute_loss": reroute,
+        "retain_loss": retain,
+        "drift": drift,
+        "cosine": {str(layer): value for layer, value in cosine.items()},
+    }
 
 
 class EventCallback(TrainerCallback):
@@ -141,13 +242,21 @@ class EventCallback(TrainerCallback):
         self.run, self.held_out = run, held_out
         self.trainer: RerouteTrainer | None = None
         self.ended_by: str | None = None
+        # A resumed run goes on with the probes it had.
+        self.probes = [event for event in run.events()[0] if event["kind"] == "probe"]
+        self.warned: set[str] = set()
 
-    def _probe(self, step: int) -> None:
+    def _probe(self, step: int, steps: int) -> None:
         trainer = self.trainer
-        if self.held_out:
-            pad = trainer.processing_class.pad_token_id
-            values = probe(trainer.trunk, self.held_out, trainer.config, pad)
-            self.run.append_event("probe", step=step, **values)
+        if not self.held_out:
+            return
+        values = probe(trainer.trunk, self.held_out, trainer.config, trainer.frozen_states)
+        self.run.append_event("probe", step=step, **values)
+        self.probes.append({"step": step, **values})
+        for kind, text in watch.warnings(self.probes, steps, trainer.config).items():
+            if kind not in self.warned:
+                self.warned.add(kind)
+                self.run.append_event("warning", step=step, text=text)
 
     def on_step_end(self, args, state, control, **kwargs) -> None:
         trainer = self.trainer
@@ -161,14 +270,23 @@ class EventCallback(TrainerCallback):
             **trainer.last,
         )
         last = state.global_step >= state.max_steps
+        met = False
         if last or state.global_step % trainer.config.training.probe_every == 0:
-            self._probe(state.global_step)
-        request = self.run.request()
-        if request in ("pause", "stop") and not last:
+            self._probe(state.global_step, state.max_steps)
+            met = watch.target_met(self.probes, trainer.config.training.stop_when)
+        (request,) = broadcast_object_list(["met" if met else self.run.request()])  # the first process decides for all
+        if last:
+            return
+        if request == "met":
+            self.run.append_event("status", state="training", text="The held-out target is met; finishing early")
+            control.should_training_stop = True
+        elif request in ("pause", "stop"):
             self.ended_by = {"pause": "paused", "stop": "stopped"}[request]
             control.should_save = control.should_training_stop = True
 
     def on_save(self, args, state, control, **kwargs) -> None:
+        if not state.is_world_process_zero:
+            return
         folder = self.run.path / "checkpoints" / f"checkpoint-{state.global_step}"
         (folder / "complete").touch()
         self.run.append_event("checkpoint", step=state.global_step, path=f"checkpoints/{folder.name}")
@@ -180,13 +298,11 @@ def build_trainer(run: Run, config: RunConfig) -> RerouteTrainer:
     run.append_event("status", state="loading", text=f"Loading {source.label}")
     tokenizer = load_tokenizer(source)
     training = config.training
-    set_seed(training.seed)
-    trunk = load_trunk(source, config)
-    add_lora(trunk, config.lora, training.seed)
+    breaks, retains, held_out = (run.examples(name) for name in ("break", "retain", "held_out"))
     steps = PairedSteps(
         tokenizer,
-        run.examples("break"),
-        run.examples("retain"),
+        breaks,
+        retains,
         steps=training.steps,
         break_batch_size=training.break_batch_size,
         retain_batch_size=training.retain_batch_size,
@@ -194,9 +310,32 @@ def build_trainer(run: Run, config: RunConfig) -> RerouteTrainer:
         without_request=config.objective.without_request,
         seed=training.seed,
     )
-    held_out = run.examples("held_out")
-    sample = [e for e in held_out if e.kind == "break"][:8] + [e for e in held_out if e.kind != "break"][:8]
-    bf16 = trunk.model.dtype == torch.bfloat16
+    # Without held-out examples a few of the training ones are probed, so that no run goes unwatched.
+    sample = [e for e in held_out if e.kind == "break"] or breaks, [e for e in held_out if e.kind != "break"] or retains
+    encoded = [encode(tokenizer, e, config.data.max_tokens) for side in sample for e in side[:PROBED]]
+    longest = max(len(e.ids) for step in [*steps, encoded] for e in step)
+    choice = estimate(
+        read_model_config(source), config, hardware.memory_for_training(), hardware.kind(), longest=longest
+    )
+    config = choice.config
+    if run.writes:
+        run.write_config(config)
+    if choice.reasons:
+        run.append_event("status", state="loading", text="Chosen: " + "; ".join(choice.reasons))
+    set_seed(training.seed)
+    trunk = load_trunk(source, config)
+    add_lora(trunk, config.lora, training.seed)
+    trainer = make_trainer(run, config, trunk, steps, encoded, tokenizer.pad_token_id)
+    trainer.source = source
+    return trainer
+
+
+def make_trainer(
+    run: Run, config: RunConfig, trunk: Trunk, steps: Dataset, held_out: list[Encoded], pad_token_id: int
+) -> RerouteTrainer:
+    """The trainer of a trunk with LoRA; each item of `steps` is one step's break and retain examples."""
+    training = config.training
+    trunk.use_fast_attention(max(len(e.ids) for step in steps for e in step))
     arguments = TrainingArguments(
         output_dir=str(run.path / "checkpoints"),
         max_steps=training.steps,
@@ -205,7 +344,7 @@ def build_trainer(run: Run, config: RunConfig) -> RerouteTrainer:
         warmup_steps=training.warmup_steps,
         lr_scheduler_type=training.lr_scheduler,
         weight_decay=0.0,
-        bf16=bf16,
+        bf16=trunk.model.dtype == torch.bfloat16,
         use_cpu=hardware.device().type == "cpu",
         activation_checkpointing=training.gradient_checkpointing,
         save_steps=training.checkpoint_every,
@@ -216,13 +355,12 @@ def build_trainer(run: Run, config: RunConfig) -> RerouteTrainer:
         remove_unused_columns=False,
         seed=training.seed,
     )
-    callback = EventCallback(run, [encode(tokenizer, e, config.data.max_tokens) for e in sample])
+    callback = EventCallback(run, held_out)
     trainer = RerouteTrainer(
-        trunk, config, run, args=arguments, train_dataset=steps, processing_class=tokenizer, callbacks=[callback]
+        trunk, config, run, pad_token_id, args=arguments, train_dataset=steps, callbacks=[callback]
     )
     callback.trainer = trainer
     trainer.event_callback = callback
-    trainer.source = source
     return trainer
 
 
@@ -236,7 +374,7 @@ def train(run: Run) -> None:
     run.append_event("status", state="training", text=words, model=trainer.source.label)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     ended_by = trainer.event_callback.ended_by
-    if ended_by != "paused":
+    if ended_by != "paused" and trainer.is_world_process_zero():
         save_adapter(trainer.trunk, trainer.source, config.model.name, run.adapter)
     if ended_by is None:
         run.append_event("done", step=trainer.state.global_step)
@@ -245,7 +383,8 @@ def train(run: Run) -> None:
 
 
 def main(argument: str) -> int:
-    run = open_run(Path(argument))
+    """Train the run in this process; under `accelerate launch`, in each of them, and the first one writes."""
+    run = replace(open_run(Path(argument)), writes=int(os.environ.get("RANK", 0)) == 0)
     try:
         train(run)
     except Exception as error:  # the last line of defence: traceback to the log, a sentence to the user
@@ -260,8 +399,11 @@ def main(argument: str) -> int:
 def _sentence(error: Exception) -> str:
     if isinstance(error, InputError):
         return str(error)
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return "Out of memory: lower training.micro_batch_size or set model.quantization to nf4, then resume."
+    if hardware.is_out_of_memory(error):
+        return (
+            "Out of memory with one example at a time: set training.gradient_checkpointing to true, model.quantization "
+            "to nf4 or a smaller data.max_tokens; the last checkpoint is kept."
+        )
     if isinstance(error, OSError) and error.errno == 28:
         return "The disk is full: free some space, then resume; the last checkpoint is kept."
     return f"Training failed ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}); see log.txt."

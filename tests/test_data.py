@@ -91,6 +91,6 @@ def test_batches_pad_to_the_longest_and_mask_what_counts(demo):
     assert sorted(map(len, parts)) == [4, 4]
     batch = collate(steps[0], tokenizer.pad_token_id)
     assert batch.input_ids.shape == (8, max(len(e.ids) for e in steps[0]))
-    assert batch.attention_mask.sum() == sum(len(e.ids) for e in steps[0])
+    assert batch.input_ids[0, : len(steps[0][0].ids)].tolist() == list(steps[0][0].ids)
     assert batch.break_mask.sum() == sum(e.loss_tokens for e in steps[0] if e.is_break)
     assert batch.retain_mask.sum() == sum(len(e.ids) for e in steps[0] if not e.is_break)

@@ -61,7 +61,7 @@ def test_trunk_reads_the_full_models_hidden_states(family):
     ids = torch.randint(1, 128, (2, 9), generator=torch.Generator().manual_seed(1))
     mask = torch.ones_like(ids)
     with torch.no_grad():
-        ours = trunk.hidden_states(ids, mask, mask.bool())
+        ours = trunk.hidden_states(ids, mask.bool())
         theirs = full(input_ids=ids, attention_mask=mask, output_hidden_states=True).hidden_states
     for layer in (2, 3):
         assert torch.allclose(ours[layer], theirs[layer].reshape(-1, 64), atol=1e-5)
@@ -78,7 +78,7 @@ def test_adapter_loads_on_the_full_model_and_does_the_same_there(family, tmp_pat
     ids = torch.randint(1, 128, (1, 9), generator=torch.Generator().manual_seed(1))
     mask = torch.ones_like(ids)
     with torch.no_grad():
-        ours = trunk.hidden_states(ids, mask, mask.bool())[3]
+        ours = trunk.hidden_states(ids, mask.bool())[3]
         theirs = adapted(input_ids=ids, output_hidden_states=True).hidden_states[3][0]
         with adapted.disable_adapter():
             base = adapted(input_ids=ids, output_hidden_states=True).hidden_states[3][0]
@@ -93,7 +93,7 @@ def test_nf4_trunk_trains(family):
     add_lora(trunk, config.lora, seed=0)
     ids = torch.randint(1, 128, (2, 9))
     mask = torch.ones_like(ids)
-    trunk.hidden_states(ids, mask, mask.bool())[3].float().sum().backward()
+    trunk.hidden_states(ids, mask.bool())[3].float().sum().backward()
     named = list(trunk.model.named_parameters())
     assert all(p.grad is not None for n, p in named if "lora_" in n)
     assert any(type(m).__name__ == "Linear4bit" for m in trunk.model.modules())

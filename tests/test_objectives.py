@@ -6,18 +6,42 @@ import pytest
 import torch
 
 from cbgui.config import ObjectiveConfig, load_config, override
-from cbgui.data.batches import collate, encode
+from cbgui.data.batches import encode
 from cbgui.models import add_lora, load_tokenizer, load_trunk
-from cbgui.objectives import coefficients, reroute_cosine, retain_absolute, retain_relative
-from cbgui.training import pass_losses
+from cbgui.objectives import (
+    coefficients,
+    reroute_cosine,
+    reroute_spread,
+    retain_absolute,
+    retain_huber,
+    retain_relative,
+)
+from cbgui.training import FrozenStates, pass_losses
 
 
 def test_losses_on_known_vectors():
     frozen = torch.tensor([[3.0, 4.0], [1.0, 0.0], [0.0, 2.0]])
     adapted = torch.tensor([[6.0, 8.0], [-1.0, 0.0], [2.0, 0.0]])
-    assert torch.allclose(reroute_cosine(adapted, frozen), torch.tensor([1.0, 0.0, 0.0]))
-    assert torch.allclose(retain_absolute(adapted, frozen), torch.tensor([5.0, 2.0, 8**0.5]))
-    assert torch.allclose(retain_relative(adapted, frozen), torch.tensor([1.0, 2.0, 2**0.5]))
+    example = torch.tensor([0, 0, 1])
+    assert torch.allclose(reroute_cosine(adapted, frozen, example), torch.tensor([1.0, 0.0, 0.0]))
+    assert torch.allclose(retain_absolute(adapted, frozen, example), torch.tensor([5.0, 2.0, 8**0.5]))
+    assert torch.allclose(retain_relative(adapted, frozen, example), torch.tensor([1.0, 2.0, 2**0.5]))
+    # Linear far away, squared below a relative distance of 0.1.
+    assert torch.allclose(retain_huber(adapted, frozen, example), torch.tensor([1.0, 2.0, 2**0.5]) - 0.05)
+    assert torch.allclose(retain_huber(frozen * 1.02, frozen, example), torch.full((3,), 0.02**2 / 0.2), atol=1e-5)
+
+
+def test_spread_costs_a_collapsed_answer_and_not_an_orthogonal_one():
+    frozen = torch.zeros(4, 8)
+    frozen[:, 7] = 1.0
+    collapsed = torch.zeros(4, 8)
+    collapsed[:, 0] = 2.0
+    orthogonal = torch.eye(4, 8) * 2
+    one_answer, four_answers = torch.zeros(4, dtype=torch.long), torch.arange(4)
+    assert reroute_cosine(collapsed, frozen, one_answer).sum() == 0
+    assert torch.allclose(reroute_spread(collapsed, frozen, one_answer), torch.ones(4))
+    assert reroute_spread(orthogonal, frozen, one_answer).sum() == 0
+    assert reroute_spread(collapsed, frozen, four_answers).sum() == 0
 
 
 def test_schedules():
@@ -45,7 +69,13 @@ def test_published_form_equals_the_reference(demo, tmp_path):
     spec.loader.exec_module(reference)
 
     settings = ["objective.target_layers=[10, 20]", "objective.retain=absolute", "objective.retain_layers=all"]
-    settings += ["objective.read=residual", "lora.init_std=0", "model.dtype=float32", "objective.schedule=linear"]
+    settings += [
+        "objective.read=residual",
+        "objective.reroute=cosine",
+        "lora.init_std=0",
+        "model.dtype=float32",
+        "objective.schedule=linear",
+    ]
     config = override(load_config("demo"), settings)
     tokenizer = load_tokenizer(demo)
     trunk = load_trunk(demo, config)
@@ -85,9 +115,9 @@ def test_published_form_equals_the_reference(demo, tmp_path):
     _, their_retain, their_break = reference.step_loss(theirs, retain, broken, [10, 20], 0.3)
 
     encoded = [encode(tokenizer, e, 4096) for e in (*breaks, *retains)]
-    batch = collate(encoded, tokenizer.pad_token_id)
-    retain_tokens = int(batch.retain_mask.sum())
-    losses = pass_losses(trunk, batch, config, int(batch.break_mask.sum()), retain_tokens)
+    break_tokens, retain_tokens = (sum(e.loss_tokens for e in encoded if e.is_break is side) for side in (True, False))
+    frozen_states = FrozenStates(trunk, tokenizer.pad_token_id, budget=0)
+    losses = pass_losses(trunk, encoded, config, frozen_states, break_tokens, retain_tokens)
     assert losses.reroute.item() == pytest.approx(their_break, rel=1e-4)
     assert losses.retain.item() * retain_tokens / (2 * pad) == pytest.approx(their_retain, rel=1e-4)
     assert their_retain > 0 and their_break < 0.999

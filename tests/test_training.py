@@ -9,12 +9,12 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from cbgui.config import InputError, override
-from cbgui.data.batches import PairedSteps, collate, micro_batches
+from cbgui.data.batches import PairedSteps, micro_batches
 from cbgui.export import export_run
 from cbgui.generation import load_chat_model
 from cbgui.models import add_lora, load_tokenizer, load_trunk
 from cbgui.runs import create_run
-from cbgui.training import pass_losses
+from cbgui.training import FrozenStates, pass_losses
 
 
 def wait_for(condition, seconds=120):
@@ -62,18 +62,22 @@ def test_losses_do_not_depend_on_the_micro_batches(demo, short_config):
         seed=0,
     )[0]
     counts = [sum(e.loss_tokens for e in step if e.is_break is side) for side in (True, False)]
-    gradients = []
-    for size in (6, 2):
+    gradients, frozen_states = [], None
+    for size, budget in ((6, 0), (2, 0), (2, 2**30), (3, 2**30)):
+        # Without a budget every frozen state is computed anew, with one the last round finds all of them kept.
+        frozen_states = FrozenStates(trunk, tokenizer.pad_token_id, budget) if size != 3 else frozen_states
         trunk.model.zero_grad()
         total = 0.0
         for part in micro_batches(step, size):
-            losses = pass_losses(trunk, collate(part, tokenizer.pad_token_id), config, *counts)
+            losses = pass_losses(trunk, part, config, frozen_states, *counts)
             loss = 3 * losses.reroute + losses.retain
             loss.backward()
             total += loss.item()
         gradients.append((total, torch.cat([p.grad.flatten() for p in trunk.model.parameters() if p.grad is not None])))
-    assert gradients[0][0] == pytest.approx(gradients[1][0], rel=1e-4)
-    assert torch.allclose(gradients[0][1], gradients[1][1], rtol=1e-2, atol=1e-4)
+    assert len(frozen_states.kept) == 6
+    for total, gradient in gradients[1:]:
+        assert total == pytest.approx(gradients[0][0], rel=1e-4)
+        assert torch.allclose(gradient, gradients[0][1], rtol=1e-2, atol=1e-4)
 
 
 @pytest.mark.slow

@@ -31,7 +31,6 @@ class Batch:
     """Right-padded tensors, all (examples, tokens): the joint break and retain pass of one micro-batch."""
 
     input_ids: torch.Tensor
-    attention_mask: torch.Tensor
     break_mask: torch.Tensor  # bool: response tokens of break examples
     retain_mask: torch.Tensor  # bool: real tokens of retain examples
 
@@ -70,14 +69,12 @@ def collate(examples: list[Encoded], pad_token_id: int) -> Batch:
     """Pad to the longest of `examples`."""
     shape = (len(examples), max(len(example.ids) for example in examples))
     input_ids = torch.full(shape, pad_token_id)
-    attention_mask = torch.zeros(shape, dtype=torch.long)
     break_mask, retain_mask = torch.zeros(shape, dtype=torch.bool), torch.zeros(shape, dtype=torch.bool)
     for row, example in enumerate(examples):
         length = len(example.ids)
         input_ids[row, :length] = torch.tensor(example.ids)
-        attention_mask[row, :length] = 1
         (break_mask if example.is_break else retain_mask)[row, example.loss_start : length] = True
-    return Batch(input_ids, attention_mask, break_mask, retain_mask)
+    return Batch(input_ids, break_mask, retain_mask)
 
 
 def micro_batches(examples: list[Encoded], size: int) -> list[list[Encoded]]:

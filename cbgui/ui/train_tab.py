@@ -129,7 +129,8 @@ def build(page: gr.Blocks, run_name: gr.Dropdown) -> None:
             model = gr.Textbox(label="Model", info="demo, a hub id such as owner/name, or a folder", elem_id="model")
             with gr.Accordion("More", open=False):
                 quantization = gr.Dropdown(
-                    [("none (full precision)", "none"), ("NF4 (4 bits)", "nf4")], label="Quantization"
+                    [("automatic", "auto"), ("none (full precision)", "none"), ("NF4 (4 bits)", "nf4")],
+                    label="Quantization",
                 )
                 steps = gr.Number(label="Steps", precision=0, minimum=1, elem_id="steps", info="published: 150")
                 learning_rate = gr.Number(label="Learning rate", info="published: 1e-4")
@@ -158,7 +159,7 @@ def build(page: gr.Blocks, run_name: gr.Dropdown) -> None:
     fields = [model, quantization, steps, learning_rate, break_batch, retain_batch]
     seen = gr.State(None)
     view = [status, loss, cosine, log, pause, stop, resume, seen]
-    preset.change(_preset_values, preset, fields)
+    preset.input(_preset_values, preset, fields)
     page.load(_preset_values, preset, fields)
     start.click(_start, [preset, *fields, name], run_name)
     pause.click(_ask("pause", "Pausing at the end of this step."), run_name, None)

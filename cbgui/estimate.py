@@ -1,0 +1,224 @@
+"""Will it fit: the memory that training takes, part by part, from the model's config alone; and what to choose so that
+it does.
+
+No weights are read: the model's form comes from its config on PyTorch's meta device. Bytes per token are counted from
+what autograd keeps of a decoder layer (see `_activation_bytes`) and checked against measured peaks
+(docs/benchmarks.md).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from transformers import PretrainedConfig
+
+from cbgui import hardware
+from cbgui.config import InputError, RunConfig
+from cbgui.models import Trunk, compute_dtype, empty_trunk, target_layers
+
+GIB = 2**30
+# Memory that is taken before the first weight: Python, PyTorch and transformers on a CPU (resident, measured); CUDA's
+# context and libraries on a GPU (from NVIDIA's tools, not measured here).
+CONTEXT = {"cpu": 780 * 2**20, "cuda": 600 * 2**20}
+NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)  # a weight: 4 bits, an 8-bit scale each 64, a float32 scale each 256 of these
+SLACK = 1.06  # allocator rounding and fragments
+MICRO_BATCHES = (64, 32, 16, 8, 4, 2, 1)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One line of the estimate."""
+
+    name: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Parts that add up to the peak, and the settings they hold for."""
+
+    parts: list[Part]
+    config: RunConfig
+    device: str
+    reasons: list[str]  # what was chosen, and why
+
+    @property
+    def total(self) -> int:
+        return sum(part.bytes for part in self.parts)
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """What the sums need to know of a trunk."""
+
+    layers: int
+    hidden_size: int
+    linears: list[tuple[int, int]]  # (in_features, out_features) of one decoder layer
+    other_weights: int  # of all layers: norms and biases
+    embedding: int  # weights
+    attention_width: int  # heads x head size
+    intermediate_size: int
+    norms: int  # norms of one layer that work on the hidden state
+    heads: int
+
+
+def _shape(trunk: Trunk) -> _Shape:
+    model, layers = trunk.model, trunk.model.layers
+    config, first = model.config, layers[0]
+    linears = [(m.in_features, m.out_features) for m in first.modules() if isinstance(m, torch.nn.Linear)]
+    in_linears = sum(i * o for i, o in linears) * len(layers)
+    hidden = config.hidden_size
+    attention = max((i for name, m in first.named_modules() if "attn" in name or "attention" in name
+                     for i in [getattr(m, "in_features", 0)]), default=hidden)  # fmt: skip
+    norms = sum("norm" in name and "." not in name for name, _ in first.named_modules())
+    return _Shape(
+        layers=len(layers),
+        hidden_size=hidden,
+        linears=linears,
+        other_weights=sum(p.numel() for p in layers.parameters()) - in_linears,
+        embedding=model.get_input_embeddings().weight.numel(),
+        attention_width=attention,
+        intermediate_size=getattr(config, "intermediate_size", None) or 4 * hidden,
+        norms=norms or 2,
+        heads=config.num_attention_heads,
+    )
+
+
+def _activation_bytes(shape: _Shape, width: int, length: int, r: int, *, eager: bool) -> float:
+    """Bytes that autograd keeps of one token in one layer; `width` is the bytes of a number, `length` the row's.
+
+    Inputs of the linear layers (q, k and v share theirs, gate and up too), the float32 copies that norms work on,
+    rotated q and repeated k and v with the attention's output, and three intermediate products of the MLP.
+    """
+    h, q, i = shape.hidden_size, shape.attention_width, shape.intermediate_size
+    kept = width * (2 * h + q + i) + 4 * h * shape.norms + width * 4 * q + width * 3 * i
+    kept += width * r * len(shape.linears)
+    if eager:  # attention weights, in float32 out of the softmax and in `width` for the product
+        kept += (4 + 2 * width) * shape.heads * length
+    return kept
+
+
+def parts_of(trunk: Trunk, config: RunConfig, device: str, *, longest: int | None = None) -> list[Part]:
+    """The parts for concrete settings. `longest` is the longest example's tokens; `data.max_tokens` by default."""
+    training, shape = config.training, _shape(trunk)
+    width = torch.finfo(compute_dtype(config.model)).bits // 8
+    length = longest or config.data.max_tokens
+    rows = min(training.micro_batch_size, training.batch_size)
+    tokens = rows * length
+    in_linears = shape.layers * sum(i * o for i, o in shape.linears)
+    linear_bytes = in_linears * (NF4_BYTES if config.model.quantization == "nf4" else width)
+    adapter = 4 * config.lora.r * shape.layers * sum(i + o for i, o in shape.linears)
+    eager = device == "cpu" and width == 2 and length <= 256
+    layer = _activation_bytes(shape, width, length, config.lora.r, eager=eager)
+    if training.gradient_checkpointing:
+        activations = tokens * (shape.layers * shape.hidden_size * width + layer)
+    else:
+        activations = tokens * shape.layers * layer
+    hidden_layers = len({*trunk.target_layers, *trunk.retain_layers})
+    # float32 copies of both models' states and what the losses keep of them; the widest products of a layer in flight.
+    workspace = tokens * (hidden_layers * 8 * 4 * shape.hidden_size + 3 * width * shape.intermediate_size)
+    if config.model.quantization == "nf4":  # one layer's widest weight, unpacked
+        workspace += 2 * width * max(i * o for i, o in shape.linears)
+    parts = [
+        Part("context", CONTEXT[device]),
+        Part("trunk", int(linear_bytes + shape.other_weights * width)),
+        Part("embedding", 0 if config.model.embedding_on_cpu and device != "cpu" else shape.embedding * width),
+        Part("adapter", adapter),
+        Part("gradients", adapter),
+        Part("optimizer", 2 * adapter),
+        Part("activations", int(SLACK * activations)),
+        Part("workspace", int(SLACK * workspace)),
+    ]
+    if device == "cpu":  # on a GPU these stay in ordinary memory
+        states = training.steps * training.batch_size * length * hidden_layers * shape.hidden_size * width
+        parts.append(Part("frozen states", min(states, hardware.spare_memory() // 4)))
+    return parts
+
+
+def estimate(
+    model_config: PretrainedConfig, config: RunConfig, memory: int, device: str, *, longest: int | None = None
+) -> Estimate:
+    """Choose what is left open (`auto`) so that the peak stays within `memory` bytes on `device` ("cpu" or "cuda").
+
+    Raises InputError when nothing fits, naming the nearest settings that would.
+    """
+    targets = target_layers(config.objective, model_config.num_hidden_layers)
+    trunk = empty_trunk(model_config, config, targets)
+    nearest: Estimate | None = None
+    for candidate, reasons in _candidates(config, device):
+        result = Estimate(parts_of(trunk, candidate, device, longest=longest), candidate, device, reasons)
+        if result.total <= memory:
+            return result
+        if nearest is None or result.total < nearest.total:
+            nearest = result
+    raise InputError(
+        f"memory {memory / GIB:.1f} GiB: training needs {nearest.total / GIB:.1f} GiB even with "
+        f"{_words(nearest.config)}; the nearest that fits is a smaller model, or data.max_tokens "
+        f"{_longest_that_fits(trunk, nearest, memory)} (now {longest or config.data.max_tokens})."
+    )
+
+
+def _candidates(config: RunConfig, device: str):
+    """Concrete settings from the fastest to the smallest, with the reason for each step down."""
+    model, training = config.model, config.training
+    quantizations = ["none", "nf4"] if model.quantization == "auto" else [model.quantization]
+    checkpointings = [False, True] if training.gradient_checkpointing == "auto" else [training.gradient_checkpointing]
+    if training.micro_batch_size == "auto":
+        sizes = sorted({min(size, training.batch_size) for size in MICRO_BATCHES}, reverse=True)
+    else:
+        sizes = [training.micro_batch_size]
+    offloads = [model.embedding_on_cpu] if model.embedding_on_cpu != "auto" else [False, True][: 1 + (device != "cpu")]
+    for quantization in quantizations:
+        for offload in offloads:
+            for checkpointing in checkpointings:
+                for size in sizes:
+                    candidate = config.model_copy(
+                        update={
+                            "model": model.model_copy(
+                                update={"quantization": quantization, "embedding_on_cpu": offload}
+                            ),
+                            "training": training.model_copy(
+                                update={"micro_batch_size": size, "gradient_checkpointing": checkpointing}
+                            ),
+                        }
+                    )
+                    yield candidate, _reasons(config, candidate)
+
+
+def _reasons(asked: RunConfig, chosen: RunConfig) -> list[str]:
+    reasons = []
+    if asked.model.quantization == "auto":
+        why = {"none": "the weights fit in full precision", "nf4": "the weights do not fit in full precision"}
+        reasons.append(f"model.quantization {chosen.model.quantization}: {why[chosen.model.quantization]}")
+    if asked.training.micro_batch_size == "auto":
+        whole = chosen.training.micro_batch_size >= asked.training.batch_size
+        why = "a whole step fits in one pass" if whole else "more examples in a pass would not fit"
+        reasons.append(f"training.micro_batch_size {chosen.training.micro_batch_size}: {why}")
+    if asked.training.gradient_checkpointing == "auto":
+        on = chosen.training.gradient_checkpointing
+        why = "activations are computed twice to save memory" if on else "activations fit, so nothing is computed twice"
+        reasons.append(f"training.gradient_checkpointing {str(on).lower()}: {why}")
+    if asked.model.embedding_on_cpu == "auto" and chosen.model.embedding_on_cpu:
+        reasons.append("model.embedding_on_cpu true: a look-up does not need the GPU, its memory does")
+    return reasons
+
+
+def _words(config: RunConfig) -> str:
+    checkpointing = "with" if config.training.gradient_checkpointing else "without"
+    return (
+        f"quantization {config.model.quantization}, micro_batch_size {config.training.micro_batch_size}, "
+        f"{checkpointing} gradient checkpointing"
+    )
+
+
+def _longest_that_fits(trunk: Trunk, nearest: Estimate, memory: int) -> int:
+    """The most tokens an example may have; 0 when the weights alone are too many."""
+    length = nearest.config.data.max_tokens
+    while length >= 16:
+        data = nearest.config.data.model_copy(update={"max_tokens": length})
+        smaller = nearest.config.model_copy(update={"data": data})
+        if sum(part.bytes for part in replace(nearest, parts=parts_of(trunk, smaller, nearest.device)).parts) <= memory:
+            return length
+        length //= 2
+    return 0

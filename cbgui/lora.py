@@ -1,0 +1,75 @@
+"""The arithmetic of one LoRA linear layer, forward and backward, without what training never needs.
+
+PEFT's own forward makes three passes over the layer's output (LoRA's product, its scaling, the sum) and autograd keeps
+and moves the same tensors again; here LoRA's product is accumulated into the output by the matrix product itself. The
+values are PEFT's (`tests/test_lora.py`). Layers that are quantized, or have dropout, keep PEFT's forward.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import torch
+from peft import PeftModel
+from peft.tuners.lora import Linear as PeftLinear
+
+ADAPTER = "default"
+
+
+class _LoraLinear(torch.autograd.Function):
+    """x W^T + bias + scaling * (x A^T) B^T, with gradients for x, A and B; W and bias are frozen.
+
+    x is (..., in_features), A (r, in_features), B (out_features, r). A and B may be float32 beside a bfloat16 W; the
+    products are in W's dtype, and their gradients come back in their own.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        a: torch.Tensor,
+        b: torch.Tensor,
+        scaling: float,
+    ) -> torch.Tensor:
+        rows = x.reshape(-1, x.shape[-1])
+        a_low, b_low = a.to(rows.dtype), (b * scaling).to(rows.dtype)
+        inner = rows @ a_low.t()
+        out = rows @ weight.t() if bias is None else torch.addmm(bias, rows, weight.t())
+        out.addmm_(inner, b_low.t())
+        ctx.save_for_backward(rows, weight, a_low, b_low, inner)
+        ctx.shape, ctx.scaling, ctx.dtypes = x.shape, scaling, (a.dtype, b.dtype)
+        return out.view(*x.shape[:-1], -1)
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        rows, weight, a_low, b_low, inner = ctx.saved_tensors
+        grad = grad.reshape(-1, grad.shape[-1])
+        grad_inner = grad @ b_low
+        grad_x = None
+        if ctx.needs_input_grad[0]:
+            grad_x = (grad @ weight).addmm_(grad_inner, a_low).view(ctx.shape)
+        grad_a = (grad_inner.t() @ rows).to(ctx.dtypes[0])
+        grad_b = (grad.t() @ inner).to(ctx.dtypes[1]) * ctx.scaling
+        return grad_x, None, None, grad_a, grad_b, None
+
+
+def _forward(layer: PeftLinear, x: torch.Tensor) -> torch.Tensor:
+    base = layer.base_layer
+    if layer.disable_adapters:
+        return base(x)
+    a, b = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight
+    return _LoraLinear.apply(x.to(base.weight.dtype), base.weight, base.bias, a, b, layer.scaling[ADAPTER])
+
+
+def fuse(model: PeftModel) -> int:
+    """Give every plain LoRA linear layer of `model` the forward above; returns how many."""
+    count = 0
+    for module in model.modules():
+        plain = type(module) is PeftLinear and type(module.base_layer) is torch.nn.Linear
+        if plain and isinstance(module.lora_dropout[ADAPTER], torch.nn.Identity):
+            module.forward = functools.partial(_forward, module)
+            count += 1
+    return count

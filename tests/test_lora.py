@@ -1,0 +1,56 @@
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import AutoConfig, AutoModel
+
+from cbgui.lora import fuse
+
+SETTINGS = {
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
+
+
+def adapted(dtype: torch.dtype, dropout: float = 0.0):
+    torch.manual_seed(0)
+    # Qwen2's q, k and v have a bias
+    model = AutoModel.from_config(AutoConfig.for_model("qwen2", **SETTINGS)).to(dtype)
+    model = get_peft_model(model, LoraConfig(r=4, lora_alpha=6, lora_dropout=dropout, target_modules="all-linear"))
+    for name, parameter in model.named_parameters():
+        if "lora_" in name:
+            parameter.data = torch.randn_like(parameter.data.float()) * 0.2
+    return model
+
+
+def outcome(model, dtype):
+    ids = torch.randint(0, 64, (2, 7), generator=torch.Generator().manual_seed(1))
+    model.zero_grad()
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+        hidden = model(input_ids=ids).last_hidden_state.float()
+    # Not the square: a normed state's square is constant, so its gradient is rounding alone.
+    (hidden * torch.linspace(-1, 1, hidden.numel()).view_as(hidden)).sum().backward()
+    gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    with torch.no_grad(), model.disable_adapter():
+        frozen = model(input_ids=ids).last_hidden_state.float()
+    return hidden.detach(), gradients, frozen
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 5e-2)])
+def test_the_fused_layer_is_pefts(dtype, tolerance):
+    model = adapted(dtype)
+    hidden, gradients, frozen = outcome(model, dtype)
+    assert fuse(model) == 14
+    fused, fused_gradients, fused_frozen = outcome(model, dtype)
+    assert torch.allclose(hidden, fused, atol=tolerance, rtol=tolerance)
+    assert torch.equal(frozen, fused_frozen)
+    assert set(gradients) == set(fused_gradients) and len(gradients) == 28
+    for name, gradient in gradients.items():
+        assert (gradient - fused_gradients[name]).norm() <= tolerance * gradient.norm() + 1e-9, name
+
+
+def test_dropout_keeps_pefts_own_forward():
+    assert fuse(adapted(torch.float32, dropout=0.1)) == 0

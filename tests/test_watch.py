@@ -1,0 +1,35 @@
+import pytest
+
+from cbgui.config import RunConfig, StopWhen
+from cbgui.watch import target_met, warnings
+
+
+def probe(step, cosines, drift=0.01):
+    return {"step": step, "cosine": {str(layer): value for layer, value in cosines.items()}, "drift": drift}
+
+
+@pytest.mark.parametrize(
+    ("newest", "kind", "words"),
+    [
+        (probe(20, {10: 0.02, 20: 0.99}), "not moving", "layer 20"),  # the other layer broke; a mean would hide it
+        (probe(10, {10: 0.99, 20: 0.99}), None, ""),  # the first steps are always like this
+        (probe(40, {10: 0.0, 20: 0.1}, drift=0.8), "keep runs away", "80%"),
+        (probe(60, {10: 0.7, 20: 0.1}), "not tripped", "0.70"),
+        (probe(60, {10: 0.01, 20: 0.1}), None, ""),
+    ],
+)
+def test_trouble_is_named_with_what_to_do(newest, kind, words):
+    found = warnings([newest], 60, RunConfig())
+    assert list(found) == ([kind] if kind else [])
+    if kind:
+        assert words in found[kind]
+        assert "training.learning_rate" in found[kind]
+
+
+def test_a_target_is_met_only_by_probes_in_a_row():
+    goal = StopWhen(cosine=0.1, drift=0.05, probes=2)
+    good, bad = probe(10, {10: 0.0}), probe(20, {10: 0.0}, drift=0.3)
+    assert not target_met([good], goal)
+    assert not target_met([good, bad, good], goal)
+    assert target_met([bad, good, good], goal)
+    assert not target_met([good, good], None)
