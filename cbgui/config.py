@@ -37,20 +37,21 @@ class DataConfig(_Part):
 class ObjectiveConfig(_Part):
     """DESIGN.md, "Objective"; section 3 of the paper."""
 
-    reroute: Literal["cosine", "spread"] = "cosine"  # "cosine" is the published form
-    retain: Literal["relative", "absolute", "huber"] = "relative"
+    reroute: Literal["cosine", "spread"] = "spread"  # "cosine" is the published form
+    retain: Literal["relative", "absolute", "huber"] = "huber"  # "absolute" is the published form
     # The paper's layers 10 and 20 of 32, as fractions of the depth; whole numbers are layer numbers.
     target_layers: list[float] = Field([0.3125, 0.625], min_length=1)
     # "targets": the retain loss on the target layers. "all": on every hidden state up to one layer past the highest
     # target, that one after the final norm, as the published code does.
     retain_layers: Literal["targets", "all"] = "targets"
     # "residual": hidden states as they are (published). "normed": as the next layer reads them, through its input norm.
-    read: Literal["residual", "normed"] = "normed"
+    read: Literal["residual", "normed"] = "residual"
     reroute_coefficient: float = Field(10.0, ge=0)
-    retain_coefficient: float = Field(10.0, ge=0)
+    retain_coefficient: float = Field(200.0, ge=0)
     # "linear": reroute falls from 1 to 1/2 and retain rises from 0 to 1/2 of their coefficients (published).
-    # "full": all the way, from 1 to 0 and 0 to 1. "constant": neither moves.
-    schedule: Literal["linear", "ramp", "full", "constant"] = "full"
+    # "full": all the way, from 1 to 0 and 0 to 1. "constant": neither moves. "rise": reroute stays, retain goes from a
+    # quarter of its coefficient to all of it by half the run.
+    schedule: Literal["linear", "full", "constant", "rise"] = "rise"
     without_request: float = Field(0.5, ge=0, le=1)  # share of break examples shown without their request (published)
 
 
@@ -58,7 +59,7 @@ class LoraConfig(_Part):
     r: int = Field(16, ge=1)
     lora_alpha: int = Field(16, ge=1)
     lora_dropout: float = Field(0.0, ge=0, lt=1)
-    init_std: float = Field(0.02, ge=0)  # standard deviation of B at the start; 0 is the published form
+    init_std: float = Field(0.04, ge=0)  # standard deviation of B at the start; 0 is the published form
 
 
 class StopWhen(_Part):
@@ -75,9 +76,9 @@ class TrainingConfig(_Part):
     retain_batch_size: int = Field(8, ge=1)
     # Examples in one pass, break and retain together; the losses do not change. "auto": as many as fit.
     micro_batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
-    learning_rate: float = Field(1e-3, gt=0)
-    warmup_steps: int = Field(0, ge=0)
-    lr_scheduler: Literal["constant", "linear", "cosine", "constant_with_warmup"] = "constant"
+    learning_rate: float = Field(3e-3, gt=0)
+    warmup_steps: int = Field(2, ge=0)
+    lr_scheduler: Literal["constant", "linear", "cosine", "constant_with_warmup"] = "cosine"
     gradient_checkpointing: bool | Literal["auto"] = "auto"  # "auto": only when memory asks for it
     checkpoint_every: int = Field(20, ge=1)
     probe_every: int = Field(10, ge=1)

@@ -26,9 +26,9 @@ def reroute_cosine(adapted: torch.Tensor, frozen: torch.Tensor, example: torch.T
 
 
 def reroute_spread(adapted: torch.Tensor, frozen: torch.Tensor, example: torch.Tensor) -> torch.Tensor:
-    """`reroute_cosine` plus SPREAD x ReLU of each token's cosine with the mean direction of its answer's other tokens.
+    """`reroute_cosine` plus SPREAD x ReLU of each token's mean cosine with the other tokens of its answer: (tokens,).
 
-    Not in the paper. The cosine alone is content when every token ends in one and the same state, which reads as a
+    Not in the paper. Turning away alone is content when every token ends in one and the same state, which reads as a
     single word repeated for ever; the second term keeps the derailed states of an answer apart.
     """
     unit = normalize(adapted.float(), dim=-1)
@@ -66,18 +66,13 @@ RETAIN: dict[str, TokenLoss] = {"relative": retain_relative, "absolute": retain_
 
 
 def coefficients(objective: ObjectiveConfig, step: int, steps: int) -> tuple[float, float]:
-    """(c_reroute, c_retain) for the step that begins after `step` finished ones.
-
-    "linear" is the published exchange, which would be complete at twice the run's length.
-    """
-    progress = {
-        "linear": (step + 1) / (2 * steps),
-        "ramp": min(0.5, (step + 1) / (0.8 * steps)),
-        "full": step / max(steps - 1, 1),
-        "constant": None,
+    """(c_reroute, c_retain) for the step that begins after `step` finished ones. See `ObjectiveConfig.schedule`."""
+    done = step / max(steps - 1, 1)
+    shares = {
+        "linear": (1 - (step + 1) / (2 * steps), (step + 1) / (2 * steps)),
+        "full": (1 - done, done),
+        "constant": (1.0, 1.0),
+        "rise": (1.0, min(1.0, 0.25 + 1.5 * done)),
     }
-    share = progress[objective.schedule]
-    if share is None:
-        return objective.reroute_coefficient, objective.retain_coefficient
-    share = min(1.0, share)
-    return objective.reroute_coefficient * (1 - share), objective.retain_coefficient * share
+    reroute, retain = shares[objective.schedule]
+    return objective.reroute_coefficient * reroute, objective.retain_coefficient * retain

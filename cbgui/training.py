@@ -32,6 +32,7 @@ from cbgui.objectives import REROUTE, RETAIN, coefficients, retain_relative
 from cbgui.runs import Run, open_run
 
 PROBED = 8  # held-out examples a side in a probe
+PROBE_SIZE = 4  # examples in one of its passes: without gradients small ones cost little, and they bound the memory
 
 
 @dataclass
@@ -220,7 +221,7 @@ def probe(trunk: Trunk, examples: list[Encoded], config: RunConfig, frozen_state
     device = trunk.device
     reroute = retain = drift = 0.0
     cosine = dict.fromkeys(trunk.target_layers, 0.0)
-    for part in micro_batches(examples, 4):  # without gradients, small passes cost little and bound the memory
+    for part in micro_batches(examples, PROBE_SIZE):
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=trunk.model.dtype == torch.bfloat16):
             losses = pass_losses(trunk, part, config, frozen_states, break_tokens, retain_tokens)
         reroute, retain = reroute + losses.reroute.item(), retain + losses.retain.item()

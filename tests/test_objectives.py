@@ -45,15 +45,16 @@ def test_spread_costs_a_collapsed_answer_and_not_an_orthogonal_one():
 
 
 def test_schedules():
-    linear = ObjectiveConfig(schedule="linear", reroute_coefficient=10, retain_coefficient=10)
-    assert coefficients(linear, 0, 10) == pytest.approx((9.5, 0.5))
-    assert coefficients(linear, 9, 10) == pytest.approx((5.0, 5.0))
-    full = ObjectiveConfig(schedule="full", reroute_coefficient=10, retain_coefficient=4)
-    assert coefficients(full, 0, 11) == (10, 0)
-    assert coefficients(full, 10, 11) == (0, 4)
-    assert coefficients(ObjectiveConfig(schedule="constant"), 3, 10) == coefficients(
-        ObjectiveConfig(schedule="constant"), 9, 10
-    )
+    def at(schedule, step, steps):
+        objective = ObjectiveConfig(schedule=schedule, reroute_coefficient=10, retain_coefficient=4)
+        return coefficients(objective, step, steps)
+
+    assert at("linear", 0, 10) == pytest.approx((9.5, 0.2))
+    assert at("linear", 9, 10) == pytest.approx((5.0, 2.0))
+    assert at("full", 0, 11) == (10, 0)
+    assert at("full", 10, 11) == (0, 4)
+    assert at("constant", 3, 10) == at("constant", 9, 10) == (10, 4)
+    assert [at("rise", step, 11) for step in (0, 5, 10)] == [(10, 1), (10, 4), (10, 4)]
 
 
 REFERENCE = Path(__file__).resolve().parents[2] / "shared" / "bench" / "reference_rr.py"

@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+TRIPPED = 0.2  # break cosine of the slowest layer from which answers derail
 LOSS_COLUMNS = ["step", "loss", "series"]
 COSINE_COLUMNS = ["step", "cosine", "series"]
 
@@ -41,14 +42,13 @@ def meaning(events: list[dict[str, Any]], state: str) -> str:
         return ""
     cosine = max(measured[-1]["cosine"].values())
     step = measured[-1]["step"]
-    if cosine < 0.1:
+    if cosine < TRIPPED:
         rest = "from here training restores ordinary answers" if state == "running" else "try it on the Chat page"
         return f"The breaker has tripped (break cosine {cosine:.2f}); {rest}."
+    if state == "done":
+        return f"The breaker has tripped in part only (break cosine {cosine:.2f}, 1 is untouched); more steps may help."
     if cosine < 0.9:
         return f"The breaker is turning the break examples away (cosine {cosine:.2f}, 1 is untouched)."
     if step < 15:
         return f"Nothing has moved yet (cosine {cosine:.2f}); the first steps are always like this."
-    return (
-        f"At least one layer has not moved (cosine {cosine:.2f} after {step} steps); "
-        "stop and try a higher learning rate or a smaller retain coefficient."
-    )
+    return f"At least one layer has not moved yet (cosine {cosine:.2f} after {step} steps)."

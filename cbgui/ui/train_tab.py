@@ -84,6 +84,9 @@ def _status_line(run: runs.Run, state: str, events: list[dict]) -> str:
             words += f", about {left} left, {last['tokens_per_second']:.0f} tokens/s, "
             words += f"{last['memory_bytes'] / 2**30:.1f} GiB in use." + asked.get(request, "")
         words += f"  \n{plots.meaning(events, state)}"
+        warnings = [event["text"] for event in events if event["kind"] == "warning"]
+        if warnings:
+            words += f"  \n**Warning:** {warnings[-1]}"
     elif state == "running":
         texts = [event["text"] for event in events if event["kind"] == "status"]
         words += f". {texts[-1] if texts else 'Starting the training process'} ..."

@@ -69,12 +69,15 @@ def test_the_whole_path(url, page, tmp_path):
     errors = []
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.goto(url)
-    expect(page.get_by_text(re.compile(r"163 examples.*demo"))).to_be_visible()
+    expect(page.get_by_text(re.compile(r"207 examples.*demo"))).to_be_visible()
 
     open_tab(page, "Train")
     expect(page.locator("#model textarea, #model input").first).to_have_value("demo")
     page.get_by_role("button", name="More").click()
-    page.locator("#steps input").fill("6")
+    steps = page.locator("#steps input")
+    expect(steps).to_have_value("60")  # the preset's; it has been filled in
+    steps.fill("6")
+    steps.press("Tab")
     page.locator("#start").click()
     status = page.locator("#run-line")
     expect(status).to_contain_text(re.compile(r"step [1-5] of 6"), timeout=300_000)

@@ -1,0 +1,133 @@
+"""Seconds a step and peak memory beside the published pipeline, on the same examples, one after the other.
+
+python tests/compare_with_reference.py [--steps 4] [--batch 2] [--reference ../shared/bench/reference_rr.py]
+
+64 + 64 examples with answers of 80 to 500 words (the demo's answers, strung together). Both do the published objective
+on layers 10 and 20 with the published LoRA; every step's examples are new, so nothing of ours is found in memory.
+Prints one JSON line a program, and what became of it.
+"""
+
+import argparse
+import json
+import random
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+PUBLISHED = {
+    "objective.target_layers": "[10, 20]",
+    "objective.reroute": "cosine",
+    "objective.retain": "absolute",
+    "objective.retain_layers": "all",
+    "objective.read": "residual",
+    "objective.schedule": "linear",
+    "lora.init_std": "0",
+    "training.learning_rate": "1e-4",
+    "model.quantization": "none",
+}
+
+
+def write_examples(path: Path, tokenizer) -> None:
+    """JSONL as reference_rr.py reads it; the same seed gives the same file."""
+    from cbgui.config import PRESETS
+    from cbgui.data.batches import prompt_text
+    from cbgui.data.examples import read_examples
+
+    generator = random.Random(0)
+    rows = []
+    for split in ("break", "retain"):
+        examples = read_examples(PRESETS / "demo" / f"{split}.jsonl", split)
+        words = " ".join(e.response for e in examples).split()
+        for example in generator.sample(examples, 64):
+            start, count = generator.randrange(len(words) - 500), generator.randint(80, 500)
+            answer = " ".join(words[start : start + count])
+            rows.append({"split": split, "prompt": prompt_text(tokenizer, example.chat()), "response": answer})
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+
+
+def ours(folder: str, data: str, steps: int, batch: int, dtype: str) -> None:
+    """Runs in a process of its own, so that its peak is its own."""
+    from cbgui import hardware
+    from cbgui.bench import matmul_rate, step_flops
+    from cbgui.config import RunConfig, override
+    from cbgui.data.batches import Encoded
+    from cbgui.models import ModelSource, add_lora, load_tokenizer, load_trunk
+    from cbgui.runs import Run
+    from cbgui.training import make_trainer
+
+    settings = [f"{key}={value}" for key, value in PUBLISHED.items()]
+    settings += [f"training.steps={steps}", f"training.break_batch_size={batch}", f"training.retain_batch_size={batch}"]
+    settings += [f"model.dtype={dtype}", "data.max_tokens=1024", "training.gradient_checkpointing=false"]
+    settings += ["training.micro_batch_size=2"]
+    config = override(RunConfig(), settings)
+    source = ModelSource(Path(folder), folder)
+    tokenizer, trunk = load_tokenizer(source), load_trunk(source, config)
+    add_lora(trunk, config.lora, 0)
+    loaded = hardware.memory_in_use()
+    rows = [json.loads(line) for line in Path(data).read_text("utf-8").splitlines()]
+
+    def encoded(row: dict) -> Encoded:
+        """As reference_rr.py cuts: 512 + 512 tokens of a break example, 1,024 of a retain example."""
+        prompt, response = (tokenizer(row[key], add_special_tokens=False).input_ids for key in ("prompt", "response"))
+        if row["split"] == "break":
+            prompt, response = prompt[:512], response[:512]
+            return Encoded(tuple(prompt + response), len(prompt), True)
+        return Encoded(tuple((prompt + response)[:1024]), 0, False)
+
+    sides = [[row for row in rows if row["split"] == split] for split in ("break", "retain")]
+    plan = [[encoded(r) for side in sides for r in side[s * batch : (s + 1) * batch]] for s in range(steps)]
+    with tempfile.TemporaryDirectory() as scratch:
+        run = Run(Path(scratch))
+        make_trainer(run, config, trunk, plan, [], tokenizer.pad_token_id).train()
+        events = [event for event in run.events()[0] if event["kind"] == "step"]
+    tokens = [[len(example.ids) for example in step] for step in plan]
+    seconds = [event["seconds"] for event in events]
+    rate = matmul_rate(trunk.model.dtype, 1024, 576, 1536)
+    shares = [step_flops(trunk, lengths, True) / s / rate for lengths, s in zip(tokens, seconds, strict=True)]
+    result = {
+        "program": f"cbgui, {str(trunk.model.dtype).removeprefix('torch.')}",
+        "s_per_step": round(sorted(seconds)[len(seconds) // 2], 2),
+        "tokens_per_step": [sum(lengths) for lengths in tokens],
+        "peak_mib": round(hardware.peak_memory() / 2**20),
+        "loaded_mib": round(loaded / 2**20),
+        "matmul_gflops": round(rate / 1e9),
+        "share_of_matmul_rate": round(sorted(shares)[len(shares) // 2], 2),
+        "losses": [round(events[-1]["retain_loss"], 4), round(events[-1]["reroute_loss"], 4)],
+    }
+    print(json.dumps(result), flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--reference", default=ROOT.parent / "shared" / "bench" / "reference_rr.py")
+    parser.add_argument("--ours", nargs=3, metavar=("FOLDER", "DATA", "DTYPE"), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.ours:
+        folder, data, dtype = arguments.ours
+        ours(folder, data, arguments.steps, arguments.batch, dtype)
+        return
+    from cbgui.bench import machine
+    from cbgui.models import load_tokenizer, resolve_model
+
+    source = resolve_model("demo")
+    print(machine(), flush=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        data = Path(scratch) / "examples.jsonl"
+        write_examples(data, load_tokenizer(source))
+        sizes = ["--steps", str(arguments.steps), "--batch", str(arguments.batch)]
+        for dtype in ("float32", "bfloat16"):
+            own = [sys.executable, __file__, *sizes, "--ours", str(source.path), str(data), dtype]
+            print(subprocess.run(own, capture_output=True, text=True, check=True).stdout.strip().splitlines()[-1])
+        base = [sys.executable, str(arguments.reference), "--model", str(source.path), "--data", str(data), *sizes]
+        print(
+            "reference_rr.py, float32", subprocess.run(base, capture_output=True, text=True, check=True).stdout.strip()
+        )
+
+
+if __name__ == "__main__":
+    main()

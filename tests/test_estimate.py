@@ -1,0 +1,95 @@
+import json
+
+import pytest
+from test_cli import cbgui
+
+from cbgui import training
+from cbgui.bench import architecture
+from cbgui.config import InputError, RunConfig, load_config, override
+from cbgui.estimate import GIB, estimate
+from cbgui.runs import create_run
+
+
+def test_roomy_machines_get_the_fastest_settings():
+    chosen = estimate(architecture("llama-3.2-1b"), RunConfig(), 80 * GIB, "cuda").config
+    assert chosen.model.quantization == "none"
+    assert chosen.training.micro_batch_size == 16 and chosen.training.gradient_checkpointing is False
+
+
+@pytest.mark.parametrize(("name", "gigabytes"), [("llama-3-8b", 6), ("llama-3-70b", 24), ("qwen2.5-7b", 6)])
+def test_large_models_fit_the_cards_that_people_own(name, gigabytes):
+    result = estimate(architecture(name), RunConfig(), gigabytes * 10**9, "cuda")
+    assert result.config.model.quantization == "nf4"
+    assert result.total <= gigabytes * 10**9
+    assert {part.name for part in result.parts} >= {"trunk", "embedding", "adapter", "optimizer", "activations"}
+    assert any("nf4" in reason for reason in result.reasons)
+
+
+def test_what_cannot_fit_is_refused_with_the_nearest_that_can():
+    with pytest.raises(InputError, match=r"needs .* GiB even with quantization nf4.*smaller model"):
+        estimate(architecture("llama-3-70b"), RunConfig(), 6 * 10**9, "cuda")
+
+
+def test_less_memory_means_smaller_passes_not_another_result():
+    model_config = architecture("smollm2-135m")
+    config = override(RunConfig(), ["model.dtype=float32"])
+    whole = estimate(model_config, config, 64 * GIB, "cpu")
+    tight = estimate(model_config, config, int(0.6 * whole.total), "cpu")
+    assert tight.config.training.micro_batch_size < whole.config.training.micro_batch_size == 16
+    assert tight.config.training.break_batch_size == whole.config.training.break_batch_size
+
+
+def test_the_command_line_tells_part_by_part():
+    done = cbgui("estimate", "demo", "--model", "llama-3-8b", "--memory", "6GB", "--device", "cuda")
+    assert done.returncode == 0, done.stderr
+    assert "activations" in done.stdout and "it fits" in done.stdout
+    done = cbgui("estimate", "demo", "--model", "llama-3-70b", "--memory", "6GB", "--device", "cuda")
+    assert done.returncode == 2 and "smaller model" in done.stderr
+    done = cbgui("estimate", "demo", "--memory", "six")
+    assert done.returncode == 2 and "--memory 'six'" in done.stderr
+
+
+def test_out_of_memory_halves_the_passes_and_goes_on(short_config, tmp_path, monkeypatch):
+    """The allocator's own error, raised for passes of more than two examples; the losses stay what they were."""
+    runs = [create_run(tmp_path / name, short_config) for name in ("roomy", "tight")]
+    training.train(runs[0])
+    real = training.pass_losses
+
+    def fails(trunk, examples, *rest):
+        if len(examples) > 2:
+            raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: tried to get 1 byte")
+        return real(trunk, examples, *rest)
+
+    monkeypatch.setattr(training, "pass_losses", fails)
+    monkeypatch.setattr(training, "PROBE_SIZE", 2)
+    training.train(runs[1])
+    assert runs[1].state() == "done"
+    warnings = [event["text"] for event in runs[1].events()[0] if event["kind"] == "warning"]
+    assert any("micro_batch_size 2" in text for text in warnings)
+    losses = [[e["reroute_loss"] for e in run.events()[0] if e["kind"] == "step"][:2] for run in runs]
+    assert losses[0] == pytest.approx(losses[1], rel=0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["--batch", "2", "--tokens", "256"],
+        ["--batch", "4", "--tokens", "256", "--set", "training.gradient_checkpointing=true"],
+    ],
+)
+def test_bench_measures_what_the_estimate_says(settings):
+    done = cbgui("bench", "smollm2-135m", "--steps", "2", *settings)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout[done.stdout.index("{") :])
+    assert result["layers_run"] == 19 and result["seconds_per_step"] > 0
+    assert result["peak_mib"] <= result["estimate_mib"] <= 1.25 * result["peak_mib"], result
+
+
+def test_bench_under_a_cap_says_what_does_not_fit():
+    done = cbgui("bench", "smollm2-135m", "--memory", "500MB", "--steps", "1")
+    assert done.returncode == 2 and "GiB" in done.stderr
+
+
+def test_demo_preset_runs_unquantized_here():
+    assert load_config("demo").model.quantization == "auto"
