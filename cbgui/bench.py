@@ -174,8 +174,8 @@ def bench(
     source = None if named else resolve_model(model)
     model_config = architecture(model, layers) if named else read_model_config(source)
     device = hardware.kind()
+    choice = estimate(model_config, config, memory or hardware.memory_for_training(), device, with_data=False)
     limit_memory(memory)
-    choice = estimate(model_config, config, memory or hardware.memory_for_training(), device)
     config = choice.config.model_copy(deep=True)
     config.training.steps = steps
     set_seed(config.training.seed)

@@ -8,7 +8,7 @@ what autograd keeps of a decoder layer (see `_activation_bytes`) and checked aga
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from transformers import PretrainedConfig
@@ -20,8 +20,10 @@ from cbgui.models import Trunk, compute_dtype, empty_trunk, target_layers
 GIB = 2**30
 # Memory that is taken before the first weight: Python, PyTorch and transformers on a CPU (resident, measured); CUDA's
 # context and libraries on a GPU (from NVIDIA's tools, not measured here).
-CONTEXT = {"cpu": 780 * 2**20, "cuda": 600 * 2**20}
+CONTEXT = {"cpu": 520 * 2**20, "cuda": 600 * 2**20}
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)  # a weight: 4 bits, an 8-bit scale each 64, a float32 scale each 256 of these
+DATA = 130 * 2**20  # tokenizer, examples and what writes events and checkpoints; the bench has none of it
+NF4_ACTIVATIONS = 1.15  # 4-bit layers keep PEFT's forward, which holds more (measured)
 SLACK = 1.06  # allocator rounding and fragments
 MICRO_BATCHES = (64, 32, 16, 8, 4, 2, 1)
 
@@ -99,7 +101,9 @@ def _activation_bytes(shape: _Shape, width: int, length: int, r: int, *, eager: 
     return kept
 
 
-def parts_of(trunk: Trunk, config: RunConfig, device: str, *, longest: int | None = None) -> list[Part]:
+def parts_of(
+    trunk: Trunk, config: RunConfig, device: str, *, longest: int | None = None, with_data: bool = True
+) -> list[Part]:
     """The parts for concrete settings. `longest` is the longest example's tokens; `data.max_tokens` by default."""
     training, shape = config.training, _shape(trunk)
     width = torch.finfo(compute_dtype(config.model)).bits // 8
@@ -111,6 +115,8 @@ def parts_of(trunk: Trunk, config: RunConfig, device: str, *, longest: int | Non
     adapter = 4 * config.lora.r * shape.layers * sum(i + o for i, o in shape.linears)
     eager = device == "cpu" and width == 2 and length <= 256
     layer = _activation_bytes(shape, width, length, config.lora.r, eager=eager)
+    if config.model.quantization == "nf4":
+        layer *= NF4_ACTIVATIONS
     if training.gradient_checkpointing:
         activations = tokens * (shape.layers * shape.hidden_size * width + layer)
     else:
@@ -122,6 +128,7 @@ def parts_of(trunk: Trunk, config: RunConfig, device: str, *, longest: int | Non
         workspace += 2 * width * max(i * o for i, o in shape.linears)
     parts = [
         Part("context", CONTEXT[device]),
+        Part("data", DATA if with_data and device == "cpu" else 0),
         Part("trunk", int(linear_bytes + shape.other_weights * width)),
         Part("embedding", 0 if config.model.embedding_on_cpu and device != "cpu" else shape.embedding * width),
         Part("adapter", adapter),
@@ -137,9 +144,17 @@ def parts_of(trunk: Trunk, config: RunConfig, device: str, *, longest: int | Non
 
 
 def estimate(
-    model_config: PretrainedConfig, config: RunConfig, memory: int, device: str, *, longest: int | None = None
+    model_config: PretrainedConfig,
+    config: RunConfig,
+    memory: int,
+    device: str,
+    *,
+    longest: int | None = None,
+    with_data: bool = True,
 ) -> Estimate:
     """Choose what is left open (`auto`) so that the peak stays within `memory` bytes on `device` ("cpu" or "cuda").
+
+    `longest` is the longest example's tokens, `data.max_tokens` by default.
 
     Raises InputError when nothing fits, naming the nearest settings that would.
     """
@@ -147,15 +162,20 @@ def estimate(
     trunk = empty_trunk(model_config, config, targets)
     nearest: Estimate | None = None
     for candidate, reasons in _candidates(config, device):
-        result = Estimate(parts_of(trunk, candidate, device, longest=longest), candidate, device, reasons)
+        parts = parts_of(trunk, candidate, device, longest=longest, with_data=with_data)
+        result = Estimate(parts, candidate, device, reasons)
         if result.total <= memory:
             return result
         if nearest is None or result.total < nearest.total:
             nearest = result
+    remedies = ["a smaller model"]
+    if (layer := _highest_target(model_config, nearest, memory)) is not None:
+        remedies.append(f"objective.target_layers up to {layer} (now {targets[-1]})")
+    if (length := _longest_that_fits(trunk, nearest, memory)) is not None:
+        remedies.append(f"data.max_tokens {length} (now {config.data.max_tokens})")
     raise InputError(
         f"memory {memory / GIB:.1f} GiB: training needs {nearest.total / GIB:.1f} GiB even with "
-        f"{_words(nearest.config)}; the nearest that fits is a smaller model, or data.max_tokens "
-        f"{_longest_that_fits(trunk, nearest, memory)} (now {longest or config.data.max_tokens})."
+        f"{_words(nearest.config)}; the nearest that fits is {' or '.join(remedies)}."
     )
 
 
@@ -212,13 +232,23 @@ def _words(config: RunConfig) -> str:
     )
 
 
-def _longest_that_fits(trunk: Trunk, nearest: Estimate, memory: int) -> int:
-    """The most tokens an example may have; 0 when the weights alone are too many."""
-    length = nearest.config.data.max_tokens
+def _longest_that_fits(trunk: Trunk, nearest: Estimate, memory: int) -> int | None:
+    """The most tokens an example may have; None when the weights alone are too many."""
+    length = nearest.config.data.max_tokens // 2
     while length >= 16:
         data = nearest.config.data.model_copy(update={"max_tokens": length})
         smaller = nearest.config.model_copy(update={"data": data})
-        if sum(part.bytes for part in replace(nearest, parts=parts_of(trunk, smaller, nearest.device)).parts) <= memory:
+        if sum(part.bytes for part in parts_of(trunk, smaller, nearest.device)) <= memory:
             return length
         length //= 2
-    return 0
+    return None
+
+
+def _highest_target(model_config: PretrainedConfig, nearest: Estimate, memory: int) -> int | None:
+    """The highest target layer, not below a third of the depth, with which the smallest settings fit."""
+    depth = model_config.num_hidden_layers
+    for layer in range(max(target_layers(nearest.config.objective, depth)) - 1, depth // 3, -1):
+        trunk = empty_trunk(model_config, nearest.config, [layer])
+        if sum(part.bytes for part in parts_of(trunk, nearest.config, nearest.device)) <= memory:
+            return layer
+    return None

@@ -17,6 +17,7 @@ from pathlib import Path
 import httpx
 import torch
 import transformers
+from bitsandbytes.nn import Linear4bit
 from huggingface_hub import constants, snapshot_download
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, RepositoryNotFoundError
 from peft import LoraConfig as PeftLoraConfig
@@ -227,6 +228,17 @@ class Trunk:
         """Where the layers are (the embedding may be elsewhere)."""
         layers = self.model.get_base_model().layers if isinstance(self.model, PeftModel) else self.model.layers
         return next(layers.parameters()).device
+
+    def set_training(self, training: bool) -> None:
+        """`train()` or `eval()`, but 4-bit layers stay in training mode.
+
+        On a CPU, bitsandbytes packs them for inference at the first pass in eval mode, and what is packed passes no
+        gradient on (bitsandbytes 0.50, `matmul_4bit`).
+        """
+        self.model.train(training)
+        for module in self.model.modules():
+            if isinstance(module, Linear4bit):
+                module.train(True)
 
     def keep_embedding_on_cpu(self) -> None:
         """Leave the input embedding in ordinary memory: a look-up of a few rows a token, then one copy to the GPU."""

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from accelerate.utils import broadcast_object_list
 from torch.utils.data import DataLoader, Dataset
-from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
 
 from cbgui import hardware, watch
 from cbgui.config import InputError, RunConfig
@@ -64,10 +64,10 @@ class FrozenStates:
             model = self.trunk.model
             training = model.training
             batch = collate(missing, self.pad_token_id).to(device)
-            model.eval()
+            self.trunk.set_training(False)
             with model.disable_adapter():
                 states = self.trunk.hidden_states(batch.input_ids, batch.break_mask | batch.retain_mask)
-            model.train(training)
+            self.trunk.set_training(training)
             lengths = [example.loss_tokens for example in missing]
             parts = {layer: hidden.split(lengths) for layer, hidden in states.items()}
             for row, example in enumerate(missing):
@@ -141,7 +141,7 @@ class RerouteTrainer(Trainer):
         self, model: torch.nn.Module, inputs: list[Encoded], num_items_in_batch: Any = None
     ) -> torch.Tensor:
         started = time.perf_counter()
-        model.train()
+        self.trunk.set_training(True)
         c_reroute, c_retain = coefficients(self.config.objective, self.state.global_step, self.state.max_steps)
         break_tokens = sum(e.loss_tokens for e in inputs if e.is_break)
         retain_tokens = sum(e.loss_tokens for e in inputs if not e.is_break)
@@ -215,7 +215,7 @@ class RerouteTrainer(Trainer):
 @torch.no_grad()
 def probe(trunk: Trunk, examples: list[Encoded], config: RunConfig, frozen_states: FrozenStates) -> dict[str, Any]:
     """The step's losses on held-out examples."""
-    trunk.model.eval()
+    trunk.set_training(False)
     break_tokens = sum(e.loss_tokens for e in examples if e.is_break)
     retain_tokens = sum(e.loss_tokens for e in examples if not e.is_break)
     device = trunk.device
@@ -360,6 +360,7 @@ def make_trainer(
     trainer = RerouteTrainer(
         trunk, config, run, pad_token_id, args=arguments, train_dataset=steps, callbacks=[callback]
     )
+    trainer.remove_callback(PrinterCallback)  # its summary is in the events
     callback.trainer = trainer
     trainer.event_callback = callback
     return trainer

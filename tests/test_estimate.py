@@ -18,7 +18,10 @@ def test_roomy_machines_get_the_fastest_settings():
 
 @pytest.mark.parametrize(("name", "gigabytes"), [("llama-3-8b", 6), ("llama-3-70b", 24), ("qwen2.5-7b", 6)])
 def test_large_models_fit_the_cards_that_people_own(name, gigabytes):
-    result = estimate(architecture(name), RunConfig(), gigabytes * 10**9, "cuda")
+    config = RunConfig()
+    if name == "llama-3-70b":  # half of its layers, as docs/benchmarks.md has it
+        config.objective.target_layers = [0.25, 0.5]
+    result = estimate(architecture(name), config, gigabytes * 10**9, "cuda")
     assert result.config.model.quantization == "nf4"
     assert result.total <= gigabytes * 10**9
     assert {part.name for part in result.parts} >= {"trunk", "embedding", "adapter", "optimizer", "activations"}
@@ -75,6 +78,7 @@ def test_out_of_memory_halves_the_passes_and_goes_on(short_config, tmp_path, mon
     "settings",
     [
         ["--batch", "2", "--tokens", "256"],
+        ["--batch", "2", "--tokens", "256", "--set", "model.quantization=nf4"],
         ["--batch", "4", "--tokens", "256", "--set", "training.gradient_checkpointing=true"],
     ],
 )
@@ -83,7 +87,7 @@ def test_bench_measures_what_the_estimate_says(settings):
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout[done.stdout.index("{") :])
     assert result["layers_run"] == 19 and result["seconds_per_step"] > 0
-    assert result["peak_mib"] <= result["estimate_mib"] <= 1.25 * result["peak_mib"], result
+    assert result["peak_mib"] <= result["estimate_mib"] <= 1.15 * result["peak_mib"], result
 
 
 def test_bench_under_a_cap_says_what_does_not_fit():

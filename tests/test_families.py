@@ -21,7 +21,8 @@ from cbgui.training import train
 def test_train_merge_and_reload(family, quantization, demo, tmp_path):
     torch.manual_seed(0)
     tokenizer = load_tokenizer(demo)
-    settings = {**SMALL, "vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
+    settings = {**SMALL, "vocab_size": len(tokenizer)}
+    settings["pad_token_id"] = tokenizer.pad_token_id
     for key in {"gpt_neox": ("num_key_value_heads", "head_dim"), "phi3": ("head_dim",)}.get(family, ()):
         settings.pop(key)
     AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **settings)).save_pretrained(tmp_path / "model")

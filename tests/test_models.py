@@ -20,7 +20,7 @@ from cbgui.models import (
 
 SMALL = {
     "hidden_size": 64,
-    "intermediate_size": 96,
+    "intermediate_size": 128,
     "num_hidden_layers": 5,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
@@ -87,16 +87,26 @@ def test_adapter_loads_on_the_full_model_and_does_the_same_there(family, tmp_pat
 
 
 @pytest.mark.parametrize("family", ["llama"], indirect=True)
-def test_nf4_trunk_trains(family):
-    config = small_config("model.quantization=nf4")
+def test_nf4_passes_gradients_on_after_a_frozen_pass(family):
+    """In eval mode bitsandbytes packs 4-bit weights for the CPU; packed ones would let no gradient through."""
+    config = small_config("model.quantization=nf4", "lora.init_std=0.1")
     trunk = load_trunk(family, config)
     add_lora(trunk, config.lora, seed=0)
-    ids = torch.randint(1, 128, (2, 9))
-    mask = torch.ones_like(ids)
-    trunk.hidden_states(ids, mask.bool())[3].float().sum().backward()
-    named = list(trunk.model.named_parameters())
-    assert all(p.grad is not None for n, p in named if "lora_" in n)
     assert any(type(m).__name__ == "Linear4bit" for m in trunk.model.modules())
+    ids = torch.randint(1, 128, (2, 9), generator=torch.Generator().manual_seed(1))
+    mask = torch.ones_like(ids).bool()
+    gradients = []
+    for _ in range(2):
+        trunk.set_training(True)
+        trunk.model.zero_grad()
+        trunk.hidden_states(ids, mask)[3].float().square().sum().backward()
+        gradients.append({n: p.grad.clone() for n, p in trunk.model.named_parameters() if p.grad is not None})
+        trunk.set_training(False)
+        with torch.no_grad(), trunk.model.disable_adapter():
+            trunk.hidden_states(ids, mask)
+    assert all("lora_" in name for name in gradients[0]) and len(gradients[0]) == 2 * 7 * 3
+    for name, gradient in gradients[0].items():
+        assert torch.allclose(gradient, gradients[1][name], rtol=1e-3, atol=1e-5), name
 
 
 def test_target_layers():
