@@ -18,7 +18,7 @@ def _choices(current: str | None):
 
 def build() -> gr.Blocks:
     with gr.Blocks(title="cbgui", analytics_enabled=False) as page:
-        with gr.Row(equal_height=True):
+        with gr.Row(equal_height=False):
             gr.Markdown(f"# cbgui\nShort-circuit a language model. This machine: {hardware.describe()}.")
             run_name = gr.Dropdown(
                 [], value=None, label="Run", min_width=200, allow_custom_value=True, elem_id="run", scale=0

@@ -58,9 +58,16 @@ def _examples(name: str | None):
 def build(page: gr.Blocks, run_name: gr.Dropdown) -> None:
     gr.Markdown("The same request to both models, from one set of weights. Each request is answered afresh.")
     with gr.Row():
-        left = gr.Chatbot(label="Base model", height=380, min_width=300, elem_id="chat-base", sanitize_html=True)
+        left = gr.Chatbot(
+            label="Base model", height=380, min_width=300, elem_id="chat-base", sanitize_html=True, buttons=["copy"]
+        )
         right = gr.Chatbot(
-            label="Short-circuited", height=380, min_width=300, elem_id="chat-broken", sanitize_html=True
+            label="Short-circuited",
+            height=380,
+            min_width=300,
+            elem_id="chat-broken",
+            sanitize_html=True,
+            buttons=["copy"],
         )
     example = gr.Dropdown([], label="Held-out requests to try", value=None)
     prompt = gr.Textbox(label="Request", lines=2, elem_id="prompt", placeholder="Ask both models something")

@@ -153,7 +153,7 @@ def build(page: gr.Blocks, run_name: gr.Dropdown) -> None:
                     x="step",
                     y="cosine",
                     color="series",
-                    title="Break cosine per layer (1 untouched, 0 tripped)",
+                    title="Break cosine per layer",
                     height=280,
                     min_width=300,
                 )
