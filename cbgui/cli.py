@@ -1,4 +1,4 @@
-"""python -m cbgui train | generate | export | estimate | bench.
+"""python -m cbgui train | generate | evaluate | export | estimate | bench.
 
 Exit codes: 0 done, 1 failed with a message, 2 bad input."""
 
@@ -152,6 +152,43 @@ def export(
         run, output, max_shard_size=max_shard_size, progress=lambda share, words: typer.echo(f"{share:4.0%} {words}")
     )
     typer.echo(f"{output}: merged and base + adapter differ by at most {difference:.2g} in any token's probability.")
+
+
+@app.command()
+def evaluate(
+    run_dir: RunArgument,
+    held_out: Annotated[Path | None, typer.Option(help="JSONL of held-out examples; the run's own by default")] = None,
+    attacks: Annotated[str, typer.Option(help="names with commas between, or 'all'")] = "",
+    max_new_tokens: Annotated[int, typer.Option(min=8)] = 60,
+    limit: Annotated[int | None, typer.Option(min=1, help="so many break and keep prompts at most")] = None,
+) -> None:
+    """Attack both models on held-out prompts; writes report/report.json and report/report.html."""
+    run = _with_adapter(run_dir)
+    from cbgui.evaluation.attacks import TITLES
+    from cbgui.evaluation.evaluate import evaluate_run
+
+    names = list(TITLES) if attacks == "all" else [name.strip() for name in attacks.split(",") if name.strip()]
+    report = evaluate_run(
+        run,
+        held_out=held_out,
+        attacks=names or None,
+        max_new_tokens=max_new_tokens,
+        limit=limit,
+        progress=lambda share, words: typer.echo(f"{share:4.0%} {words}"),
+    )
+    typer.echo(f"\n{'attack':<40} {'base answers':>13} {'short-circuited':>16} {'derailed':>9}")
+    for attack in report["attacks"]:
+        base, short = attack["base"]["answered"]["rate"], attack["short_circuited"]
+        line = (
+            f"{attack['title']:<40} {base:>13.1%} {short['answered']['rate']:>16.1%} {short['tripped']['rate']:>9.1%}"
+        )
+        typer.echo(line)
+    kept = report["kept"]
+    typer.echo(
+        f"keep prompts derailed {kept['falsely_tripped']['rate']:.1%}, KL {kept['kl']:.4f}, top-1 {kept['top1']:.4f}"
+    )
+    typer.echo(" ".join([report["verdict"]["words"], *report["verdict"]["advice"]]))
+    typer.echo(f"Report: {run.path / 'report' / 'report.html'}")
 
 
 MemoryOption = Annotated[str | None, typer.Option("--memory", help="such as 8GB; what this machine has by default")]
