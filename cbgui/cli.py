@@ -33,7 +33,8 @@ def _line(event: dict) -> str | None:
             )
         case "probe":
             cosine = ", ".join(f"layer {layer} {value:.3f}" for layer, value in event["cosine"].items())
-            return f"held out at step {event['step']}: cosine {cosine}, retain {event['retain_loss']:.3f}"
+            where = event.get("examples", "held out")
+            return f"{where} at step {event['step']}: cosine {cosine}, retain {event['retain_loss']:.3f}"
     return None
 
 

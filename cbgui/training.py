@@ -31,7 +31,7 @@ from cbgui.models import (
 from cbgui.objectives import REROUTE, RETAIN, coefficients, retain_relative
 from cbgui.runs import Run, open_run
 
-PROBED = 8  # held-out examples a side in a probe
+PROBED = 8  # examples a side in a probe
 PROBE_SIZE = 4  # examples in one of its passes: without gradients small ones cost little, and they bound the memory
 
 
@@ -241,6 +241,7 @@ class EventCallback(TrainerCallback):
 
     def __init__(self, run: Run, held_out: list[Encoded]) -> None:
         self.run, self.held_out = run, held_out
+        self.source = "held out" if (run.path / "data" / "held_out.jsonl").is_file() else "training"
         self.trainer: RerouteTrainer | None = None
         self.ended_by: str | None = None
         # A resumed run goes on with the probes it had.
@@ -252,7 +253,7 @@ class EventCallback(TrainerCallback):
         if not self.held_out:
             return
         values = probe(trainer.trunk, self.held_out, trainer.config, trainer.frozen_states)
-        self.run.append_event("probe", step=step, **values)
+        self.run.append_event("probe", step=step, examples=self.source, **values)
         self.probes.append({"step": step, **values})
         for kind, text in watch.warnings(self.probes, steps, trainer.config).items():
             if kind not in self.warned:
@@ -279,7 +280,7 @@ class EventCallback(TrainerCallback):
         if last:
             return
         if request == "met":
-            self.run.append_event("status", state="training", text="The held-out target is met; finishing early")
+            self.run.append_event("status", state="training", text="training.stop_when is met; finishing early")
             control.should_training_stop = True
         elif request in ("pause", "stop"):
             self.ended_by = {"pause": "paused", "stop": "stopped"}[request]
@@ -321,6 +322,8 @@ def build_trainer(run: Run, config: RunConfig) -> RerouteTrainer:
     config = choice.config
     if run.writes:
         run.write_config(config)
+    if not held_out:
+        run.append_event("status", state="loading", text="No held-out examples; probing some of the training ones")
     if choice.reasons:
         run.append_event("status", state="loading", text="Chosen: " + "; ".join(choice.reasons))
     set_seed(training.seed)

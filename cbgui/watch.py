@@ -1,4 +1,4 @@
-"""What the held-out probes of a run mean, in words: the warnings that keep a run from failing silently.
+"""What the probes of a run mean, in words: the warnings that keep a run from failing silently.
 
 Probes are the `probe` events of events.jsonl: step, cosine per target layer, reroute_loss, retain_loss, drift.
 """
@@ -9,7 +9,7 @@ from typing import Any
 
 from cbgui.config import RunConfig, StopWhen
 
-UNTOUCHED = 0.9  # a held-out break cosine above this after a third of the run has not moved
+UNTOUCHED = 0.9  # a break cosine above this after a third of the run has not moved
 RUNAWAY = 0.5  # kept hidden states that moved by half their length read as another text
 TRIPPED = 0.5  # above this at the end, the layer was turned half-way at most
 Probe = dict[str, Any]
@@ -25,13 +25,13 @@ def warnings(probes: list[Probe], steps: int, config: RunConfig) -> dict[str, st
     if last["step"] >= steps:
         if cosine > TRIPPED:
             found["not tripped"] = (
-                f"The breaker has not tripped: at layer {layer} the held-out break cosine ended at {cosine:.2f} (0 is "
+                f"The breaker has not tripped: at layer {layer} the break cosine ended at {cosine:.2f} (0 is "
                 f"tripped). Train again with more training.steps ({steps} now), a higher training.learning_rate "
                 f"({rate:g} now) or a lower objective.retain_coefficient ({coefficient:g} now)."
             )
     elif cosine > UNTOUCHED and last["step"] >= steps / 3:
         found["not moving"] = (
-            f"Nothing is breaking at layer {layer}: its held-out break cosine is still {cosine:.2f} after "
+            f"Nothing is breaking at layer {layer}: its break cosine is still {cosine:.2f} after "
             f"{last['step']} of {steps} steps. Stop and try training.learning_rate {3 * rate:g} ({rate:g} now), "
             f"lora.init_std 0.02 ({config.lora.init_std:g} now) or half the objective.retain_coefficient "
             f"({coefficient:g} now)."

@@ -5,7 +5,7 @@ from test_cli import cbgui
 
 from cbgui import training
 from cbgui.bench import architecture
-from cbgui.config import InputError, RunConfig, load_config, override
+from cbgui.config import InputError, RunConfig, override
 from cbgui.estimate import GIB, estimate
 from cbgui.runs import create_run
 
@@ -93,7 +93,3 @@ def test_bench_measures_what_the_estimate_says(settings):
 def test_bench_under_a_cap_says_what_does_not_fit():
     done = cbgui("bench", "smollm2-135m", "--memory", "500MB", "--steps", "1")
     assert done.returncode == 2 and "GiB" in done.stderr
-
-
-def test_demo_preset_runs_unquantized_here():
-    assert load_config("demo").model.quantization == "auto"

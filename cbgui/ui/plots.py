@@ -11,11 +11,18 @@ LOSS_COLUMNS = ["step", "loss", "series"]
 COSINE_COLUMNS = ["step", "cosine", "series"]
 
 
+def _ending(event: dict[str, Any]) -> str:
+    """What a probe was measured on: held-out examples, or training ones where a run has no others."""
+    if event["kind"] != "probe":
+        return ""
+    return " (held out)" if event.get("examples", "held out") == "held out" else " (probe)"
+
+
 def loss_table(events: list[dict[str, Any]]) -> pd.DataFrame:
     rows = []
     for event in events:
         if event["kind"] in ("step", "probe"):
-            ending = " (held out)" if event["kind"] == "probe" else ""
+            ending = _ending(event)
             rows.append((event["step"], event["reroute_loss"], "reroute" + ending))
             rows.append((event["step"], event["retain_loss"], "retain" + ending))
     return pd.DataFrame(rows, columns=LOSS_COLUMNS)
@@ -25,7 +32,7 @@ def cosine_table(events: list[dict[str, Any]]) -> pd.DataFrame:
     rows = []
     for event in events:
         if event["kind"] in ("step", "probe"):
-            ending = " (held out)" if event["kind"] == "probe" else ""
+            ending = _ending(event)
             rows += [(event["step"], value, f"layer {layer}{ending}") for layer, value in event["cosine"].items()]
     return pd.DataFrame(rows, columns=COSINE_COLUMNS)
 
