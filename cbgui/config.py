@@ -71,7 +71,7 @@ class StopWhen(_Part):
 
 
 class TrainingConfig(_Part):
-    steps: int = Field(60, ge=1)
+    steps: int = Field(150, ge=1)
     break_batch_size: int = Field(8, ge=1)
     retain_batch_size: int = Field(8, ge=1)
     # Examples in one pass, break and retain together; the losses do not change. "auto": as many as fit.

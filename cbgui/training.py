@@ -143,6 +143,7 @@ class RerouteTrainer(Trainer):
         started = time.perf_counter()
         self.trunk.set_training(True)
         c_reroute, c_retain = coefficients(self.config.objective, self.state.global_step, self.state.max_steps)
+        c_retain *= watch.retain_share(self.event_callback.probes)
         break_tokens = sum(e.loss_tokens for e in inputs if e.is_break)
         retain_tokens = sum(e.loss_tokens for e in inputs if not e.is_break)
         # On several processes each takes its share of the step; sums over the whole step's counts add up to one mean.

@@ -5,9 +5,10 @@ import pytest
 from test_cli import cbgui
 
 from cbgui.config import InputError
+from cbgui.data.refusals import is_refusal
 from cbgui.evaluation.attacks import ATTACKS, TITLES
 from cbgui.evaluation.evaluate import evaluate_run, verdict
-from cbgui.evaluation.metrics import is_refusal, is_repetition, wilson
+from cbgui.evaluation.metrics import is_repetition, wilson
 from cbgui.evaluation.report import render
 from cbgui.runs import open_run
 

@@ -19,8 +19,9 @@ from transformers import set_seed
 from cbgui import hardware
 from cbgui.config import InputError
 from cbgui.data.examples import Example, read_examples
+from cbgui.data.refusals import is_refusal
 from cbgui.evaluation.attacks import ATTACKS, DEFAULT_ATTACKS, SOFT_PROMPT, TITLES, Attempt
-from cbgui.evaluation.metrics import Answer, Pair, is_refusal, is_repetition, wilson
+from cbgui.evaluation.metrics import Answer, Pair, is_repetition, wilson
 from cbgui.evaluation.soft_prompt import soft_prompt_answer
 from cbgui.generation import load_chat_model
 from cbgui.runs import Run, write_whole

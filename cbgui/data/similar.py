@@ -1,0 +1,85 @@
+"""Which prompts are nearly the same: MinHash over their words, and groups of similar ones.
+
+Broder 1997, "On the resemblance and containment of documents": two sets' least hashes agree as often as the sets
+overlap. Rows that agree in a whole band of hashes are candidates; their overlap (Jaccard) is then counted exactly.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+WORD = re.compile(r"[^\W_]+")
+NEAR = 0.8  # share of common words from which two prompts are the same request in other words
+BAND = 5  # hashes that must agree; at an overlap of 0.8 that is a third of the bands
+BANDS = 8  # so that one of them does in 96 of 100 cases
+LARGEST_BUCKET = 200  # a band that very many rows share (empty or one-word prompts) pairs each with its first only
+
+
+def plain(text: str) -> str:
+    """Lower case, words alone: what two texts that differ in punctuation and spacing have in common."""
+    return " ".join(WORD.findall(text.lower()))
+
+
+def near_pairs(texts: Sequence[str], least: float = NEAR, *, bands: int = BANDS, band: int = BAND) -> np.ndarray:
+    """(pairs, 2) of indices i < j whose words overlap by at least `least`; a few are missed, none is wrong."""
+    words = [text.lower().split() for text in texts]
+    counts = np.fromiter((len(row) for row in words), dtype=np.int64, count=len(words))
+    if not counts.sum():
+        return np.empty((0, 2), dtype=np.int64)
+    flat, known = pd.factorize(np.array([word for row in words for word in row], dtype=object))
+    numbers = np.arange(1, len(known) + 1, dtype=np.uint64)
+    filled = np.flatnonzero(counts)
+    starts = np.concatenate([[0], np.cumsum(counts)[:-1]])[filled]
+    generator = np.random.default_rng(0)
+    sets: dict[int, frozenset[str]] = {}
+
+    def words_of(row: int) -> frozenset[str]:
+        if row not in sets:
+            sets[row] = frozenset(words[row])
+        return sets[row]
+
+    candidates: set[tuple[int, int]] = set()
+    for _ in range(bands):
+        key = np.zeros(len(filled), dtype=np.uint64)
+        for _ in range(band):
+            a, b = generator.integers(1, 2**63, size=2, dtype=np.uint64)
+            hashes = numbers * (a | np.uint64(1)) + b  # multiply-shift, modulo 2**64
+            hashes ^= hashes >> np.uint64(32)
+            key = key * np.uint64(0x9E3779B97F4A7C15) + np.minimum.reduceat(hashes[flat], starts)
+        order = np.argsort(key, kind="stable")
+        ordered = key[order]
+        edges = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1], [True]]))
+        sizes = np.diff(edges)
+        for start, size in zip(edges[:-1][sizes > 1], sizes[sizes > 1], strict=True):
+            bucket = filled[order[start : start + size]].tolist()
+            bucket.sort()
+            if size > LARGEST_BUCKET:
+                candidates.update((bucket[0], other) for other in bucket[1:])
+            else:
+                candidates.update((one, other) for i, one in enumerate(bucket) for other in bucket[i + 1 :])
+    near = [
+        (one, other)
+        for one, other in candidates
+        if len(words_of(one) & words_of(other)) >= least * len(words_of(one) | words_of(other))
+    ]
+    return np.array(sorted(near), dtype=np.int64).reshape(-1, 2)
+
+
+def groups(count: int, pairs: np.ndarray) -> np.ndarray:
+    """(count,) the least index of each index's group, when `pairs` belong together."""
+    parent = list(range(count))
+
+    def root(i: int) -> int:
+        while parent[i] != i:
+            parent[i] = parent[parent[i]]
+            i = parent[i]
+        return i
+
+    for one, other in pairs.tolist():
+        a, b = root(one), root(other)
+        parent[max(a, b)] = min(a, b)
+    return np.array([root(i) for i in range(count)], dtype=np.int64)
