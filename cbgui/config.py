@@ -82,6 +82,7 @@ class TrainingConfig(_Part):
     gradient_checkpointing: bool | Literal["auto"] = "auto"  # "auto": only when memory asks for it
     checkpoint_every: int = Field(20, ge=1)
     probe_every: int = Field(10, ge=1)
+    sample_every: int = Field(50, ge=0)  # held-out answers of both models every so many steps; 0: never
     stop_when: StopWhen | None = None
     seed: int = 0
 

@@ -1,20 +1,43 @@
-"""Two answers to one prompt from one set of weights: row 0 the base model, row 1 with the adapter, in one batch."""
+"""Answers: both models' from one set of weights, streamed (row 0 the base model, row 1 with the adapter, in one batch);
+the cosine of their hidden states at each token; answers to a list of requests, written by one model."""
 
 from __future__ import annotations
 
+import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 from queue import Queue
 
 import torch
 from peft import PeftModel
-from transformers import PreTrainedTokenizerBase, StoppingCriteria, StoppingCriteriaList
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
 from transformers.generation.streamers import BaseStreamer
 
+from cbgui.config import InputError, ModelConfig
 from cbgui.data.batches import prompt_text
-from cbgui.models import load_tokenizer, load_with_adapter, resolve_model
+from cbgui.lora import AdaptedRows, adapt_rows
+from cbgui.models import (
+    checkpoint_adapter,
+    load_full_model,
+    load_tokenizer,
+    load_with_adapter,
+    resolve_model,
+    target_layers,
+)
 from cbgui.runs import Run
+
+Messages = list[dict[str, str]]
+# All that computes runs in this one thread: each thread that PyTorch computes in has its own OpenMP pool, and with
+# more pools than cores a token took half as long again (two cores, measured).
+_worker = ThreadPoolExecutor(1, "cbgui-model")
 
 
 @dataclass
@@ -25,8 +48,8 @@ class Pair:
     short_circuited: str
 
 
-class _PairStreamer(BaseStreamer):
-    """Hands on each step's two token ids (transformers' own streamers take one row only)."""
+class _RowStreamer(BaseStreamer):
+    """Hands on each step's token ids, one a row (transformers' own streamers take one row only)."""
 
     def __init__(self) -> None:
         self.queue: Queue[list[int] | Exception | None] = Queue()
@@ -49,56 +72,178 @@ class _Stop(StoppingCriteria):
         return torch.full((input_ids.shape[0],), self.event.is_set(), device=input_ids.device, dtype=torch.bool)
 
 
+def _stream(
+    model: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: list[str],
+    *,
+    max_new_tokens: int,
+    temperature: float = 0.0,
+    seed: int = 0,
+) -> Iterator[list[list[int]]]:
+    """Yield the new token ids of all rows, again at each step. Closing the iterator stops generation."""
+    tokenizer.padding_side = "left"
+    special = tokenizer.chat_template is None
+    inputs = tokenizer(texts, return_tensors="pt", add_special_tokens=special, padding=True).to(model.device)
+    sampling = {"do_sample": True, "temperature": temperature} if temperature else {"do_sample": False}
+    streamer, stop = _RowStreamer(), _Stop()
+
+    def generate() -> None:
+        try:
+            torch.manual_seed(seed)
+            with torch.inference_mode():
+                model.generate(
+                    **inputs,
+                    **sampling,
+                    max_new_tokens=max_new_tokens,
+                    pad_token_id=tokenizer.pad_token_id,
+                    streamer=streamer,
+                    stopping_criteria=StoppingCriteriaList([stop]),
+                )
+        except Exception as error:  # handed to the consumer, which would wait for ever otherwise
+            streamer.queue.put(error)
+
+    running = _worker.submit(generate)
+    rows: list[list[int]] = [[] for _ in texts]
+    try:
+        while (item := streamer.queue.get()) is not None:
+            if isinstance(item, Exception):
+                raise item
+            for row, token in zip(rows, item, strict=True):
+                row.append(token)
+            yield rows
+    finally:
+        stop.event.set()
+        running.result()
+
+
 @dataclass
 class ChatModel:
     """One run's model in memory."""
 
     model: PeftModel
     tokenizer: PreTrainedTokenizerBase
+    target_layers: list[int]
+    adapted_rows: AdaptedRows
 
     def stream(
-        self, messages: list[dict[str, str]], *, prefill: str = "", max_new_tokens: int = 128, temperature: float = 0.0
+        self,
+        messages: Messages,
+        other: Messages | None = None,
+        *,
+        prefill: str = "",
+        max_new_tokens: int = 128,
+        temperature: float = 0.0,
+        seed: int = 0,
     ) -> Iterator[Pair]:
-        """Yield both answers as they grow; `prefill` begins each of them. Closing the iterator stops generation."""
-        text = prompt_text(self.tokenizer, messages) + prefill
+        """Yield both answers as they grow; `prefill` begins each of them. Closing the iterator stops generation.
+
+        `other` is the short-circuited model's own history, where it differs from the base model's `messages`.
+        """
+        histories = (messages, messages if other is None else other)
+        texts = [prompt_text(self.tokenizer, history) + prefill for history in histories]
+        self.adapted_rows.first = 1  # the second row
+        for rows in _stream(
+            self.model,
+            self.tokenizer,
+            texts,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            seed=seed,
+        ):
+            yield Pair(*(prefill + self.tokenizer.decode(row, skip_special_tokens=True) for row in rows))
+
+    def cosines(self, messages: Messages, answer: str) -> list[tuple[str, float]]:
+        """Each token of `answer`, and the cosine between the two models' hidden states there (mean over the target
+        layers): 1 where the breaker leaves the model alone, near 0 where it has turned it away."""
+        return _worker.submit(self._cosines, messages, answer).result()
+
+    @torch.inference_mode()
+    def _cosines(self, messages: Messages, answer: str) -> list[tuple[str, float]]:
         special = self.tokenizer.chat_template is None
-        inputs = self.tokenizer([text, text], return_tensors="pt", add_special_tokens=special).to(self.model.device)
-        sampling = {"do_sample": True, "temperature": temperature} if temperature else {"do_sample": False}
-        streamer, stop = _PairStreamer(), _Stop()
+        prompt = self.tokenizer(prompt_text(self.tokenizer, messages), add_special_tokens=special).input_ids
+        ids = self.tokenizer(answer, add_special_tokens=False).input_ids
+        if not ids:
+            return []
+        inputs = torch.tensor([prompt + ids], device=self.model.device)
+        states = []
+        self.adapted_rows.first = 0
+        for adapted in (False, True):
+            if adapted:
+                hidden = self._hidden(inputs)
+            else:
+                with self.model.disable_adapter():
+                    hidden = self._hidden(inputs)
+            states.append([hidden[layer][0, len(prompt) :].float() for layer in self.target_layers])
+        per_layer = [torch.cosine_similarity(a, b, dim=-1) for a, b in zip(*states, strict=True)]
+        cosine = torch.stack(per_layer).mean(0).tolist()
+        return list(zip(_pieces(self.tokenizer, ids), cosine, strict=True))
 
-        def generate() -> None:
-            try:
-                with torch.no_grad():
-                    self.model.generate(
-                        **inputs,
-                        **sampling,
-                        max_new_tokens=max_new_tokens,
-                        pad_token_id=self.tokenizer.pad_token_id,
-                        adapter_names=["__base__", "default"],  # PEFT's mixed-batch inference
-                        streamer=streamer,
-                        stopping_criteria=StoppingCriteriaList([stop]),
-                    )
-            except Exception as error:  # handed to the consumer, which would wait for ever otherwise
-                streamer.queue.put(error)
-
-        worker = threading.Thread(target=generate, daemon=True)
-        worker.start()
-        rows: tuple[list[int], list[int]] = ([], [])
-        try:
-            while (item := streamer.queue.get()) is not None:
-                if isinstance(item, Exception):
-                    raise item
-                for row, token in zip(rows, item, strict=True):
-                    row.append(token)
-                answers = [prefill + self.tokenizer.decode(row, skip_special_tokens=True) for row in rows]
-                yield Pair(*answers)
-        finally:
-            stop.event.set()
-            worker.join()
+    def _hidden(self, input_ids: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        body = self.model.get_base_model().base_model  # without the head
+        return body(input_ids=input_ids, output_hidden_states=True, use_cache=False).hidden_states
 
 
-def load_chat_model(run: Run) -> ChatModel:
-    """Raises InputError when the model cannot be found."""
-    config = run.config()
+def _pieces(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[str]:
+    """The text of each token, such that they join to the whole (a letter of several tokens stands with its last)."""
+    pieces, done = [], ""
+    for end in range(1, len(ids) + 1):
+        text = tokenizer.decode(ids[:end])
+        if text.endswith("\ufffd") and end < len(ids):
+            text = done
+        pieces.append(text[len(done) :])
+        done = text
+    return pieces
+
+
+def checkpoints(run: Run) -> dict[str, Path]:
+    """What can be talked to: "final" and the checkpoints on disk, by name."""
+    found = {"final": run.adapter} if (run.adapter / "adapter_model.safetensors").is_file() else {}
+    steps = sorted(int(path.parent.name.split("-")[1]) for path in run.path.glob("checkpoints/checkpoint-*/complete"))
+    return found | {f"step {step}": run.path / "checkpoints" / f"checkpoint-{step}" for step in steps}
+
+
+def load_chat_model(run: Run, checkpoint: str = "final") -> ChatModel:
+    """Raises InputError when the model or the checkpoint cannot be found."""
+    return _worker.submit(_load_chat_model, run, checkpoint).result()
+
+
+def _load_chat_model(run: Run, checkpoint: str) -> ChatModel:
+    config, known = run.config(), checkpoints(run)
+    if checkpoint not in known:
+        raise InputError(f"checkpoint {checkpoint!r} of run {run.name!r} does not exist; choose one of the list.")
     source = resolve_model(config.model.name)
-    return ChatModel(load_with_adapter(source, config.model, run.adapter), load_tokenizer(source))
+    with tempfile.TemporaryDirectory() as scratch:
+        adapter = known[checkpoint]
+        if checkpoint != "final":
+            adapter = Path(scratch)
+            checkpoint_adapter(known[checkpoint], source, config.model.name, adapter)
+        model = load_with_adapter(source, config.model, adapter)
+    layers = target_layers(config.objective, model.config.num_hidden_layers)
+    return ChatModel(model, load_tokenizer(source), layers, adapt_rows(model))
+
+
+def write_answers(
+    config: ModelConfig,
+    requests: Sequence[Messages],
+    *,
+    prefill: str = "",
+    max_new_tokens: int = 200,
+    batch_size: int = 8,
+) -> Iterator[tuple[int, str]]:
+    """The base model's answer to each request, as (index, answer), a batch at a time and short ones first.
+
+    `prefill` begins every answer and is part of it. Closing the iterator stops. Raises InputError when the model cannot
+    be found.
+    """
+    source = resolve_model(config.name)
+    model, tokenizer = _worker.submit(load_full_model, source, config).result(), load_tokenizer(source)
+    texts = [prompt_text(tokenizer, messages) + prefill for messages in requests]
+    order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
+    for start in range(0, len(order), batch_size):
+        chosen = order[start : start + batch_size]
+        rows: list[list[int]] = [[] for _ in chosen]
+        for rows in _stream(model, tokenizer, [texts[index] for index in chosen], max_new_tokens=max_new_tokens):  # noqa: B007
+            pass
+        for index, row in zip(chosen, rows, strict=True):
+            yield index, (prefill + tokenizer.decode(row, skip_special_tokens=True)).strip()

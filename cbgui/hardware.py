@@ -73,6 +73,13 @@ def free_cached_memory() -> None:
         torch.cuda.empty_cache()
 
 
+def free_memory() -> int:
+    """Bytes that could be taken now: on the GPU where there is one, else of ordinary memory."""
+    if torch.cuda.is_available():
+        return torch.cuda.mem_get_info()[0]
+    return psutil.virtual_memory().available
+
+
 def spare_memory() -> int:
     """Bytes of ordinary memory that no process uses."""
     return psutil.virtual_memory().available
@@ -85,3 +92,12 @@ def describe() -> str:
         return f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"
     memory = psutil.virtual_memory()
     return f"CPU, {psutil.cpu_count()} cores, {memory.total / 2**30:.0f} GiB memory"
+
+
+def in_use() -> str:
+    """How much of the device's memory all programs use now, in words."""
+    if torch.cuda.is_available():
+        free, total = torch.cuda.mem_get_info()
+        return f"{(total - free) / 2**30:.1f} of {total / 2**30:.0f} GiB in use"
+    memory = psutil.virtual_memory()
+    return f"{(memory.total - memory.available) / 2**30:.1f} of {memory.total / 2**30:.0f} GiB in use"

@@ -18,12 +18,19 @@ import httpx
 import torch
 import transformers
 from bitsandbytes.nn import Linear4bit
-from huggingface_hub import constants, snapshot_download
-from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, RepositoryNotFoundError
+from huggingface_hub import constants, hf_hub_download, snapshot_download
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+)
 from peft import LoraConfig as PeftLoraConfig
 from peft import PeftModel, get_peft_model, get_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -136,6 +143,24 @@ def resolve_model(name: str) -> ModelSource:
     if not list(folder.glob("*.safetensors")):
         raise InputError(f"model {name!r} has no safetensors weights on the hub; choose one that has.")
     return ModelSource(folder, repo)
+
+
+def find_config(name: str) -> ModelSource:
+    """What the memory estimate needs: a folder with config.json; no weights are downloaded. Raises InputError."""
+    path = Path(name)
+    if path.is_dir() or name == "demo" or path.is_absolute() or name.startswith((".", "~")):
+        return resolve_model(name)
+    try:
+        file = hf_hub_download(name, "config.json", local_files_only=not hub_answers())
+    except GatedRepoError:
+        raise InputError(f"model {name!r} is gated; accept its terms on the hub and run 'hf auth login'.") from None
+    except (LocalEntryNotFoundError, httpx.HTTPError):
+        raise InputError(
+            f"model {name!r}: no such folder, and the hub does not answer; connect or name a folder."
+        ) from None
+    except (RepositoryNotFoundError, EntryNotFoundError, HFValidationError, HfHubHTTPError):
+        raise InputError(f"model {name!r} is neither a folder nor a model on the hub; check the spelling.") from None
+    return ModelSource(Path(file).parent, name)
 
 
 def read_model_config(source: ModelSource) -> PretrainedConfig:
@@ -347,21 +372,34 @@ def add_lora(trunk: Trunk, config: LoraConfig, seed: int) -> None:
 
 def save_adapter(trunk: Trunk, source: ModelSource, model_name: str, folder: Path) -> None:
     """Write a standard PEFT adapter whose names are the full model's, so PeftModel.from_pretrained loads it there."""
+    settings = trunk.model.peft_config["default"].to_dict()
+    _write_adapter(get_peft_model_state_dict(trunk.model), settings, source, model_name, folder)
+
+
+def checkpoint_adapter(checkpoint: Path, source: ModelSource, model_name: str, folder: Path) -> None:
+    """The adapter of a training checkpoint, which is named after the trunk, as `save_adapter` would write it."""
+    settings = json.loads((checkpoint / "adapter_config.json").read_text("utf-8"))
+    _write_adapter(load_file(checkpoint / "adapter_model.safetensors"), settings, source, model_name, folder)
+
+
+def _write_adapter(
+    state: dict[str, torch.Tensor], settings: dict, source: ModelSource, model_name: str, folder: Path
+) -> None:
     full_config = AutoConfig.from_pretrained(source.path, trust_remote_code=False)
     prefix = transformers.MODEL_FOR_CAUSAL_LM_MAPPING[type(full_config)].base_model_prefix
+    layers = {int(part) for name in state for part in name.split(".") if part.isdigit()}
     state = {
         name.replace("base_model.model.", f"base_model.model.{prefix}.", 1): tensor.detach().cpu().float().contiguous()
-        for name, tensor in get_peft_model_state_dict(trunk.model).items()
+        for name, tensor in state.items()
     }
     folder.mkdir(parents=True, exist_ok=True)
     save_file(state, folder / "adapter_model.safetensors.part", metadata={"format": "pt"})
-    settings = trunk.model.peft_config["default"].to_dict()
     settings |= {
         "task_type": "CAUSAL_LM",
         "inference_mode": True,
         "base_model_name_or_path": DEMO_ID if model_name == "demo" else model_name,
         "target_modules": sorted(settings["target_modules"]),
-        "layers_to_transform": list(range(trunk.model.config.num_hidden_layers)),
+        "layers_to_transform": sorted(layers),
         "layers_pattern": "layers",
     }
     text = json.dumps(settings, indent=2, default=lambda value: sorted(value) if isinstance(value, set) else str(value))

@@ -26,6 +26,7 @@ from cbgui.data.examples import Example, read_examples, write_examples
 State = Literal["new", "running", "paused", "stopped", "failed", "interrupted", "done"]
 Request = Literal["run", "pause", "stop"]
 FINISHED = ("paused", "stopped", "failed", "done")
+TRASH = "_trash"
 DATA_FILES = {"break": "break_file", "retain": "retain_file", "held_out": "held_out_file"}
 
 
@@ -186,10 +187,35 @@ class Run:
                 return
             time.sleep(poll_seconds)
 
-    def delete(self) -> None:
+    def delete(self) -> Path:
+        """Move the run to the trash, whence `restore` brings it back until the app closes. Raises InputError."""
         if self.process() is not None:
             raise InputError(f"run {self.name!r} is running; stop it before deleting it.")
-        shutil.rmtree(self.path)
+        trash = runs_folder() / TRASH
+        trash.mkdir(parents=True, exist_ok=True)
+        place = trash / f"{time.time_ns()}-{self.name}"
+        self.path.rename(place)
+        return place
+
+    def rename(self, name: str) -> Run:
+        """Raises InputError when the run is running or the name is taken."""
+        if self.process() is not None:
+            raise InputError(f"run {self.name!r} is running; rename it when it has ended.")
+        place = self.path.parent / free_name(name)
+        if not name.strip() or place.name != re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-"):
+            raise InputError(f"name of the run = {name!r}: it is empty or taken; choose another.")
+        config = self.config()
+        self.path.rename(place)
+        moved = Run(place)
+        for part, field in DATA_FILES.items():
+            if getattr(config.data, field):
+                setattr(config.data, field, str(place / "data" / f"{part}.jsonl"))
+        moved.write_config(config)
+        return moved
+
+    def duplicate(self, name: str = "") -> Run:
+        """A new run with the same settings and data, not started."""
+        return create_run(self.path.parent / free_name(name or self.name), self.config())
 
 
 def create_run(path: Path, config: RunConfig) -> Run:
@@ -220,6 +246,19 @@ def list_runs() -> list[Run]:
     """Newest first."""
     found = [path.parent for path in runs_folder().glob("*/run.yaml")]
     return [Run(path) for path in sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)]
+
+
+def restore(place: Path) -> Run:
+    """Bring a deleted run back from the trash. Raises InputError."""
+    if place.parent != runs_folder() / TRASH or not place.is_dir():
+        raise InputError("there is nothing to bring back.")
+    run = Run(runs_folder() / free_name(place.name.split("-", 1)[1]))
+    place.rename(run.path)
+    return run
+
+
+def empty_trash() -> None:
+    shutil.rmtree(runs_folder() / TRASH, ignore_errors=True)
 
 
 def free_name(wanted: str) -> str:

@@ -18,6 +18,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from cbgui import hardware, watch
 from cbgui.config import InputError, RunConfig
 from cbgui.data.batches import Encoded, PairedSteps, collate, encode, micro_batches
+from cbgui.data.examples import Example
 from cbgui.estimate import estimate
 from cbgui.models import (
     Trunk,
@@ -30,6 +31,7 @@ from cbgui.models import (
 )
 from cbgui.objectives import REROUTE, RETAIN, coefficients, retain_relative
 from cbgui.runs import Run, open_run
+from cbgui.samples import room_for_samples, sample_answers
 
 PROBED = 8  # examples a side in a probe
 PROBE_SIZE = 4  # examples in one of its passes: without gradients small ones cost little, and they bound the memory
@@ -244,6 +246,7 @@ class EventCallback(TrainerCallback):
         self.run, self.held_out = run, held_out
         self.source = "held out" if (run.path / "data" / "held_out.jsonl").is_file() else "training"
         self.trainer: RerouteTrainer | None = None
+        self.sampled: list[Example] = []
         self.ended_by: str | None = None
         # A resumed run goes on with the probes it had.
         self.probes = [event for event in run.events()[0] if event["kind"] == "probe"]
@@ -261,6 +264,20 @@ class EventCallback(TrainerCallback):
                 self.warned.add(kind)
                 self.run.append_event("warning", step=step, text=text)
 
+    def _sample(self, step: int) -> None:
+        """Answers to look at. They are a help, not the run: where they fail, the run goes on and says why."""
+        trainer = self.trainer
+        try:
+            if not room_for_samples(trainer.source, trainer.config):
+                self.run.append_event("status", state="training", text="No memory to spare for sample answers")
+                return
+            answers = sample_answers(trainer.trunk, trainer.source, trainer.config, self.sampled)
+            self.run.append_event("samples", step=step, answers=answers)
+        except (RuntimeError, MemoryError, OSError) as error:
+            traceback.print_exc()
+            self.run.append_event("status", state="training", text=f"No sample answers ({type(error).__name__})")
+            hardware.free_cached_memory()
+
     def on_step_end(self, args, state, control, **kwargs) -> None:
         trainer = self.trainer
         rate = kwargs["lr_scheduler"].get_last_lr()[0]
@@ -277,6 +294,9 @@ class EventCallback(TrainerCallback):
         if last or state.global_step % trainer.config.training.probe_every == 0:
             self._probe(state.global_step, state.max_steps)
             met = watch.target_met(self.probes, trainer.config.training.stop_when)
+        every = trainer.config.training.sample_every
+        if every and self.sampled and self.run.writes and (last or state.global_step % every == 0):
+            self._sample(state.global_step)
         (request,) = broadcast_object_list(["met" if met else self.run.request()])  # the first process decides for all
         if last:
             return
@@ -332,6 +352,7 @@ def build_trainer(run: Run, config: RunConfig) -> RerouteTrainer:
     add_lora(trunk, config.lora, training.seed)
     trainer = make_trainer(run, config, trunk, steps, encoded, tokenizer.pad_token_id)
     trainer.source = source
+    trainer.event_callback.sampled = [*sample[0][:2], *sample[1][:1]]
     return trainer
 
 

@@ -181,6 +181,26 @@ def _unbalanced(table: _Table) -> Finding | None:
     )
 
 
+def _forms(table: _Table) -> Finding | None:
+    breaks, keep = table.breaks & table.training, ~table.breaks & table.training
+    if breaks.sum() < FEW_BREAK or not keep.sum():
+        return None
+    openings = pd.Series([" ".join(text.split()[:3]) for text in table.request])
+    of_break = openings[breaks].value_counts(normalize=True)
+    of_keep = openings[keep].value_counts(normalize=True)
+    alone = [form for form, share in of_break.items() if share >= 0.1 and of_keep.get(form, 0) < share / 10]
+    if not alone:
+        return None
+    return Finding(
+        "forms",
+        "Break requests begin alike: " + ", ".join(f"'{form} ...'" for form in alone[:4]),
+        "Almost no Keep request begins so; the model may break on the form instead of the topic. Add Keep rows that "
+        "begin the same way on other subjects.",
+        table.ids(breaks & openings.isin(alone).to_numpy()),
+        "Add the built-in Keep rows",
+    )
+
+
 def _no_near_misses(table: _Table) -> Finding | None:
     if not (table.breaks & table.training).any() or (table.rows.kind == "near_miss").any():
         return None
@@ -235,7 +255,7 @@ def _no_held_out(table: _Table) -> Finding | None:
 
 
 CHECKS: list[Callable[[_Table], Finding | None]] = [
-    _empty, _refusing, _both_sides, _duplicate, _near_duplicate, _leak, _too_few, _unbalanced, _no_near_misses,
+    _empty, _refusing, _both_sides, _duplicate, _near_duplicate, _leak, _too_few, _unbalanced, _forms, _no_near_misses,
     _too_long, _no_held_out,
 ]  # fmt: skip
 # Findings about single rows, told only when there are some.
@@ -275,7 +295,7 @@ def mend(data: EditableData, finding: Finding, *, max_tokens: int = 512, charact
             limit = int(max_tokens * characters_per_token)
             count = data.update(finding.ids, lambda row: _cut(row, limit), words.lower())
             return f"{count:,} answers cut."
-        case "too_few" | "unbalanced":
+        case "too_few" | "unbalanced" | "forms":
             shipped = read_examples(find_data_file(SHIPPED_KEEP), "retain")
             known = set(_normal(data.table().prompt))
             new = [e for e in shipped if e.kind == "retain" and _normal(pd.Series([e.prompt]))[0] not in known]

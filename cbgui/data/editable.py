@@ -74,10 +74,24 @@ class EditableData:
         connection.executescript(SCHEMA)
         return closing(connection)
 
-    def _change(self, words: str, remove: Iterable[int] = (), add: Iterable[tuple[float | None, bool, Example]] = ()):
-        """One step: rows to remove by id, and (position, held_out, example) to add; position None is the end."""
+    def _change(
+        self,
+        words: str,
+        remove: Iterable[int] = (),
+        add: Iterable[tuple[float | None, bool, Example]] = (),
+        *,
+        join: bool = False,
+    ) -> tuple[int, int]:
+        """One step: rows to remove by id, and (position, held_out, example) to add; position None is the end.
+
+        With `join`, the newest step goes on when its words are the same. Returns how many were added and removed.
+        """
         with self._connect() as connection, connection:
-            step = connection.execute("INSERT INTO steps (words) VALUES (?)", (words,)).lastrowid
+            newest = connection.execute("SELECT id, words FROM steps ORDER BY id DESC LIMIT 1").fetchone()
+            if join and newest and newest[1] == words:
+                step, join = newest[0], True
+            else:
+                step, join = connection.execute("INSERT INTO steps (words) VALUES (?)", (words,)).lastrowid, False
             removed = connection.executemany(
                 "UPDATE rows SET removed = ? WHERE id = ? AND removed IS NULL", ((step, one) for one in remove)
             ).rowcount
@@ -105,7 +119,7 @@ class EditableData:
                 "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                 values(),
             ).rowcount
-            if removed <= 0 and added <= 0:
+            if removed <= 0 and added <= 0 and not join:
                 connection.execute("DELETE FROM steps WHERE id = ?", (step,))
             return max(added, 0), max(removed, 0)
 
@@ -116,12 +130,12 @@ class EditableData:
     def remove(self, ids: Iterable[int], words: str) -> int:
         return self._change(words, remove=ids)[1]
 
-    def update(self, ids: Iterable[int], change: Callable[[Row], Row], words: str) -> int:
+    def update(self, ids: Iterable[int], change: Callable[[Row], Row], words: str, *, join: bool = False) -> int:
         """Replace rows by `change` of them, as one step; ids that are gone and rows that stay equal are left alone."""
         old = self.get(ids)
         new = [changed for row in old if (changed := change(row)) != row]
         rows = ((row.position, row.held_out, row.example) for row in new)
-        return self._change(words, remove=[row.id for row in new], add=rows)[0]
+        return self._change(words, remove=[row.id for row in new], add=rows, join=join)[0]
 
     def edit(self, identifier: int, *, prompt: str, response: str, kind: str) -> None:
         """Change one row's last request, its answer or its kind. Raises InputError."""
@@ -152,8 +166,8 @@ class EditableData:
             if newest is None:
                 return None
             step, words = newest
-            connection.execute("DELETE FROM rows WHERE added = ?", (step,))
             connection.execute("UPDATE rows SET removed = NULL WHERE removed = ?", (step,))
+            connection.execute("DELETE FROM rows WHERE added = ?", (step,))
             connection.execute("DELETE FROM steps WHERE id = ?", (step,))
             return words
 

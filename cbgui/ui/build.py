@@ -1,11 +1,11 @@
-"""The page: header, four tabs. A new tab is a module here and a line below."""
+"""The page: header and tabs. A new tab is a module here and a line below."""
 
 from __future__ import annotations
 
 import gradio as gr
 
 from cbgui import hardware, runs
-from cbgui.ui import chat_tab, data_tab, export_tab, train_tab
+from cbgui.ui import chat_tab, data_tab, export_tab, runs_tab, train_tab
 from cbgui.ui.common import run_choices
 from cbgui.ui.theme import CSS, THEME
 
@@ -16,28 +16,41 @@ def _choices(current: str | None):
     return gr.Dropdown(choices=names, value=current if current in names else next(iter(names), None))
 
 
+def _device() -> str:
+    return f"{hardware.describe()}; {hardware.in_use()}"
+
+
 def build() -> gr.Blocks:
     with gr.Blocks(title="cbgui", analytics_enabled=False) as page:
         with gr.Row(equal_height=False):
-            gr.Markdown(f"# cbgui\nShort-circuit a language model. This machine: {hardware.describe()}.")
-            run_name = gr.Dropdown(
-                [], value=None, label="Run", min_width=200, allow_custom_value=True, elem_id="run", scale=0
-            )
+            gr.Markdown("# cbgui\nShort-circuit a language model: what must break, what must stay.")
+            with gr.Column(scale=0, min_width=280):
+                run_name = gr.Dropdown([], value=None, label="Run", allow_custom_value=True, elem_id="run")
+                device = gr.Markdown(elem_id="device")
+        # Made here, since the Data page counts tokens of the same model; shown on the Train page.
+        model = gr.Textbox(
+            "demo", label="Model", info="demo, a hub id such as owner/name, or a folder", elem_id="model", render=False
+        )
         with gr.Tabs():
             with gr.Tab("Data"):
-                data_tab.build(page)
+                data_tab.build(page, model)
             with gr.Tab("Train"):
-                train_tab.build(page, run_name)
-            with gr.Tab("Chat"):
-                chat_tab.build(page, run_name)
+                train_tab.build(page, run_name, model)
+            with gr.Tab("Runs") as tab:
+                runs_tab.build(page, tab, run_name)
+            with gr.Tab("Chat") as tab:
+                chat_tab.build(page, tab, run_name)
             with gr.Tab("Export"):
                 export_tab.build(page, run_name)
         page.load(_choices, run_name, run_name, show_progress="hidden")
+        for trigger in (page.load, gr.Timer(5.0).tick):
+            trigger(_device, None, device, show_progress="hidden")
     return page
 
 
 def launch(host: str, port: int | None) -> None:
     runs.runs_folder().mkdir(parents=True, exist_ok=True)
+    runs.empty_trash()  # what was deleted could be brought back until the app closed
     build().queue().launch(
         server_name=host,
         server_port=port,

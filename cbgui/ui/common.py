@@ -1,15 +1,18 @@
-"""What several pages share: the list of runs, and errors as sentences."""
+"""What several pages share: runs and data sets by name, errors as sentences, one model in memory."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import inspect
+import threading
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import gradio as gr
 
 from cbgui import runs
 from cbgui.config import InputError
+from cbgui.data.library import Library
 
 STATE_WORDS = {
     "new": "not started",
@@ -20,6 +23,12 @@ STATE_WORDS = {
     "interrupted": "interrupted",
     "done": "done",
 }
+KIND_WORDS = {"break": "break", "retain": "ordinary", "near_miss": "near miss", "refusal": "refusal"}
+KINDS = {words: kind for kind, words in KIND_WORDS.items()}
+
+
+def library() -> Library:
+    return Library(runs.runs_folder() / "_data")
 
 
 def run_choices() -> list[str]:
@@ -41,13 +50,45 @@ def need_run(name: str | None) -> runs.Run:
 
 
 def sentences(handler: Callable[..., Any]) -> Callable[..., Any]:
-    """Show an InputError as its one sentence."""
+    """Show an InputError as its one sentence; for handlers that return and for those that yield."""
+    if inspect.isgeneratorfunction(handler):
 
-    @functools.wraps(handler)
-    def wrapped(*args: Any) -> Any:
-        try:
-            return handler(*args)
-        except InputError as error:
-            raise gr.Error(str(error), print_exception=False) from None
+        @functools.wraps(handler)
+        def wrapped(*args: Any) -> Any:
+            try:
+                yield from handler(*args)
+            except InputError as error:
+                raise gr.Error(str(error), print_exception=False) from None
+
+    else:
+
+        @functools.wraps(handler)
+        def wrapped(*args: Any) -> Any:
+            try:
+                return handler(*args)
+            except InputError as error:
+                raise gr.Error(str(error), print_exception=False) from None
 
     return wrapped
+
+
+class OneInMemory:
+    """Keeps the newest of what `load` gave: one set of weights at a time."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._kept: tuple[Hashable, Any] | None = None
+
+    def get(self, key: Hashable, load: Callable[[], Any]) -> Any:
+        with self._lock:
+            if self._kept is None or self._kept[0] != key:
+                self._kept = None
+                self._kept = (key, load())
+            return self._kept[1]
+
+    def drop(self) -> None:
+        with self._lock:
+            self._kept = None
+
+
+in_memory = OneInMemory()

@@ -11,6 +11,36 @@ THEME = gr.themes.Default(
 
 CSS = """
 .gradio-container {max-width: 1280px !important; margin: 0 auto !important;}
-#run-line {min-height: 2.6em;}
+.gradio-container main, .gradio-container .wrap {width: 100%;}
+.beside {align-items: flex-end;}
+#run-line {min-height: 5.2em;}
 #log textarea {font-family: monospace; font-size: 12px;}
+#device {text-align: right; color: var(--body-text-color-subdued); font-size: 13px;}
+.counts {display: grid; grid-template-columns: repeat(3, 1fr); gap: 10px;}
+.counts div {border: 1px solid var(--border-color-primary); border-radius: 8px; padding: 8px 14px;
+  background: var(--block-background-fill); display: flex; flex-direction: column;}
+.counts b {font-size: 22px; color: var(--body-text-color);}
+.counts span {font-weight: 600; color: var(--body-text-color);}
+.counts small {color: var(--body-text-color-subdued);}
+.fit {font-size: 13px; color: var(--body-text-color);}
+.fit .bar {display: flex; height: 18px; border-radius: 5px; overflow: hidden; margin: 6px 0;
+  background: var(--border-color-primary);}
+.fit .bar i {display: block; height: 100%;}
+.fit .legend {display: flex; flex-wrap: wrap; gap: 2px 12px;}
+.fit .legend i {display: inline-block; width: 9px; height: 9px; border-radius: 2px; margin-right: 4px;}
+.fit .no {color: #b42318; font-weight: 600;}
+.dark .fit .no {color: #fda29b;}
+.shaded {line-height: 1.9; white-space: pre-wrap; overflow-wrap: anywhere; color: var(--body-text-color);}
+.shaded span {border-radius: 3px;}
+.shaded .legend {font-size: 12px; display: flex; gap: 14px; flex-wrap: wrap; margin-bottom: 6px;}
+.sample {border: 1px solid var(--border-color-primary); border-radius: 8px; padding: 8px 12px; margin-bottom: 8px;
+  color: var(--body-text-color); font-size: 13px;}
+.sample .two {display: grid; grid-template-columns: 1fr 1fr; gap: 12px;}
+.sample b {font-size: 12px; color: var(--body-text-color-subdued);}
+.sample p {margin: 2px 0; overflow-wrap: anywhere;}
+@media (max-width: 640px) {
+  .sample .two {grid-template-columns: 1fr;}
+  .counts {gap: 6px;}
+  .counts div {padding: 6px 8px;}
+}
 """

@@ -1,0 +1,98 @@
+"""Named data sets in one folder, and which of them the next run trains on. All on disk, so a reload shows the same."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+from cbgui.config import DataConfig, InputError, find_data_file
+from cbgui.data.editable import EditableData
+from cbgui.data.split import hold_out
+
+DEMO = "demo"
+
+
+class Library:
+    """The data sets under `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def names(self) -> list[str]:
+        found = sorted(path.parent.name for path in self.folder.glob("*/examples.sqlite"))
+        return found or [self.restore_demo().name]
+
+    def open(self, name: str) -> EditableData:
+        """Raises InputError when there is none of that name (names come from the browser, so they are not trusted)."""
+        if name not in self.names():
+            raise InputError(f"data set {name!r} does not exist; choose one of the list.")
+        return EditableData(self.folder / name)
+
+    def current(self) -> EditableData:
+        """The chosen data set; the demo's when none is."""
+        names = self.names()
+        try:
+            chosen = (self.folder / "chosen.txt").read_text("utf-8").strip()
+        except OSError:
+            chosen = ""
+        return EditableData(self.folder / (chosen if chosen in names else DEMO if DEMO in names else names[0]))
+
+    def choose(self, name: str) -> EditableData:
+        data = self.open(name)
+        (self.folder / "chosen.txt").write_text(name, "utf-8")
+        return data
+
+    def _free(self, wanted: str) -> Path:
+        name = re.sub(r"[^A-Za-z0-9_-]+", "-", wanted or "").strip("-")[:60]
+        if not name:
+            raise InputError(f"name of the data set = {wanted!r}: use letters, digits, '-' or '_'.")
+        if (self.folder / name).exists():
+            raise InputError(f"data set {name!r} exists already; choose another name.")
+        return self.folder / name
+
+    def create(self, name: str) -> EditableData:
+        """A new, empty one. Raises InputError."""
+        data = EditableData(self._free(name))
+        data.counts()  # makes the file
+        return self.choose(data.name)
+
+    def duplicate(self, data: EditableData, name: str) -> EditableData:
+        """Raises InputError."""
+        folder = self._free(name)
+        folder.mkdir(parents=True)
+        shutil.copyfile(data.path, folder / data.path.name)
+        return self.choose(folder.name)
+
+    def load(self, source: Path, name: str) -> EditableData:
+        """A folder of break.jsonl, retain.jsonl and held_out.jsonl as a new data set. Raises InputError."""
+        files = [source / f"{part}.jsonl" for part in ("break", "retain", "held_out")]
+        if not source.is_dir() or not any(path.is_file() for path in files):
+            raise InputError(f"folder {str(source)!r} holds no break.jsonl or retain.jsonl; give a data set's folder.")
+        data = EditableData(self._free(name or source.name))
+        try:
+            data.fill_from(*(path if path.is_file() else None for path in files))
+        except InputError:
+            shutil.rmtree(data.folder, ignore_errors=True)
+            raise
+        return self.choose(data.name)
+
+    def restore_demo(self) -> EditableData:
+        """The demo's data as shipped; what was changed in it is gone."""
+        shutil.rmtree(self.folder / DEMO, ignore_errors=True)
+        data, files = EditableData(self.folder / DEMO), DataConfig()
+        data.fill_from(*map(find_data_file, (files.break_file, files.retain_file, files.held_out_file)))
+        return data
+
+    def for_training(self, data: EditableData) -> DataConfig:
+        """Write the data set's JSON Lines and name them; holds out a tenth first when nothing is. Raises InputError."""
+        counts = data.counts()
+        for part, words in (("break", "Break"), ("keep", "Keep")):
+            if not counts[part]:
+                raise InputError(f"data set {data.name!r} has no {words} rows; add some on the Data page.")
+        if not counts["held_out"]:
+            hold_out(data)
+        written = {path.stem: str(path) for path in data.export(data.folder)}
+        return DataConfig(
+            break_file=written["break"], retain_file=written["retain"], held_out_file=written.get("held_out")
+        )

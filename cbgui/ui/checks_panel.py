@@ -1,0 +1,155 @@
+"""Checks of the data set, each with its mend; lengths in tokens; answers written by the model."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import gradio as gr
+import numpy as np
+import pandas as pd
+
+from cbgui import generation
+from cbgui.config import InputError, ModelConfig
+from cbgui.data import checks
+from cbgui.data.refusals import is_refusal
+from cbgui.models import load_tokenizer, resolve_model
+from cbgui.ui.common import in_memory, library, sentences
+
+SAMPLE = 2000  # rows whose tokens are counted
+SCOPES = {"rows without an answer": None, "all Break rows": "break", "all Keep rows": "keep"}
+
+
+def _characters_per_token(rows: pd.DataFrame, tokenizer: Any) -> float:
+    sample = rows.sample(min(len(rows), 200), random_state=0)
+    text = [f"{q} {a}" for q, a in zip(sample.prompt, sample.response, strict=True)]
+    tokens = sum(len(ids) for ids in tokenizer(text).input_ids)
+    return sum(map(len, text)) / max(tokens, 1)
+
+
+@sentences
+def _check(max_tokens: float):
+    data = library().current()
+    yield [], "Checking ...", gr.skip()
+    found = checks.run_checks(data, max_tokens=int(max_tokens or 512))
+    words = f"{len(found)} things to look at." if found else "**Nothing to mend.** All checks passed."
+    if not data.table().shape[0]:
+        words = "There are no rows yet; add some above."
+    yield found, words, (data.name, data.version())
+
+
+@sentences
+def _histogram(model: str):
+    data = library().current()
+    rows = data.table()
+    if not len(rows):
+        raise InputError("the data set is empty; add rows first.")
+    tokenizer = load_tokenizer(resolve_model(model.strip() or "demo"))
+    rows = rows.sample(min(len(rows), SAMPLE), random_state=0)
+    tokens = [
+        len(ids) for ids in tokenizer([f"{q}\n{a}" for q, a in zip(rows.prompt, rows.response, strict=True)]).input_ids
+    ]
+    side = np.where(rows.held_out == 1, "held out", np.where(rows.kind == "break", "Break", "Keep"))
+    widest = max(tokens)
+    width = next(w for w in (5, 10, 25, 50, 100, 250, 1000, 10**6) if widest / w <= 24)
+    table = pd.DataFrame({"tokens": (np.array(tokens) // width) * width, "set": side})
+    table = table.groupby(["tokens", "set"]).size().reset_index(name="rows")
+    return gr.BarPlot(value=table, visible=True, title=f"Tokens of {len(rows):,} rows, request and answer together")
+
+
+@sentences
+def _write(model: str, scope: str, prefill: str, longest: float):
+    data = library().current()
+    rows = [row for row in data.rows() if _in_scope(row, SCOPES[scope])]
+    if not rows:
+        raise InputError(f"answers for = {scope!r}: there is no such row.")
+    in_memory.drop()  # the chat's weights make room for these
+    yield f"Loading the model to write {len(rows):,} answers ...", gr.skip()
+    refusals, done, batch = 0, 0, {}
+    requests = [row.example.chat() for row in rows]
+    config = ModelConfig(name=model.strip() or "demo", quantization="none")
+    for index, answer in generation.write_answers(config, requests, prefill=prefill, max_new_tokens=int(longest)):
+        batch[rows[index].id] = answer
+        done += 1
+        refusals += is_refusal(answer) and rows[index].example.kind == "break"
+        if len(batch) == 8 or done == len(rows):
+            answers, batch = batch, {}
+            data.update(
+                answers,
+                lambda row, answers=answers: replace(row, example=replace(row.example, response=answers[row.id])),
+                "write answers",
+                join=True,
+            )
+            flagged = f" {refusals} Break answers are refusals: see Checks, or use a prefill." if refusals else ""
+            ending = "**All written.**" if done == len(rows) else "Stop keeps what is written."
+            yield f"{done:,} of {len(rows):,} answers written. {ending}{flagged}", (data.name, data.version())
+
+
+def _in_scope(row: Any, part: str | None) -> bool:
+    if part is None:
+        return not row.example.response.strip()
+    return not row.held_out and (row.example.kind == "break") == (part == "break")
+
+
+def build(version: gr.State, model: gr.Textbox, check_filter: gr.Dropdown) -> None:
+    found = gr.State([])
+    with gr.Accordion("Checks", open=False, elem_id="checks"):
+        with gr.Row():
+            run = gr.Button("Check the data", variant="primary", elem_id="run-checks", min_width=140)
+            longest = gr.Number(label="Tokens at most", value=512, precision=0, minimum=16, min_width=120, scale=0)
+        words = gr.Markdown(elem_id="checks-words")
+
+        @gr.render(inputs=[found, longest], triggers=[found.change])
+        def findings(items: list[checks.Finding], max_tokens: float) -> None:
+            for item in items:
+                with gr.Row(elem_classes="finding"):
+                    gr.Markdown(f"**{item.title}.** {item.why}", min_width=260)
+                    with gr.Column(scale=0, min_width=230):
+                        if item.ids:
+                            show = gr.Button("Show the rows", size="sm")
+                            show.click(lambda item=item: item.check, None, check_filter)
+                        if item.mend:
+                            button = gr.Button(item.mend, size="sm", elem_id=f"mend-{item.check}")
+
+                            def mend(item: checks.Finding = item, max_tokens: float = max_tokens):
+                                data = library().current()
+                                gr.Info(checks.mend(data, item, max_tokens=int(max_tokens)))
+                                rest = checks.run_checks(data, max_tokens=int(max_tokens))
+                                words = f"{len(rest)} things to look at." if rest else "**Nothing to mend.**"
+                                return rest, words, (data.name, data.version())
+
+                            button.click(mend, None, [found, words, version])
+
+        with gr.Row():
+            lengths = gr.Button("Lengths in tokens of the model", size="sm", elem_id="lengths")
+        plot = gr.BarPlot(x="tokens", y="rows", color="set", visible=False, height=240, elem_id="histogram")
+    with gr.Accordion("Write the answers", open=False, elem_id="write"):
+        gr.Markdown(
+            "The model of the Train page writes the answers. A break answer should be one the model would really give: "
+            "where it refuses, a prefill such as *Sure, here is how* makes it go on."
+        )
+        with gr.Row():
+            scope = gr.Dropdown(list(SCOPES), value=next(iter(SCOPES)), label="For", min_width=180)
+            prefill = gr.Textbox(label="Begin each answer with", placeholder="nothing", min_width=180)
+            tokens = gr.Number(label="Tokens at most", value=120, precision=0, minimum=8, min_width=100)
+        with gr.Row():
+            write = gr.Button("Write the answers", variant="primary", elem_id="write-answers")
+            stop = gr.Button("Stop")
+        written = gr.Markdown(elem_id="write-words")
+    run.click(_check, longest, [found, words, version], concurrency_limit=1)
+    lengths.click(_histogram, model, plot)
+    writing = write.click(_write, [model, scope, prefill, tokens], [written, version], concurrency_limit=1)
+    stop.click(lambda: "Stopped; what was written is kept.", None, written, cancels=[writing])
+
+
+CHECK_NAMES = {
+    "no answer": "empty",
+    "refusing Break answers": "refusing",
+    "on both sides": "both_sides",
+    "copies": "duplicate",
+    "nearly the same": "near_duplicate",
+    "held out, but in training": "leak",
+    "too long": "too_long",
+    "like Break": "no_near_misses",
+    "beginning alike": "forms",
+}

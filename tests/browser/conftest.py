@@ -1,0 +1,106 @@
+"""The app in a process of its own, and a real browser."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+from playwright.sync_api import Browser, Page, sync_playwright
+
+ROOT = Path(__file__).resolve().parents[2]
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking", "--disable-sync"]
+FLAGS += ["--no-first-run", "--disable-component-update"]
+
+
+@dataclass
+class App:
+    """`python app.py` on a port and a runs folder; it can be killed and opened again."""
+
+    folder: Path
+    port: int
+    process: subprocess.Popen | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def runs(self) -> Path:
+        return self.folder / "runs"
+
+    @property
+    def log(self) -> str:
+        return (self.folder / "app.log").read_text("utf-8", errors="replace")
+
+    def open(self) -> None:
+        with (self.folder / "app.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "app.py", "--port", str(self.port), "--runs", str(self.runs)],
+                cwd=ROOT,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=os.environ | {"GRADIO_TEMP_DIR": str(self.folder / "gradio")},
+            )
+        for _ in range(300):
+            try:
+                urllib.request.urlopen(self.url, timeout=2)
+                return
+            except (urllib.error.URLError, TimeoutError, ConnectionError):
+                assert self.process.poll() is None, self.log
+                time.sleep(0.3)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait(20)
+
+    def memory(self) -> int:
+        return psutil.Process(self.process.pid).memory_info().rss
+
+
+@pytest.fixture
+def app(tmp_path: Path) -> Iterator[App]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    app = App(tmp_path, port)
+    app.open()
+    yield app
+    app.process.terminate()
+    app.process.wait(20)
+
+
+@pytest.fixture
+def url(app: App) -> str:
+    return app.url
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    page = browser.new_page(viewport={"width": 1440, "height": 900})
+    page.set_default_timeout(60_000)
+    yield page
+    page.close()
+
+
+def open_tab(page: Page, name: str) -> None:
+    page.get_by_role("tab", name=name, exact=True).click()
