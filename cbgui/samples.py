@@ -50,5 +50,5 @@ def sample_answers(trunk: Trunk, source: ModelSource, config: RunConfig, example
     hardware.free_cached_memory()
     return [
         {"prompt": example.prompt, "kind": example.kind, "base": base, "short_circuited": short}
-        for example, base, short in zip(examples, answers, answers[len(examples) :], strict=True)
+        for example, base, short in zip(examples, answers[: len(examples)], answers[len(examples) :], strict=True)
     ]

@@ -273,7 +273,7 @@ class EventCallback(TrainerCallback):
                 return
             answers = sample_answers(trainer.trunk, trainer.source, trainer.config, self.sampled)
             self.run.append_event("samples", step=step, answers=answers)
-        except (RuntimeError, MemoryError, OSError) as error:
+        except Exception as error:
             traceback.print_exc()
             self.run.append_event("status", state="training", text=f"No sample answers ({type(error).__name__})")
             hardware.free_cached_memory()

@@ -177,7 +177,7 @@ def build(page: gr.Blocks, model: gr.Textbox) -> None:
     counts = gr.HTML(min_height=84, elem_id="counts")
     with gr.Row(elem_classes="beside"):
         name = gr.Dropdown([], label="Data set", elem_id="data-set", min_width=160)
-        undo = gr.Button("Undo", interactive=False, elem_id="undo", min_width=140, scale=0)
+        undo = gr.Button("Undo", interactive=False, elem_id="undo", min_width=220, scale=0, size="sm")
     with gr.Accordion("Save as, load, export", open=False):
         with gr.Row(elem_classes="beside"):
             new_name = gr.Textbox(label="New name", placeholder="letters, digits, - and _", elem_id="new-name")

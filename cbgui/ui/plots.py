@@ -52,6 +52,8 @@ def meaning(events: list[dict[str, Any]], state: str) -> str:
     if cosine < TRIPPED:
         rest = "from here training restores ordinary answers" if state == "running" else "try it on the Chat page"
         return f"The breaker has tripped (break cosine {cosine:.2f}); {rest}."
+    if state == "done" and cosine > 0.9:
+        return f"The breaker has not tripped (break cosine {cosine:.2f}, 1 is untouched)."
     if state == "done":
         return f"The breaker has tripped in part only (break cosine {cosine:.2f}, 1 is untouched); more steps may help."
     if cosine < 0.9:

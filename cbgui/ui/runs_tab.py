@@ -72,6 +72,8 @@ def _compare(names: list[str]) -> tuple:
                 points.append((event["step"], max(event["cosine"].values()), event["drift"], run.name))
         flat = _flat(run.config().model_dump())
         columns[run.name] = {key: value for key, value in flat.items() if not key.startswith("data.") or "max" in key}
+    if not points:
+        raise InputError("runs to compare: none of them has been measured yet; wait for the first probe.")
     curves = pd.DataFrame(points, columns=["step", "cosine", "drift", "run"])
     table = pd.DataFrame(columns)
     differing = table[table.nunique(axis=1, dropna=False) > 1].reset_index(names="setting")

@@ -2,17 +2,35 @@
 
 import gradio as gr
 
+SUBDUED = {
+    "body_text_color_subdued": "#526074",
+    "block_info_text_color": "#526074",
+    "input_placeholder_color": "#66748a",
+}
+SUBDUED_DARK = {f"{name}_dark": "#a9b6c8" for name in SUBDUED}
+# Gradio's own greys and teal are under the contrast of 4.5 that WCAG asks for.
 THEME = gr.themes.Default(
     primary_hue="teal",
     neutral_hue="slate",
     font=["system-ui", "sans-serif"],
     font_mono=["ui-monospace", "monospace"],
+).set(
+    button_primary_background_fill="#0f766e",
+    button_primary_background_fill_dark="#0f766e",
+    button_primary_background_fill_hover="#115e59",
+    button_primary_background_fill_hover_dark="#115e59",
+    link_text_color="#0f766e",
+    link_text_color_dark="#5eead4",
+    **SUBDUED,
+    **SUBDUED_DARK,
 )
 
 CSS = """
 .gradio-container {max-width: 1280px !important; margin: 0 auto !important;}
 .gradio-container main, .gradio-container .wrap {width: 100%;}
 .beside {align-items: flex-end;}
+.or, .max_value, .min_value, input.subdued {color: var(--body-text-color-subdued) !important;}
+.dark a.download-link {color: #7dd3fc !important;}
 #run-line {min-height: 5.2em;}
 #log textarea {font-family: monospace; font-size: 12px;}
 #device {text-align: right; color: var(--body-text-color-subdued); font-size: 13px;}

@@ -180,6 +180,12 @@ def _samples(events: list[dict]) -> str:
     return out
 
 
+def _curves(events: list[dict], steps: int) -> tuple:
+    """Both charts over the whole run's width. An empty table would make the charts take numbers for names."""
+    tables = plots.loss_table(events), plots.cosine_table(events)
+    return tuple(gr.LinePlot(value=table if len(table) else None, x_lim=[0, steps]) for table in tables)
+
+
 VIEW = 9
 
 
@@ -206,8 +212,7 @@ def _refresh(name: str | None, seen: tuple | None):
     same = old == measured
     return (
         _status_line(run, state, events),
-        gr.skip() if same else gr.LinePlot(value=plots.loss_table(events), x_lim=[0, steps]),
-        gr.skip() if same else gr.LinePlot(value=plots.cosine_table(events), x_lim=[0, steps]),
+        *((gr.skip(),) * 2 if same else _curves(events, steps)),
         _samples(events),
         log,
         gr.Button(interactive=running),
@@ -241,7 +246,7 @@ def build(page: gr.Blocks, run_name: gr.Dropdown, model: gr.Textbox) -> None:
                     x="step",
                     y="cosine",
                     color="series",
-                    title="Break cosine per layer (1 untouched, 0 tripped)",
+                    title="Break cosine (1 untouched, 0 tripped)",
                     height=280,
                     min_width=300,
                     y_lim=[-0.5, 1.0],
