@@ -11,6 +11,7 @@ from cbgui.models import ModelSource, resolve_model
 from cbgui.runs import Run, create_run
 
 SHORT = ["training.steps=4", "training.break_batch_size=2", "training.retain_batch_size=2", "data.max_tokens=64"]
+SHORT += ["training.sample_every=0"]
 
 
 @pytest.fixture(scope="session")
@@ -28,7 +29,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A finished run of a few steps on the demo model."""
     from cbgui.training import train
 
-    config = override(load_config("demo"), [*SHORT, "training.probe_every=2"])
+    config = override(load_config("demo"), [*SHORT, "training.probe_every=2", "training.checkpoint_every=2"])
     run = create_run(Path(tmp_path_factory.mktemp("runs")) / "trained", config)
     train(run)
     return run

@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
 
 from cbgui.data.editable import EditableData
-from cbgui.data.similar import groups, near_pairs
+from cbgui.data.similar import groups, near_pairs, plain
 
 SHARE = 0.1
 MOST = 100  # examples a side: enough for a rate within a few percent, few enough to evaluate in minutes
-SIMILAR = 0.5  # requests with half of their words in common stay together
+SIMILAR = 0.5  # requests with half of their subject's words in common stay together
+FORM = 0.05  # words in more than this share of the requests are the form ("how do I make"), not the subject
 MANY = 20_000
+
+
+def _subjects(prompts: Iterable[str]) -> list[str]:
+    """Each request without the words that many requests share; whole where nothing else is left."""
+    words = [plain(text).split() for text in prompts]
+    spread = Counter(word for row in words for word in set(row))
+    common = {word for word, count in spread.items() if count > max(2, FORM * len(words))}
+    return [" ".join(word for word in row if word not in common) or " ".join(row) for row in words]
 
 
 def hold_out(data: EditableData, share: float = SHARE, most: int = MOST, seed: int = 0) -> int:
@@ -22,7 +33,7 @@ def hold_out(data: EditableData, share: float = SHARE, most: int = MOST, seed: i
     if not len(table):
         return 0
     band = 3 if len(table) <= MANY else 5  # among many rows loose matching takes minutes; twins are still found
-    pairs = near_pairs([text.lower() for text in table.prompt], SIMILAR, bands=16, band=band)
+    pairs = near_pairs(_subjects(table.prompt), SIMILAR, bands=16, band=band)
     group = groups(len(table), pairs)
     breaks, training = (table.kind == "break").to_numpy(), (table.held_out == 0).to_numpy()
     taken = set(group[~training].tolist())  # groups that are held out in part already go wholly

@@ -31,9 +31,10 @@ def _characters_per_token(rows: pd.DataFrame, tokenizer: Any) -> float:
 def _check(max_tokens: float):
     data = library().current()
     yield [], "Checking ...", gr.skip()
+    counts = data.counts()
     found = checks.run_checks(data, max_tokens=int(max_tokens or 512))
     words = f"{len(found)} things to look at." if found else "**Nothing to mend.** All checks passed."
-    if not data.table().shape[0]:
+    if not counts["break"] + counts["keep"] + counts["held_out"]:
         words = "There are no rows yet; add some above."
     yield found, words, (data.name, data.version())
 

@@ -62,11 +62,11 @@ def _page(part: str, search: str, kind: str, check: str, page: float) -> tuple[l
 
 def _show(part: str, search: str, kind: str, check: str, page: float) -> tuple:
     shown, page, pages, total = _page(part, search, kind, check, page)
-    words = f"{total:,} rows, page {page} of {pages:,}"
+    words = f"{total:,} rows, page {page:,} of {pages:,}"
     if not total:
         filtered = (search or "").strip() or kind != ANY or check != ANY
         words = "No row passes these filters." if filtered else "No rows here yet. **Add rows** below."
-    return pd.DataFrame(shown, columns=COLUMNS), shown, words, gr.Number(value=page, maximum=pages)
+    return pd.DataFrame(shown, columns=COLUMNS), shown, words, gr.Number(value=page)
 
 
 def _refresh(part: str, search: str, kind: str, check: str, page: float) -> tuple:
@@ -243,7 +243,9 @@ def build(page: gr.Blocks, model: gr.Textbox) -> None:
     view = [table, shown, words, number]
     version.change(_refresh, filters, [name, counts, undo, *view], show_progress="hidden")
     for control in (part, search, kind):
-        control.input(lambda *values: _show(*values[:-1], 1), filters, view, show_progress="hidden")
+        control.input(  # a key pressed while the last one is searched for must not be lost
+            lambda *values: _show(*values[:-1], 1), filters, view, show_progress="hidden", trigger_mode="always_last"
+        )
     check.change(lambda *values: _show(*values[:-1], 1), filters, view, show_progress="hidden")
     number.submit(_show, filters, view, show_progress="hidden")
     back.click(lambda *values: _show(*values[:-1], (values[-1] or 1) - 1), filters, view, show_progress="hidden")

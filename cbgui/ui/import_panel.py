@@ -203,7 +203,9 @@ def build(version: gr.State) -> None:
     )
     take_text.click(lambda text: _look({"type": "paste", "text": text, "side": "break"}), text, looked)
     for control in (*columns, side):
-        control.input(_again, [source, *columns, side], [preview, words], show_progress="hidden")
+        control.input(
+            _again, [source, *columns, side], [preview, words], show_progress="hidden", trigger_mode="always_last"
+        )
     reading = do_import.click(
         _import, [source, *columns, side, held_out, limit], [words, mapping, version], concurrency_limit=1
     )

@@ -2,66 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
-import socket
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
-from pathlib import Path
 
 import pytest
 import torch
-from playwright.sync_api import Page, expect, sync_playwright
+from conftest import open_tab
+from playwright.sync_api import expect
 from transformers import AutoModelForCausalLM, AutoTokenizer
-
-ROOT = Path(__file__).resolve().parents[2]
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking", "--disable-sync"]
-FLAGS += ["--no-first-run", "--disable-component-update"]
-
-
-@pytest.fixture
-def url(tmp_path):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    with (tmp_path / "app.log").open("wb") as log:
-        app = subprocess.Popen(
-            [sys.executable, "app.py", "--port", str(port), "--runs", str(tmp_path / "runs")],
-            cwd=ROOT,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env=os.environ | {"GRADIO_TEMP_DIR": str(tmp_path / "gradio")},
-        )
-    address = f"http://127.0.0.1:{port}"
-    for _ in range(300):
-        try:
-            urllib.request.urlopen(address, timeout=2)
-            break
-        except (urllib.error.URLError, TimeoutError):
-            assert app.poll() is None, (tmp_path / "app.log").read_text()
-            time.sleep(0.3)
-    yield address
-    app.terminate()
-    app.wait(20)
-
-
-@pytest.fixture
-def page():
-    browser_path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=browser_path, args=FLAGS)
-        page = browser.new_page(viewport={"width": 1440, "height": 900})
-        page.set_default_timeout(60_000)
-        yield page
-        browser.close()
-
-
-def open_tab(page: Page, name: str) -> None:
-    page.get_by_role("tab", name=name, exact=True).click()
 
 
 @pytest.mark.slow
@@ -69,12 +16,12 @@ def test_the_whole_path(url, page, tmp_path):
     errors = []
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.goto(url)
-    expect(page.get_by_text(re.compile(r"207 examples.*demo"))).to_be_visible()
+    expect(page.locator("#counts")).to_contain_text("207")
 
     open_tab(page, "Train")
     expect(page.locator("#model textarea, #model input").first).to_have_value("demo")
-    page.get_by_role("button", name="More").click()
-    steps = page.locator("#steps input")
+    page.locator("#more button.label-wrap").click()
+    steps = page.locator("#training-steps input")
     expect(steps).to_have_value("60")  # the preset's; it has been filled in
     steps.fill("6")
     steps.press("Tab")

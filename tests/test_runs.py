@@ -1,0 +1,39 @@
+"""What the Runs page does to run directories."""
+
+from __future__ import annotations
+
+import pytest
+
+from cbgui import runs
+from cbgui.config import InputError
+from cbgui.runs import create_run
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, short_config):
+    monkeypatch.setenv("CBGUI_RUNS", str(tmp_path))
+    return create_run(tmp_path / "first", short_config)
+
+
+def test_rename_and_duplicate_carry_the_data(run):
+    moved = run.rename("second one")
+    assert moved.name == "second-one" and [r.name for r in runs.list_runs()] == ["second-one"]
+    copy = moved.duplicate()
+    assert copy.name == "second-one-2" and copy.state() == "new"
+    assert copy.examples("break") == moved.examples("break") != []
+    assert copy.config().training == moved.config().training
+    for name in ("second-one-2", "", "///"):
+        with pytest.raises(InputError, match="name of the run"):
+            moved.rename(name)
+
+
+def test_a_deleted_run_comes_back_until_the_trash_is_emptied(run):
+    place = run.delete()
+    assert runs.list_runs() == []
+    assert runs.restore(place).name == "first" and runs.list_runs()[0].examples("break")
+    place = runs.list_runs()[0].delete()
+    runs.empty_trash()
+    with pytest.raises(InputError, match="nothing to bring back"):
+        runs.restore(place)
+    with pytest.raises(InputError):
+        runs.restore(place.parent.parent)  # nothing outside the trash
