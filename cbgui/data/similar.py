@@ -16,6 +16,7 @@ WORD = re.compile(r"[^\W_]+")
 NEAR = 0.8  # share of common words from which two prompts are the same request in other words
 BAND = 5  # hashes that must agree; at an overlap of 0.8 that is a third of the bands
 BANDS = 8  # so that one of them does in 96 of 100 cases
+MOST_WORDS = 24  # of each text: where two requests differ only far beyond, they are the same for us
 LARGEST_BUCKET = 200  # a band that very many rows share (empty or one-word prompts) pairs each with its first only
 
 
@@ -25,8 +26,11 @@ def plain(text: str) -> str:
 
 
 def near_pairs(texts: Sequence[str], least: float = NEAR, *, bands: int = BANDS, band: int = BAND) -> np.ndarray:
-    """(pairs, 2) of indices i < j whose words overlap by at least `least`; a few are missed, none is wrong."""
-    words = [text.lower().split() for text in texts]
+    """(pairs, 2) of indices i < j whose words overlap by at least `least`; a few are missed, none is wrong.
+
+    Words are compared as they are: make them `plain` first.
+    """
+    words = [text.split(maxsplit=MOST_WORDS)[:MOST_WORDS] for text in texts]
     counts = np.fromiter((len(row) for row in words), dtype=np.int64, count=len(words))
     if not counts.sum():
         return np.empty((0, 2), dtype=np.int64)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import gradio as gr
 
 from cbgui import hardware, runs
@@ -51,7 +53,9 @@ def build() -> gr.Blocks:
 def launch(host: str, port: int | None) -> None:
     runs.runs_folder().mkdir(parents=True, exist_ok=True)
     runs.empty_trash()  # what was deleted could be brought back until the app closed
-    build().queue().launch(
+    page = build().queue()
+    gc.freeze()  # what is here stays: collections while hundreds of thousands of rows pass need not look at it
+    page.launch(
         server_name=host,
         server_port=port,
         theme=THEME,
