@@ -24,9 +24,9 @@ def _device() -> str:
 
 def build() -> gr.Blocks:
     with gr.Blocks(title="cbgui", analytics_enabled=False) as page:
-        with gr.Row(equal_height=False):
+        with gr.Row(equal_height=False, elem_id="header"):
             gr.Markdown("# cbgui\nShort-circuit a language model: what must break, what must stay.")
-            with gr.Column(scale=0, min_width=280):
+            with gr.Column(scale=0, min_width=380):
                 run_name = gr.Dropdown([], value=None, label="Run", allow_custom_value=True, elem_id="run")
                 device = gr.Markdown(elem_id="device")
         # Made here, since the Data page counts tokens of the same model; shown on the Train page.

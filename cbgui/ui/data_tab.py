@@ -189,7 +189,7 @@ def build(page: gr.Blocks, model: gr.Textbox) -> None:
             load = gr.Button("Load it under the new name", size="sm", elem_id="load-data")
             demo = gr.Button("Bring the demo data back", size="sm")
     with gr.Row(elem_classes="beside"):
-        part = gr.Radio(list(PARTS), value="Break", label="Show", elem_id="part", min_width=320)
+        part = gr.Radio(list(PARTS), value="Break", label="Show", elem_id="part", min_width=320, scale=2)
         search = gr.Textbox(label="Search", placeholder="in requests and answers", min_width=140, elem_id="search")
         kind = gr.Dropdown([ANY, *KINDS], value=ANY, label="Kind", min_width=100, elem_id="kind")
         check = gr.Dropdown(

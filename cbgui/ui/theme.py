@@ -26,9 +26,11 @@ THEME = gr.themes.Default(
 )
 
 CSS = """
-.gradio-container {max-width: 1280px !important; margin: 0 auto !important;}
-.gradio-container main, .gradio-container .wrap {width: 100%;}
-.beside {align-items: flex-end;}
+.gradio-container {max-width: min(1280px, 100vw) !important; margin: 0 auto !important; min-width: 0 !important;}
+.gradio-container main {width: 100%; max-width: 100% !important; min-width: 0 !important; box-sizing: border-box;}
+.beside {align-items: flex-end; flex-wrap: wrap;}
+#rows, #runs, #differences, #preview {font-family: var(--font);}
+#rows span, #runs span, #differences span, #preview span {font-family: var(--font) !important;}
 .or, .max_value, .min_value, input.subdued {color: var(--body-text-color-subdued) !important;}
 .dark a.download-link {color: #7dd3fc !important;}
 #run-line {min-height: 5.2em;}
@@ -57,6 +59,10 @@ CSS = """
 .sample b {font-size: 12px; color: var(--body-text-color-subdued);}
 .sample p {margin: 2px 0; overflow-wrap: anywhere;}
 @media (max-width: 640px) {
+  #header {flex-wrap: wrap;}
+  #header > * {flex: 1 1 100% !important;}
+  #device {text-align: left;}
+  #rows, #runs, #differences, #preview {max-width: calc(100vw - 34px); overflow-x: auto;}
   .sample .two {grid-template-columns: 1fr;}
   .counts {gap: 6px;}
   .counts div {padding: 6px 8px;}
