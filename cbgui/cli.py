@@ -1,4 +1,4 @@
-"""python -m cbgui train | generate | evaluate | export | estimate | bench.
+"""python -m cbgui train | generate | evaluate | export | estimate | check | bench.
 
 Exit codes: 0 done, 1 failed with a message, 2 bad input."""
 
@@ -223,6 +223,36 @@ def estimate(
     typer.echo(f"{'sum':<16}{result.total / GIB:9.2f} GiB of {available / GIB:.2f} GiB: it fits.")
     for reason in result.reasons:
         typer.echo(reason)
+
+
+@app.command()
+def check(
+    file: Annotated[Path, typer.Argument(help="CSV, TSV, JSON, JSONL or Parquet")],
+    kind: Annotated[str, typer.Option(help="break or retain: what rows without a kind are")] = "break",
+    max_tokens: Annotated[int, typer.Option(min=16, help="as data.max_tokens of the training")] = 512,
+) -> None:
+    """What is wrong with a data file: copies, refusals, empty answers, missing near misses and more."""
+    import tempfile
+
+    from cbgui.data.checks import run_checks
+    from cbgui.data.editable import EditableData
+    from cbgui.data.sources import columns_of, guess_mapping, read_rows, to_examples
+
+    if kind not in ("break", "retain"):
+        raise InputError(f"--kind {kind!r} is unknown; use break or retain.")
+    rows = list(read_rows(file))
+    mapping = guess_mapping(rows)
+    examples, skipped = to_examples(rows, mapping, kind, file.name)
+    typer.echo(f"{len(examples)} examples from columns {', '.join(columns_of(rows))}. {skipped.words()}")
+    with tempfile.TemporaryDirectory() as scratch:
+        data = EditableData(Path(scratch) / "checked")
+        data.add(examples, "read")
+        numbers = {row.id: number for number, row in enumerate(data.rows(), 1)}
+        for finding in run_checks(data, max_tokens=max_tokens):
+            typer.echo(f"{finding.title}. {finding.why}")
+            if finding.ids:
+                shown = [str(numbers[one]) for one in finding.ids[:10]]
+                typer.echo(f"  examples {', '.join(shown)}{' ...' if len(finding.ids) > 10 else ''}")
 
 
 @app.command()

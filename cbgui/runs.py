@@ -34,6 +34,19 @@ def runs_folder() -> Path:
     return Path(os.environ.get("CBGUI_RUNS", "runs")).resolve()
 
 
+def detached() -> dict[str, Any]:
+    """What subprocess.Popen needs for a process of this package that outlives its parent."""
+    package = Path(__file__).resolve().parent.parent
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(package), os.environ.get("PYTHONPATH")])),
+        "PYTHONUNBUFFERED": "1",
+    }
+    if os.name == "nt":
+        flags = subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.DETACHED_PROCESS
+        return {"env": environment, "creationflags": flags}
+    return {"env": environment, "start_new_session": True}
+
+
 def write_whole(path: Path, text: str) -> None:
     """Write and rename, so that a reader never sees half a file."""
     part = path.with_name(path.name + ".part")
@@ -158,22 +171,13 @@ class Run:
         if self.process() is not None:
             raise InputError(f"run {self.name!r} is running already; stop it first.")
         self.ask("run")
-        detached: dict[str, Any] = {"start_new_session": True}
-        if os.name == "nt":
-            detached = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.DETACHED_PROCESS}
-        package = Path(__file__).resolve().parent.parent
-        environment = os.environ | {
-            "PYTHONPATH": os.pathsep.join(filter(None, [str(package), os.environ.get("PYTHONPATH")])),
-            "PYTHONUNBUFFERED": "1",
-        }
         with self.log.open("ab") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "cbgui.training", str(self.path)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=environment,
-                **detached,
+                **detached(),
             )
         self.record_process(process.pid)
 

@@ -90,3 +90,13 @@ def test_somebody_elses_topic_on_another_architecture(tmp_path, demo):
     AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
     again = cbgui("train", "demo", "--output", tmp_path / "run", *files)
     assert again.returncode == 2 and "exists already" in again.stderr
+
+
+def test_check_names_what_is_wrong_with_a_file(tmp_path):
+    path = tmp_path / "mine.csv"
+    path.write_text("question,answer\nHow is it made?,I'm sorry I can't help with that.\nAnd how is that?,\n")
+    done = cbgui("check", path)
+    assert done.returncode == 0 and "1 Break answers are refusals" in done.stdout and "examples 1" in done.stdout
+    assert "1 rows have no answer" in done.stdout
+    bad = cbgui("check", path, "--kind", "odd")
+    assert bad.returncode == 2 and "'odd' is unknown" in bad.stderr

@@ -1,6 +1,6 @@
 """The defaults of RunConfig, untouched, on another architecture that is trained briefly here.
 
-SmolLM2-135M's hidden states are some 140 to 220 long; this model's are some nine times shorter. It must trip on
+SmolLM2-135M's hidden states are some 140 to 220 long; these models' are some nine times shorter. They must trip on
 held-out examples and keep what must stay.
 """
 
@@ -23,15 +23,16 @@ SIZES = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ["qwen2"])
-def test_defaults_trip_and_keep(family, demo, tmp_path):
+# GPT-NeoX, of eight layers and 60 steps of training, turns its shallowest target less: at layer 2 it knows little yet.
+@pytest.mark.parametrize(("family", "tripped"), [("qwen2", 0.2), ("gpt_neox", 0.5)])
+def test_defaults_trip_and_keep(family, tripped, demo, tmp_path):
     tokenizer = load_tokenizer(demo)
     config = RunConfig()
     sets = read_data(config.data)
     examples = [encode(tokenizer, e, 64) for e in sets["break"] + sets["retain"]]
     known = sorted({token for example in examples for token in example.ids})
     torch.manual_seed(0)
-    sizes = SIZES | {"num_key_value_heads": 2}
+    sizes = SIZES | ({"num_key_value_heads": 2} if family != "gpt_neox" else {})
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, vocab_size=len(tokenizer), **sizes))
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
     order = torch.randperm(len(examples)).tolist()
@@ -51,7 +52,7 @@ def test_defaults_trip_and_keep(family, demo, tmp_path):
     run = create_run(tmp_path / "run", config)
     train(run)
     last = [event for event in run.events()[0] if event["kind"] == "probe"][-1]
-    assert max(last["cosine"].values()) < 0.2, last
+    assert max(last["cosine"].values()) < tripped, last
     assert last["drift"] < 0.15, last
 
     norms = []

@@ -4,13 +4,14 @@ import shutil
 import pytest
 from test_cli import cbgui
 
-from cbgui.config import InputError
+from cbgui.config import InputError, load_config, override
 from cbgui.data.refusals import is_refusal
 from cbgui.evaluation.attacks import ATTACKS, TITLES
 from cbgui.evaluation.evaluate import evaluate_run, verdict
 from cbgui.evaluation.metrics import is_repetition, wilson
 from cbgui.evaluation.report import render
-from cbgui.runs import open_run
+from cbgui.runs import create_run, open_run
+from cbgui.training import train
 
 
 def test_wilson_interval():
@@ -68,3 +69,15 @@ def test_an_unknown_attack_is_named(trained):
         evaluate_run(trained, attacks=["telepathy"])
     done = cbgui("evaluate", trained.path, "--attacks", "telepathy")
     assert done.returncode == 2 and "telepathy" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_a_model_broken_too_widely_is_called_too_broad(tmp_path):
+    """Trained without the keep loss: everything derails, and the report says so."""
+    settings = ["training.steps=16", "training.break_batch_size=4", "training.retain_batch_size=1"]
+    settings += ["data.max_tokens=64", "objective.retain_coefficient=0", "training.sample_every=0"]
+    run = create_run(tmp_path / "broad", override(load_config("demo"), settings))
+    train(run)
+    report = evaluate_run(run, attacks=["direct"], limit=6, max_new_tokens=24)
+    assert report["verdict"]["name"] == "over_broad", report["verdict"]
+    assert report["kept"]["falsely_tripped"]["rate"] > 0.5

@@ -1,7 +1,7 @@
 import pytest
 
 from cbgui.config import RunConfig, StopWhen
-from cbgui.watch import target_met, warnings
+from cbgui.watch import retain_share, target_met, warnings
 
 
 def probe(step, cosines, drift=0.01):
@@ -33,3 +33,12 @@ def test_a_target_is_met_only_by_probes_in_a_row():
     assert not target_met([good, bad, good], goal)
     assert target_met([bad, good, good], goal)
     assert not target_met([good, good], None)
+
+
+def test_the_keep_weight_falls_while_it_holds_the_model_in_place():
+    held, breaking, first = probe(20, {10: 0.2, 20: 0.98}), probe(20, {10: 0.2, 20: 0.5}), probe(10, {10: 1.0, 20: 1.0})
+    assert retain_share([first]) == 1  # the first steps are always like this
+    assert retain_share([first, held]) == 1 / 4
+    assert retain_share([first, held, held, breaking]) == 1 / 16
+    assert retain_share([first, probe(20, {10: 0.99}, drift=0.4)]) == 1  # what must stay has moved already
+    assert retain_share([first] + [held] * 20) == 1 / 64

@@ -7,7 +7,7 @@ import gc
 import gradio as gr
 
 from cbgui import hardware, runs
-from cbgui.ui import chat_tab, data_tab, export_tab, runs_tab, train_tab
+from cbgui.ui import chat_tab, data_tab, export_tab, report_tab, runs_tab, train_tab
 from cbgui.ui.common import run_choices
 from cbgui.ui.theme import CSS, THEME
 
@@ -42,6 +42,8 @@ def build() -> gr.Blocks:
                 runs_tab.build(page, tab, run_name)
             with gr.Tab("Chat") as tab:
                 chat_tab.build(page, tab, run_name)
+            with gr.Tab("Report"):
+                report_tab.build(page, run_name)
             with gr.Tab("Export"):
                 export_tab.build(page, run_name)
         page.load(_choices, run_name, run_name, show_progress="hidden")

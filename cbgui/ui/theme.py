@@ -53,6 +53,7 @@ CSS = """
 .shaded {line-height: 1.9; white-space: pre-wrap; overflow-wrap: anywhere; color: var(--body-text-color);}
 .shaded span {border-radius: 3px;}
 .shaded .legend {font-size: 12px; display: flex; gap: 14px; flex-wrap: wrap; margin-bottom: 6px;}
+#report iframe {width: 100%; height: 900px; border: 1px solid var(--border-color-primary); border-radius: 8px;}
 .sample {border: 1px solid var(--border-color-primary); border-radius: 8px; padding: 8px 12px; margin-bottom: 8px;
   color: var(--body-text-color); font-size: 13px;}
 .sample .two {display: grid; grid-template-columns: 1fr 1fr; gap: 12px;}
