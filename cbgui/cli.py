@@ -132,9 +132,9 @@ def generate(
 ) -> None:
     """Both models' answers to a prompt."""
     run = _with_adapter(run_dir)
-    from cbgui.generation import load_chat_model
+    from cbgui.generation import in_model_thread, load_chat_model
 
-    chat = load_chat_model(run)
+    chat = in_model_thread(load_chat_model, run)
     *_, answer = chat.stream([{"role": "user", "content": prompt}], prefill=prefill, max_new_tokens=max_new_tokens)
     typer.echo(f"--- base\n{answer.base}\n--- short-circuited\n{answer.short_circuited}")
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Queue
+from typing import Any, TypeVar
 
 import torch
 from peft import PeftModel
@@ -35,9 +36,15 @@ from cbgui.models import (
 from cbgui.runs import Run
 
 Messages = list[dict[str, str]]
+Result = TypeVar("Result")
 # All that computes runs in this one thread: each thread that PyTorch computes in has its own OpenMP pool, and with
 # more pools than cores a token took half as long again (two cores, measured).
 _worker = ThreadPoolExecutor(1, "cbgui-model")
+
+
+def in_model_thread(function: Callable[..., Result], *arguments: Any) -> Result:
+    """Call `function` in the thread that `stream` and `cosines` compute in; load a chat's model through this."""
+    return _worker.submit(function, *arguments).result()
 
 
 @dataclass
@@ -156,7 +163,7 @@ class ChatModel:
     def cosines(self, messages: Messages, answer: str) -> list[tuple[str, float]]:
         """Each token of `answer`, and the cosine between the two models' hidden states there (mean over the target
         layers): 1 where the breaker leaves the model alone, near 0 where it has turned it away."""
-        return _worker.submit(self._cosines, messages, answer).result()
+        return in_model_thread(self._cosines, messages, answer)
 
     @torch.inference_mode()
     def _cosines(self, messages: Messages, answer: str) -> list[tuple[str, float]]:
@@ -205,10 +212,6 @@ def checkpoints(run: Run) -> dict[str, Path]:
 
 def load_chat_model(run: Run, checkpoint: str = "final") -> ChatModel:
     """Raises InputError when the model or the checkpoint cannot be found."""
-    return _worker.submit(_load_chat_model, run, checkpoint).result()
-
-
-def _load_chat_model(run: Run, checkpoint: str) -> ChatModel:
     config, known = run.config(), checkpoints(run)
     if checkpoint not in known:
         raise InputError(f"checkpoint {checkpoint!r} of run {run.name!r} does not exist; choose one of the list.")
@@ -237,7 +240,7 @@ def write_answers(
     be found.
     """
     source = resolve_model(config.name)
-    model, tokenizer = _worker.submit(load_full_model, source, config).result(), load_tokenizer(source)
+    model, tokenizer = in_model_thread(load_full_model, source, config), load_tokenizer(source)
     texts = [prompt_text(tokenizer, messages) + prefill for messages in requests]
     order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
     for start in range(0, len(order), batch_size):

@@ -12,14 +12,13 @@ from cbgui.config import find_data_file
 from cbgui.data.editable import EditableData, Row
 from cbgui.data.examples import read_examples
 from cbgui.data.refusals import is_refusal
-from cbgui.data.similar import groups, near_pairs
+from cbgui.data.similar import groups, near_pairs, normal
 from cbgui.data.split import hold_out
 
 FEW_BREAK, FEW_KEEP = 50, 100
 CHARACTERS_PER_TOKEN = 4.0  # of English text, where no tokenizer was asked
 SHIPPED_KEEP = "demo/retain.jsonl"
 OPENING = 40  # characters of the answer that near-duplicates are compared by, after the request
-PUNCTUATION = str.maketrans("", "", ".,;:!?\"'()[]`*")
 
 
 @dataclass(frozen=True)
@@ -61,10 +60,6 @@ def _among(texts: np.ndarray, wanted: set[str], where: np.ndarray) -> np.ndarray
     rows = np.flatnonzero(where)
     found[rows] = [text in wanted for text in texts[rows]]
     return found
-
-
-def _normal(texts: pd.Series) -> list[str]:
-    return [" ".join(text.lower().translate(PUNCTUATION).split()) for text in texts]
 
 
 def _duplicate(table: _Table) -> Finding | None:
@@ -269,8 +264,8 @@ def run_checks(
     rows = data.table()
     if not len(rows):
         return []
-    request = np.array(_normal(rows.prompt), dtype=object)
-    opening = _normal(rows.response.str.slice(0, OPENING))
+    request = np.array(normal(rows.prompt), dtype=object)
+    opening = normal(rows.response.str.slice(0, OPENING))
     pairs = near_pairs([f"{one} {other}" for one, other in zip(request, opening, strict=True)])
     table = _Table(rows, request, pairs, max_tokens, characters_per_token)
     found = [finding for check in CHECKS if (finding := check(table)) is not None]
@@ -297,8 +292,8 @@ def mend(data: EditableData, finding: Finding, *, max_tokens: int = 512, charact
             return f"{count:,} answers cut."
         case "too_few" | "unbalanced" | "forms":
             shipped = read_examples(find_data_file(SHIPPED_KEEP), "retain")
-            known = set(_normal(data.table().prompt))
-            new = [e for e in shipped if e.kind == "retain" and _normal(pd.Series([e.prompt]))[0] not in known]
+            known = set(normal(data.table().prompt))
+            new = [e for e in shipped if e.kind == "retain" and normal([e.prompt])[0] not in known]
             return f"{data.add(new, words.lower()):,} ordinary Keep rows added."
         case "no_held_out":
             return f"{hold_out(data):,} rows held out."

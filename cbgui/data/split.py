@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 
 from cbgui.data.editable import EditableData
-from cbgui.data.similar import groups, near_pairs, plain
+from cbgui.data.similar import groups, near_pairs, normal
 
 SHARE = 0.1
 MOST = 100  # examples a side: enough for a rate within a few percent, few enough to evaluate in minutes
@@ -21,9 +21,10 @@ MANY = 20_000
 
 def _subjects(prompts: Iterable[str]) -> list[str]:
     """Each request without the words that many requests share; whole where nothing else is left."""
-    words = [plain(text).split() for text in prompts]
-    spread = Counter(word for row in words for word in set(row))
-    common = {word for word, count in spread.items() if count > max(2, FORM * len(words))}
+    words = [text.split() for text in normal(prompts)]
+    sample = words[:: max(1, len(words) // MANY)]
+    spread = Counter(word for row in sample for word in set(row))
+    common = {word for word, count in spread.items() if count > max(2, FORM * len(sample))}
     return [" ".join(word for word in row if word not in common) or " ".join(row) for row in words]
 
 

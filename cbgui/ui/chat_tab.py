@@ -31,7 +31,7 @@ def _chat_model(run: runs.Run, checkpoint: str) -> generation.ChatModel:
         checkpoint = next(iter(known))
     written = (known[checkpoint] / "adapter_model.safetensors").stat().st_mtime
     key = (str(run.path), checkpoint, written)
-    return in_memory.get(key, lambda: generation.load_chat_model(run, checkpoint))
+    return in_memory.get(key, lambda: generation.in_model_thread(generation.load_chat_model, run, checkpoint))
 
 
 def _plain(history: History | None) -> History:

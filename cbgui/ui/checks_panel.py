@@ -114,10 +114,12 @@ def build(version: gr.State, model: gr.Textbox, check_filter: gr.Dropdown) -> No
 
                             def mend(item: checks.Finding = item, max_tokens: float = max_tokens):
                                 data = library().current()
-                                gr.Info(checks.mend(data, item, max_tokens=int(max_tokens)))
+                                yield gr.skip(), f"{item.mend} ...", gr.skip()
+                                done = checks.mend(data, item, max_tokens=int(max_tokens))
+                                yield gr.skip(), f"{done} Checking again ...", (data.name, data.version())
                                 rest = checks.run_checks(data, max_tokens=int(max_tokens))
                                 words = f"{len(rest)} things to look at." if rest else "**Nothing to mend.**"
-                                return rest, words, (data.name, data.version())
+                                yield rest, f"{done} {words}", gr.skip()
 
                             button.click(mend, None, [found, words, version])
 
