@@ -16,6 +16,8 @@ from cbgui.data.refusals import is_refusal
 from cbgui.models import load_tokenizer, resolve_model
 from cbgui.ui.common import in_memory, library, sentences
 
+Found = tuple[list[checks.Finding], tuple]  # and the data set's name and version they were made from
+NOTHING: Found = ([], ())
 SAMPLE = 2000  # rows whose tokens are counted
 SCOPES = {"rows without an answer": None, "all Break rows": "break", "all Keep rows": "keep"}
 
@@ -30,13 +32,21 @@ def _characters_per_token(rows: pd.DataFrame, tokenizer: Any) -> float:
 @sentences
 def _check(max_tokens: float):
     data = library().current()
-    yield [], "Checking ...", gr.skip()
+    yield NOTHING, "Checking ...", gr.skip()
     counts = data.counts()
     found = checks.run_checks(data, max_tokens=int(max_tokens or 512))
     words = f"{len(found)} things to look at." if found else "**Nothing to mend.** All checks passed."
     if not counts["break"] + counts["keep"] + counts["held_out"]:
         words = "There are no rows yet; add some above."
-    yield found, words, (data.name, data.version())
+    yield (found, (data.name, data.version())), words, gr.skip()
+
+
+def _still(found: Found) -> tuple:
+    """Findings speak of the rows they were made from; when these have changed, they go."""
+    data = library().current()
+    if not found[0] or found[1] == (data.name, data.version()):
+        return gr.skip(), gr.skip()
+    return NOTHING, "The data has changed since the check; check again."
 
 
 @sentences
@@ -93,7 +103,7 @@ def _in_scope(row: Any, part: str | None) -> bool:
 
 
 def build(version: gr.State, model: gr.Textbox, check_filter: gr.Dropdown) -> None:
-    found = gr.State([])
+    found = gr.State(NOTHING)
     with gr.Accordion("Checks", open=False, elem_id="checks"):
         with gr.Row():
             run = gr.Button("Check the data", variant="primary", elem_id="run-checks", min_width=140)
@@ -101,25 +111,29 @@ def build(version: gr.State, model: gr.Textbox, check_filter: gr.Dropdown) -> No
         words = gr.Markdown(elem_id="checks-words")
 
         @gr.render(inputs=[found, longest], triggers=[found.change])
-        def findings(items: list[checks.Finding], max_tokens: float) -> None:
+        def findings(found_now: Found, max_tokens: float) -> None:
+            items, checked = found_now
             for item in items:
                 with gr.Row(elem_classes="finding"):
                     gr.Markdown(f"**{item.title}.** {item.why}", min_width=260)
                     with gr.Column(scale=0, min_width=230):
                         if item.ids:
-                            show = gr.Button("Show the rows", size="sm")
+                            show = gr.Button("Show the rows", size="sm", elem_id=f"show-{item.check}")
                             show.click(lambda item=item: item.check, None, check_filter)
                         if item.mend:
                             button = gr.Button(item.mend, size="sm", elem_id=f"mend-{item.check}")
 
-                            def mend(item: checks.Finding = item, max_tokens: float = max_tokens):
+                            @sentences
+                            def mend(item: checks.Finding = item, max_tokens: float = max_tokens, checked=checked):
                                 data = library().current()
+                                if (data.name, data.version()) != checked:
+                                    raise InputError("the data has changed since the check; check again.")
                                 yield gr.skip(), f"{item.mend} ...", gr.skip()
                                 done = checks.mend(data, item, max_tokens=int(max_tokens))
-                                yield gr.skip(), f"{done} Checking again ...", (data.name, data.version())
+                                yield NOTHING, f"{done} Checking again ...", (data.name, data.version())
                                 rest = checks.run_checks(data, max_tokens=int(max_tokens))
                                 words = f"{len(rest)} things to look at." if rest else "**Nothing to mend.**"
-                                yield rest, f"{done} {words}", gr.skip()
+                                yield (rest, (data.name, data.version())), f"{done} {words}", gr.skip()
 
                             button.click(mend, None, [found, words, version])
 
@@ -140,6 +154,7 @@ def build(version: gr.State, model: gr.Textbox, check_filter: gr.Dropdown) -> No
             stop = gr.Button("Stop")
         written = gr.Markdown(elem_id="write-words")
     run.click(_check, longest, [found, words, version], concurrency_limit=1)
+    version.change(_still, found, [found, words], show_progress="hidden")
     lengths.click(_histogram, model, plot)
     writing = write.click(_write, [model, scope, prefill, tokens], [written, version], concurrency_limit=1)
     stop.click(lambda: "Stopped; what was written is kept.", None, written, cancels=[writing])

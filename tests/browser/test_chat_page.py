@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from conftest import open_tab
+from helpers import open_tab
 from playwright.sync_api import expect
 
 pytestmark = pytest.mark.slow

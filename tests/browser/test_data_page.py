@@ -9,25 +9,13 @@ import random
 import zipfile
 
 import pytest
+from helpers import box, choose, fold, type_into
 from playwright.sync_api import Page, expect
+from test_data_set import ALL, tripping
+
+from cbgui.data.library import Library
 
 pytestmark = pytest.mark.slow
-
-
-def box(page: Page, name: str):
-    return page.locator(f"#{name} textarea, #{name} input").first
-
-
-def fold(page: Page, name: str) -> None:
-    page.locator("button.label-wrap", has_text=name).click()
-
-
-def type_into(page: Page, name: str, text: str) -> None:
-    """As a user types it: Gradio acts at key presses, not at a value that was set."""
-    box(page, name).click()
-    page.keyboard.press("Control+A")
-    page.keyboard.press("Delete")
-    page.keyboard.type(text)
 
 
 def new_set(page: Page, name: str) -> None:
@@ -151,3 +139,33 @@ def test_two_hundred_thousand_rows(app, page, tmp_path):
     page.locator("#run-checks").click()
     expect(page.locator("#checks-words")).to_contain_text("things to look at")
     assert app.memory() < 2 * 2**30
+
+
+def test_every_check_fires_and_is_mended_by_its_button(app, page):
+    library = Library(app.runs / "_data")
+    for check in ALL:
+        training, held_out = tripping(check)
+        data = library.create(f"set-{check}")
+        data.add(training, "import")
+        if held_out:
+            data.add(held_out, "import", held_out=True)
+    page.goto(app.url)
+    expect(page.locator("#counts")).not_to_contain_text("207")
+    fold(page, "Checks")
+    longest = page.get_by_label("Tokens at most").first
+    longest.fill("200")
+    longest.press("Tab")
+    for check in ALL:
+        choose(page, "data-set", f"set-{check}")
+        expect(page.locator("#undo")).to_contain_text("Undo: import")
+        page.locator("#run-checks").click()
+        expect(page.locator("#checks-words")).to_contain_text("things to look at")
+        button = page.locator(f"#mend-{check}")
+        expect(button).to_be_visible()
+        button.click()
+        expect(button).to_have_count(0)
+        expect(page.locator("#undo")).not_to_contain_text("Undo: import")
+        expect(page.locator("#checks-words")).not_to_contain_text("Checking again")
+        page.locator("#undo").click()
+        expect(page.locator("#undo")).to_contain_text("Undo: import")
+        expect(page.locator("#checks-words")).not_to_contain_text("things to look at")

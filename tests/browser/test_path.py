@@ -6,7 +6,7 @@ import re
 
 import pytest
 import torch
-from conftest import open_tab
+from helpers import open_tab
 from playwright.sync_api import expect
 from transformers import AutoModelForCausalLM, AutoTokenizer
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 
 import pytest
-from conftest import open_tab
+from helpers import open_tab
 from playwright.sync_api import expect
 
 pytestmark = pytest.mark.slow

@@ -8,7 +8,7 @@ import re
 import signal
 
 import pytest
-from conftest import open_tab
+from helpers import open_tab
 from playwright.sync_api import Page, expect
 
 pytestmark = pytest.mark.slow
