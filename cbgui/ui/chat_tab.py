@@ -16,6 +16,7 @@ from cbgui.config import InputError
 from cbgui.ui.common import in_memory, need_run, pick, sentences
 
 History = list[dict[str, str]]
+EVERY = 0.2  # seconds between two sights of an answer that grows
 LEGEND = (
     ("#0d9488", "as the base model: cosine near 1"),
     ("#f59e0b", "turning away"),
@@ -69,7 +70,7 @@ def _ask(
     yield say("Loading the model ...", "Loading the model ...")
     chat = _chat_model(run, checkpoint)
     before = [{"role": "system", "content": system.strip()}] if (system or "").strip() else []
-    started, tokens, pair = time.perf_counter(), 0, None
+    started, tokens, pair, shown_at = time.perf_counter(), 0, None, 0.0
     try:
         for pair in chat.stream(
             before + histories[0],
@@ -80,7 +81,9 @@ def _ask(
             seed=int(seed or 0),
         ):
             tokens += 1
-            yield say(pair.base or "...", pair.short_circuited or "...")
+            if time.perf_counter() - shown_at > EVERY:  # drawing each token would take time from the next
+                shown_at = time.perf_counter()
+                yield say(pair.base or "...", pair.short_circuited or "...")
     except GeneratorExit:
         raise
     except Exception as error:  # a template without a system role, for one; the traceback is the log's
@@ -136,10 +139,10 @@ def _colour(cosine: float) -> str:
 
 
 def _shaded(tokens: list[tuple[str, float]], title: str) -> str:
-    spans = "".join(
-        f'<span style="background:{_colour(cosine)}" title="cosine {cosine:.2f}">{html.escape(text)}</span>'
-        for text, cosine in tokens
-    )
+    spans = ""
+    for text, cosine in tokens:
+        shown = html.escape(text).replace("\n", "⏎ ")
+        spans += f'<span style="background:{_colour(cosine)}" title="cosine {cosine:.2f}">{shown}</span>'
     mean = sum(cosine for _, cosine in tokens) / max(len(tokens), 1)
     return f"<p><b>{title}</b>, mean cosine {mean:.2f}</p><div>{spans or '(empty)'}</div>"
 

@@ -50,8 +50,8 @@ CSS = """
 .fit .legend i {display: inline-block; width: 9px; height: 9px; border-radius: 2px; margin-right: 4px;}
 .fit .no {color: #b42318; font-weight: 600;}
 .dark .fit .no {color: #fda29b;}
-.shaded {line-height: 1.9; white-space: pre-wrap; overflow-wrap: anywhere; color: var(--body-text-color);}
-.shaded span {border-radius: 3px;}
+.shaded {line-height: 1.9; overflow-wrap: anywhere; color: var(--body-text-color);}
+.shaded span {border-radius: 3px; white-space: pre-wrap;}
 .shaded .legend {font-size: 12px; display: flex; gap: 14px; flex-wrap: wrap; margin-bottom: 6px;}
 #report iframe {width: 100%; height: 900px; border: 1px solid var(--border-color-primary); border-radius: 8px;}
 .sample {border: 1px solid var(--border-color-primary); border-radius: 8px; padding: 8px 12px; margin-bottom: 8px;
