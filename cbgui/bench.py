@@ -174,10 +174,10 @@ def bench(
     source = None if named else resolve_model(model)
     model_config = architecture(model, layers) if named else read_model_config(source)
     device = hardware.kind()
+    config = config.model_copy(update={"training": config.training.model_copy(update={"steps": steps})})
     choice = estimate(model_config, config, memory or hardware.memory_for_training(), device, with_data=False)
     limit_memory(memory)
     config = choice.config.model_copy(deep=True)
-    config.training.steps = steps
     set_seed(config.training.seed)
     trunk = random_trunk(model_config, config) if named else load_trunk(source, config)
     add_lora(trunk, config.lora, config.training.seed)

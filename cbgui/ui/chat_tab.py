@@ -119,13 +119,12 @@ def _until_last_request(history: History) -> History:
     return history[: last + 1]
 
 
-@sentences
-def _edit(*rest: Any) -> Iterator[tuple]:
-    """A request was edited in the left chat: both go on from it."""
-    *options, left, right, index, text = rest
-    left, right = _plain(left)[:index], _plain(right)[:index]
-    question = {"role": "user", "content": text}
-    yield from _ask(*options, [*left, question], [*right, question])
+def _edit(name, checkpoint, system, prefill, length, temperature, seed, left, right, event: gr.EditData):
+    """A request was edited in the left chat: both go on from it. (Gradio gives `event` to named parameters only.)"""
+    index = event.index[0] if isinstance(event.index, (list, tuple)) else event.index
+    question = {"role": "user", "content": str(event.value)}
+    before = [[*_plain(history)[:index], question] for history in (left, right)]
+    yield from sentences(_ask)(name, checkpoint, system, prefill, length, temperature, seed, *before)
 
 
 def _colour(cosine: float) -> str:
@@ -278,18 +277,34 @@ def build(page: gr.Blocks, tab: gr.Tab, run_name: gr.Dropdown) -> None:
     shading = ([run_name, checkpoint, system, left, right], [shaded, line])
     started = []
     for trigger in (send.click, prompt.submit):
-        event = trigger(_send, [prompt, *options, left, right], [left, right, words, prompt], concurrency_limit=1)
+        event = trigger(
+            _send,
+            [prompt, *options, left, right],
+            [left, right, words, prompt],
+            concurrency_limit=1,
+            concurrency_id="chat",
+            show_progress="hidden",
+        )
         event.success(_shade, *shading)
         started.append(event)
-    again = retry.click(_retry, [*options, left, right], [left, right, words], concurrency_limit=1)
+    again = retry.click(
+        _retry,
+        [*options, left, right],
+        [left, right, words],
+        concurrency_limit=1,
+        concurrency_id="chat",
+        show_progress="hidden",
+    )
     again.success(_shade, *shading)
 
-    def edited(*values: Any, event: gr.EditData) -> Any:
-        index = event.index[0] if isinstance(event.index, (list, tuple)) else event.index
-        text = event.value if isinstance(event.value, str) else str(event.value)
-        yield from _edit(*values, index, text)
-
-    changed = left.edit(edited, [*options, left, right], [left, right, words], concurrency_limit=1)
+    changed = left.edit(
+        _edit,
+        [*options, left, right],
+        [left, right, words],
+        concurrency_limit=1,
+        concurrency_id="chat",
+        show_progress="hidden",
+    )
     changed.success(_shade, *shading)
     stop.click(lambda: "Stopped.", None, words, cancels=[*started, again, changed])
     clear.click(lambda: ([], [], "", ""), None, [left, right, words, shaded])

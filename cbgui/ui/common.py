@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import html
 import inspect
+import re
 import threading
 from collections.abc import Callable, Hashable
 from typing import Any
@@ -13,6 +15,7 @@ import gradio as gr
 from cbgui import runs
 from cbgui.config import InputError
 from cbgui.data.library import Library
+from cbgui.jobs import Job
 
 STATE_WORDS = {
     "new": "not started",
@@ -70,6 +73,16 @@ def sentences(handler: Callable[..., Any]) -> Callable[..., Any]:
                 raise gr.Error(str(error), print_exception=False) from None
 
     return wrapped
+
+
+def job_words(job: Job, what: str) -> str:
+    """How far a job is, or how it failed, in words."""
+    lines = job.lines()
+    progress = [line for line in lines if re.match(r"\s*\d+% ", line)]
+    if job.state() == "running":
+        return f"**{job.run.name}**: {progress[-1].strip() if progress else 'starting'} ..."
+    said = [line for line in lines if not line.startswith(("exit ", " ", "Traceback")) and line not in progress]
+    return f"**{job.run.name}**: {what} failed. {html.escape(said[-1]) if said else ''}"
 
 
 class OneInMemory:

@@ -16,6 +16,7 @@ from cbgui import runs
 from cbgui.config import InputError
 from cbgui.data.batches import encode
 from cbgui.data.editable import EditableData
+from cbgui.data.examples import Example
 from cbgui.models import load_tokenizer, resolve_model
 from cbgui.ui import checks_panel, import_panel
 from cbgui.ui.checks_panel import CHECK_NAMES
@@ -81,22 +82,34 @@ def _refresh(part: str, search: str, kind: str, check: str, page: float) -> tupl
     )
 
 
+def _number(cell: Any) -> int | None:
+    """A row's number; None for the empty cell of a row that the user added (beside it, numbers come as floats)."""
+    try:
+        return int(float(cell))
+    except (TypeError, ValueError):
+        return None
+
+
 @sentences
-def _edited(table: pd.DataFrame, shown: list[list[Any]]) -> tuple | Any:
-    """Cells that were changed in the table, written to their rows."""
+def _edited(table: pd.DataFrame, shown: list[list[Any]], part: str) -> tuple | Any:
+    """Cells that were changed in the table, written to their rows; a row that was added there, to the set."""
     data = library().current()
     old = {int(row[0]): row for row in shown}
-    for identifier, prompt, response, kind in table.itertuples(index=False):
-        row = old.get(int(identifier)) if str(identifier).isdigit() else None
+    for identifier, prompt, response, kind in table.fillna("").itertuples(index=False):
+        row = old.get(_number(identifier))
+        if row is None and _number(identifier) is None and str(prompt).strip():
+            usual = "break" if part == "Break" else "retain"
+            new = Example((("user", str(prompt)),), str(response), KINDS.get(kind, usual), "typed")
+            data.add([new], "type a row", held_out=part == "Held out")
         if row is None or [prompt, response, kind] == row[1:]:
             continue
-        (whole,) = data.get([int(identifier)]) or [None]
+        (whole,) = data.get([row[0]]) or [None]
         if whole is None:
             continue
         # A cell that was shown cut and not touched keeps its whole text.
         prompt = whole.example.prompt if prompt == row[1] else prompt
         response = whole.example.response if response == row[2] else response
-        data.edit(int(identifier), prompt=str(prompt), response=str(response), kind=KINDS.get(kind, str(kind)))
+        data.edit(row[0], prompt=str(prompt), response=str(response), kind=KINDS.get(kind, str(kind)))
     return data.name, data.version()
 
 
@@ -241,16 +254,18 @@ def build(page: gr.Blocks, model: gr.Textbox) -> None:
 
     filters = [part, search, kind, check, number]
     view = [table, shown, words, number]
-    version.change(_refresh, filters, [name, counts, undo, *view], show_progress="hidden")
+    # One after the other: the page asked for last is the one that stays.
+    in_order = {"show_progress": "hidden", "concurrency_id": "rows", "concurrency_limit": 1}
+    version.change(_refresh, filters, [name, counts, undo, *view], **in_order)
     for control in (part, search, kind):
         control.input(  # a key pressed while the last one is searched for must not be lost
-            lambda *values: _show(*values[:-1], 1), filters, view, show_progress="hidden", trigger_mode="always_last"
+            lambda *values: _show(*values[:-1], 1), filters, view, trigger_mode="always_last", **in_order
         )
-    check.change(lambda *values: _show(*values[:-1], 1), filters, view, show_progress="hidden")
-    number.submit(_show, filters, view, show_progress="hidden")
-    back.click(lambda *values: _show(*values[:-1], (values[-1] or 1) - 1), filters, view, show_progress="hidden")
-    forward.click(lambda *values: _show(*values[:-1], (values[-1] or 1) + 1), filters, view, show_progress="hidden")
-    table.input(_edited, [table, shown], version, show_progress="hidden")
+    check.change(lambda *values: _show(*values[:-1], 1), filters, view, **in_order)
+    number.submit(_show, filters, view, **in_order)
+    back.click(lambda *values: _show(*values[:-1], (values[-1] or 1) - 1), filters, view, **in_order)
+    forward.click(lambda *values: _show(*values[:-1], (values[-1] or 1) + 1), filters, view, **in_order)
+    table.input(_edited, [table, shown, part], version, show_progress="hidden")
     selected = [chosen, editor, row_words, prompt, response, row_kind]
     table.select(_select, [shown, model], selected, show_progress="hidden")
     save.click(_save, [chosen, prompt, response, row_kind], [version, editor, chosen])

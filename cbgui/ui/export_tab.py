@@ -1,37 +1,62 @@
-"""Export: merge with progress, then download from the run's folder."""
+"""Export: merge in a process of its own, then download from the run's folder."""
 
 from __future__ import annotations
 
 import gradio as gr
 
-from cbgui import export
+from cbgui import runs
 from cbgui.config import InputError
-from cbgui.ui.common import need_run, pick
+from cbgui.jobs import Job
+from cbgui.ui.common import job_words, need_run, pick, sentences
 
 
-def _files(name: str | None):
-    """The run's merged model, if it has one."""
+def _job(run: runs.Run) -> Job:
+    return Job(run, "export")
+
+
+def _words(run: runs.Run) -> str:
+    job, merged = _job(run), run.path / "merged"
+    if job.state() in ("running", "failed"):
+        return job_words(job, "the merge")
+    if merged.is_dir():
+        size = sum(path.stat().st_size for path in merged.iterdir()) / 1e6
+        compared = next((line.split(": ", 1)[1] for line in job.lines() if "differ by at most" in line), "")
+        return f"**{run.name}** is merged: {size:,.0f} MB in `{merged}`. {compared.capitalize()}"
+    if job.state() == "stopped":
+        return f"**{run.name}**: stopped; nothing half-written is offered. Press **Merge** to start again."
+    return "Nothing is merged yet. Press **Merge** once a run is done."
+
+
+def _refresh(name: str | None, seen: tuple | None) -> tuple:
     run = pick(name)
-    merged = run.path / "merged" if run else None
-    if merged is None or not merged.is_dir():
-        words = "Nothing is merged yet. Press **Merge** once a run is done." if run else "No run yet; train one first."
-        return words, gr.File(value=None, visible=False)
-    paths = sorted(str(path) for path in merged.iterdir())
-    size = sum(path.stat().st_size for path in merged.iterdir()) / 1e6
-    return f"**{run.name}** is merged: {size:.0f} MB in `{merged}`.", gr.File(value=paths, visible=True)
+    if run is None:
+        words = "No run yet; train one first."
+        off = gr.Button(interactive=False)
+        return (words, gr.File(value=None, visible=False), off, off, ()) if seen != () else (gr.skip(),) * 5
+    words, running = _words(run), _job(run).state() == "running"
+    mark = (run.name, words)
+    if mark == seen:
+        return (gr.skip(),) * 5
+    merged = run.path / "merged"
+    paths = sorted(str(path) for path in merged.iterdir()) if merged.is_dir() and not running else None
+    files = gr.File(value=paths, visible=paths is not None)
+    return words, files, gr.Button(interactive=not running), gr.Button(interactive=running), mark
 
 
-def _merge(name: str | None, progress=gr.Progress()):  # noqa: B008 (gradio finds it by the default)
+@sentences
+def _merge(name: str | None) -> str:
     run = need_run(name)
-    if not (run.path / "merged").is_dir():
-        try:
-            difference = export.export_run(
-                run, run.path / "merged", progress=lambda share, words: progress(share, desc=words)
-            )
-        except InputError as error:
-            raise gr.Error(str(error), print_exception=False) from None
-        gr.Info(f"Merged and checked: no token's probability differs by more than {difference:.2g}.")
-    return _files(name)
+    if not (run.adapter / "adapter_model.safetensors").is_file():
+        raise InputError(f"run {run.name!r} has no adapter yet; let it finish, or stop and keep it.")
+    if (run.path / "merged").is_dir():
+        raise InputError(f"run {run.name!r} is merged already; its files are below.")
+    _job(run).start("--output", str(run.path / "merged"))
+    return f"**{run.name}**: starting ..."
+
+
+@sentences
+def _stop(name: str | None) -> None:
+    _job(need_run(name)).stop()
 
 
 def build(page: gr.Blocks, run_name: gr.Dropdown) -> None:
@@ -39,9 +64,13 @@ def build(page: gr.Blocks, run_name: gr.Dropdown) -> None:
         "Merge the adapter into the base model's original weights: ordinary safetensors, nothing added at inference. "
         "The merged model is compared with base + adapter before it is offered."
     )
-    merge = gr.Button("Merge", variant="primary", elem_id="merge")
-    words = gr.Markdown(min_height=60)
+    with gr.Row():
+        merge = gr.Button("Merge", variant="primary", elem_id="merge")
+        stop = gr.Button("Stop", interactive=False, elem_id="stop-merge")
+    words = gr.Markdown(min_height=60, elem_id="export-words")
     files = gr.File(label="Download", file_count="multiple", interactive=False, visible=False, elem_id="downloads")
-    merge.click(_merge, run_name, [words, files], concurrency_limit=1)
-    for trigger in (run_name.change, page.load):
-        trigger(_files, run_name, [words, files], show_progress="hidden")
+    seen = gr.State(None)
+    merge.click(_merge, run_name, words)
+    stop.click(_stop, run_name, None)
+    for trigger in (gr.Timer(1.0).tick, run_name.change, page.load):
+        trigger(_refresh, [run_name, seen], [words, files, merge, stop, seen], show_progress="hidden")

@@ -13,6 +13,7 @@ import pandas as pd
 from cbgui.config import InputError
 from cbgui.data import sources
 from cbgui.data.sources import CATALOGUE, Mapping
+from cbgui.models import hub_answers
 from cbgui.ui.common import KIND_WORDS, KINDS, library, sentences
 
 NONE = "(none)"
@@ -51,6 +52,8 @@ def _preview(rows: list[sources.Raw], mapping: Mapping, side: str) -> pd.DataFra
 @sentences
 def _look(source: dict[str, Any]) -> tuple:
     """Read the first rows and guess the mapping."""
+    if source["type"] in ("catalogue", "hub") and not hub_answers():
+        raise InputError(f"{_label(source)}: the hub does not answer; connect and open the app again, or use a file.")
     rows = list(itertools.islice(_rows(source), sources.LOOKED_AT))
     if not rows:
         raise InputError(f"{_label(source)}: it holds no rows; choose another.")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import re
 
 import gradio as gr
 
@@ -11,7 +10,7 @@ from cbgui import runs
 from cbgui.config import InputError
 from cbgui.evaluation.attacks import DEFAULT_ATTACKS, TITLES
 from cbgui.jobs import Job
-from cbgui.ui.common import need_run, pick, sentences
+from cbgui.ui.common import job_words, need_run, pick, sentences
 
 CHOICES = [(title, name) for name, title in TITLES.items()]
 
@@ -21,14 +20,9 @@ def _job(run: runs.Run) -> Job:
 
 
 def _words(run: runs.Run, job: Job) -> str:
-    state, lines = job.state(), job.lines()
-    progress = [line for line in lines if re.match(r"\s*\d+% ", line)]
-    match state:
-        case "running":
-            return f"**{run.name}**: {progress[-1].strip() if progress else 'starting'} ..."
-        case "failed":
-            said = [line for line in lines if not line.startswith(("exit ", " ", "Traceback"))]
-            return f"**{run.name}**: the evaluation failed. {html.escape(said[-1]) if said else ''}"
+    match job.state():
+        case "running" | "failed":
+            return job_words(job, "the evaluation")
         case "stopped":
             return f"**{run.name}**: stopped; what was answered is kept. Press Evaluate to go on."
     if (run.path / "report" / "report.html").is_file():
