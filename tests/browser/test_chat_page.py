@@ -61,7 +61,7 @@ def test_axe_finds_nothing_serious(with_run, page, theme):
     page.goto(f"{with_run.url}/?__theme={theme}")
     expect(page.locator("#counts")).to_contain_text("207")
     found = []
-    for name in ("Data", "Train", "Runs", "Chat", "Export"):
+    for name in ("Data", "Train", "Runs", "Chat", "Report", "Export"):
         open_tab(page, name)
         page.wait_for_timeout(1500)
         for folded in page.locator("button.label-wrap:visible").all():
