@@ -73,7 +73,7 @@ def train(
         if model:
             config.model.name = model
         runs.read_data(config.data)
-        model_config = read_model_config(resolve_model(config.model.name))
+        model_config = read_model_config(resolve_model(config.model.name, weights=False))
         estimate_memory(model_config, config, hardware.memory_for_training(), hardware.kind())  # refuses what cannot be
         if int(os.environ.get("RANK", 0)) == 0:
             run = runs.create_run(output, config)
@@ -215,7 +215,9 @@ def estimate(
         raise InputError(f"--device {device!r} is unknown; use cpu or cuda.")
     config = override(load_config(preset), assignments or [])
     name = model or config.model.name
-    model_config = architecture(name) if name in ARCHITECTURES else read_model_config(resolve_model(name))
+    model_config = (
+        architecture(name) if name in ARCHITECTURES else read_model_config(resolve_model(name, weights=False))
+    )
     available = parse_size(memory, "--memory") if memory else hardware.memory_for_training()
     result = estimate_memory(model_config, config, available, device or hardware.kind())
     for part in result.parts:
@@ -281,8 +283,7 @@ def bench(
 
 def _with_adapter(run_dir: Path) -> runs.Run:
     run = runs.open_run(run_dir)
-    if not (run.adapter / "adapter_model.safetensors").is_file():
-        raise InputError(f"run {run.name!r} has no adapter yet; let the training finish, or stop and keep it.")
+    run.need_adapter()
     return run
 
 

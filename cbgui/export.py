@@ -107,8 +107,7 @@ def export_run(run: Run, output: Path, *, max_shard_size: str | None = None, pro
     """
     progress = progress or (lambda share, words: None)
     limit = parse_size(max_shard_size, "--max-shard-size") if max_shard_size else None
-    if not (run.adapter / "adapter_model.safetensors").is_file():
-        raise InputError(f"run {run.name!r} has no adapter yet; let the training finish, or stop and keep it.")
+    run.need_adapter()
     if output.exists():
         raise InputError(f"--output {str(output)!r} exists already; choose another folder.")
     config = run.config()

@@ -3,7 +3,6 @@ last line is its progress, and it can be stopped. Its files lie in the run direc
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -14,8 +13,9 @@ from typing import Literal
 import psutil
 
 from cbgui.config import InputError
-from cbgui.runs import Run, detached, write_whole
+from cbgui.runs import Run, detached, record_process, recorded_process
 
+STOPPED = "stopped"  # the last line of a job that was stopped; one that ended says "exit" and its code
 State = Literal["none", "running", "done", "failed", "stopped"]
 
 
@@ -34,31 +34,17 @@ class Job:
     def output(self) -> Path:
         return self.run.path / f"{self.name}.txt"
 
-    def _known(self) -> dict:
-        try:
-            return json.loads(self.record.read_text("utf-8"))
-        except (OSError, ValueError):
-            return {}
-
     def process(self) -> psutil.Process | None:
-        """The job's process, if it is alive and really this one (pids are given out again)."""
-        known = self._known()
-        try:
-            process = psutil.Process(known["pid"])
-            alive = process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-            return process if alive and abs(process.create_time() - known["start_time"]) < 1 else None
-        except (KeyError, psutil.Error):
-            return None
+        """The job's process, if it is alive."""
+        return recorded_process(self.record)
 
     def state(self) -> State:
         if self.process() is not None:
             return "running"
-        known = self._known()
-        if not known:
+        if not self.record.is_file():
             return "none"
-        if known.get("stopped"):
-            return "stopped"
-        return "done" if self.lines()[-1:] == ["exit 0"] else "failed"
+        last = (self.lines() or [""])[-1]
+        return {"exit 0": "done", STOPPED: "stopped"}.get(last, "failed")
 
     def lines(self) -> list[str]:
         """What it printed, without tracebacks' places."""
@@ -76,21 +62,21 @@ class Job:
             process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, **detached()
             )
-        start_time = psutil.Process(process.pid).create_time()
-        write_whole(self.record, json.dumps({"pid": process.pid, "start_time": start_time}))
+        record_process(self.record, process.pid)
 
     def stop(self) -> None:
         """End it at once; what it had finished is on disk."""
         process = self.process()
         if process is None:
             return
-        write_whole(self.record, json.dumps(self._known() | {"stopped": True}))
         for child in [*process.children(recursive=True), process]:
             try:
                 child.kill()
             except psutil.NoSuchProcess:
                 pass
         process.wait(10)
+        with self.output.open("a", encoding="utf-8") as file:
+            file.write(f"\n{STOPPED}\n")
 
 
 def main(arguments: list[str]) -> int:

@@ -18,15 +18,8 @@ import httpx
 import torch
 import transformers
 from bitsandbytes.nn import Linear4bit
-from huggingface_hub import constants, hf_hub_download, snapshot_download
-from huggingface_hub.errors import (
-    EntryNotFoundError,
-    GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    RepositoryNotFoundError,
-)
+from huggingface_hub import constants, snapshot_download
+from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, RepositoryNotFoundError
 from peft import LoraConfig as PeftLoraConfig
 from peft import PeftModel, get_peft_model, get_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -112,9 +105,10 @@ def _demo_from_wheel() -> ModelSource:
     return source
 
 
-def resolve_model(name: str) -> ModelSource:
+def resolve_model(name: str, *, weights: bool = True) -> ModelSource:
     """Find a model's files: "demo", a folder, or a hub id (downloaded to the hub's cache; safetensors only).
 
+    Without `weights` only config and tokenizer are fetched from the hub: what an estimate and a count of tokens need.
     Raises InputError, before any weights are loaded.
     """
     path = Path(name)
@@ -131,7 +125,7 @@ def resolve_model(name: str) -> ModelSource:
     if not hub_answers():
         raise InputError(f"model {name!r}: no such folder, and the hub does not answer; connect or name a folder.")
     repo = DEMO_ID if name == "demo" else name
-    patterns = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model", "LICENSE*"]
+    patterns = ["*.json", "*.jinja", "tokenizer.model", "LICENSE*"] + ["*.safetensors"] * weights
     try:
         folder = Path(snapshot_download(repo, allow_patterns=patterns, ignore_patterns=["*/*"]))
     except GatedRepoError:
@@ -140,27 +134,9 @@ def resolve_model(name: str) -> ModelSource:
         raise InputError(f"model {name!r} is neither a folder nor a model on the hub; check the spelling.") from None
     except (HfHubHTTPError, httpx.HTTPError, OSError) as error:
         raise InputError(f"model {name!r} could not be downloaded ({type(error).__name__}); try again.") from None
-    if not list(folder.glob("*.safetensors")):
+    if weights and not list(folder.glob("*.safetensors")):
         raise InputError(f"model {name!r} has no safetensors weights on the hub; choose one that has.")
     return ModelSource(folder, repo)
-
-
-def find_config(name: str) -> ModelSource:
-    """What the memory estimate needs: a folder with config.json; no weights are downloaded. Raises InputError."""
-    path = Path(name)
-    if path.is_dir() or name == "demo" or path.is_absolute() or name.startswith((".", "~")):
-        return resolve_model(name)
-    try:
-        file = hf_hub_download(name, "config.json", local_files_only=not hub_answers())
-    except GatedRepoError:
-        raise InputError(f"model {name!r} is gated; accept its terms on the hub and run 'hf auth login'.") from None
-    except (LocalEntryNotFoundError, httpx.HTTPError):
-        raise InputError(
-            f"model {name!r}: no such folder, and the hub does not answer; connect or name a folder."
-        ) from None
-    except (RepositoryNotFoundError, EntryNotFoundError, HFValidationError, HfHubHTTPError):
-        raise InputError(f"model {name!r} is neither a folder nor a model on the hub; check the spelling.") from None
-    return ModelSource(Path(file).parent, name)
 
 
 def read_model_config(source: ModelSource) -> PretrainedConfig:

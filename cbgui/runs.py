@@ -54,6 +54,21 @@ def write_whole(path: Path, text: str) -> None:
     part.replace(path)
 
 
+def record_process(path: Path, pid: int) -> None:
+    write_whole(path, json.dumps({"pid": pid, "start_time": psutil.Process(pid).create_time()}))
+
+
+def recorded_process(path: Path) -> psutil.Process | None:
+    """The process that `path` names, if it is alive and really that one (pids are given out again)."""
+    try:
+        known = json.loads(path.read_text("utf-8"))
+        process = psutil.Process(known["pid"])
+        alive = process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+        return process if alive and abs(process.create_time() - known["start_time"]) < 1 else None
+    except (OSError, ValueError, KeyError, psutil.Error):
+        return None
+
+
 def read_data(data: DataConfig) -> dict[str, list[Example]]:
     """The run's three sets, read and checked. Raises InputError."""
     sets = {
@@ -131,18 +146,16 @@ class Run:
             file.flush()
 
     def process(self) -> psutil.Process | None:
-        """The training process, if it is alive and really this run's (pids are given out again)."""
-        try:
-            known = json.loads((self.path / "process.json").read_text("utf-8"))
-            process = psutil.Process(known["pid"])
-            alive = process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-            return process if alive and abs(process.create_time() - known["start_time"]) < 1 else None
-        except (OSError, ValueError, KeyError, psutil.Error):
-            return None
+        """The training process, if it is alive."""
+        return recorded_process(self.path / "process.json")
 
     def record_process(self, pid: int) -> None:
-        start_time = psutil.Process(pid).create_time()
-        write_whole(self.path / "process.json", json.dumps({"pid": pid, "start_time": start_time}))
+        record_process(self.path / "process.json", pid)
+
+    def need_adapter(self) -> None:
+        """Raises InputError when there is nothing to talk to, judge or merge yet."""
+        if not (self.adapter / "adapter_model.safetensors").is_file():
+            raise InputError(f"run {self.name!r} has no adapter yet; let the training finish, or stop and keep it.")
 
     def state(self) -> State:
         if self.process() is not None:

@@ -16,7 +16,7 @@ from cbgui.data.similar import groups, near_pairs, normal
 from cbgui.data.split import hold_out
 
 FEW_BREAK, FEW_KEEP = 50, 100
-CHARACTERS_PER_TOKEN = 4.0  # of English text, where no tokenizer was asked
+CHARACTERS_PER_TOKEN = 4.0  # of English text; a tokenizer would take a minute for 200,000 rows
 SHIPPED_KEEP = "demo/retain.jsonl"
 OPENING = 40  # characters of the answer that near-duplicates are compared by, after the request
 
@@ -40,7 +40,6 @@ class _Table:
     request: np.ndarray  # normalized prompts
     pairs: np.ndarray  # near pairs of request and the answer's opening
     max_tokens: int
-    characters_per_token: float
 
     def ids(self, chosen: np.ndarray) -> tuple[int, ...]:
         return tuple(self.rows.id.to_numpy()[chosen].tolist())
@@ -137,12 +136,12 @@ def _refusing(table: _Table) -> Finding | None:
 
 
 def _too_long(table: _Table) -> Finding | None:
-    limit = table.max_tokens * table.characters_per_token
+    limit = table.max_tokens * CHARACTERS_PER_TOKEN
     length = table.rows.prompt.str.len().to_numpy() + table.rows.response.str.len().to_numpy()
     ids = table.ids(length > limit)
     return Finding(
         "too_long",
-        f"{len(ids):,} rows are longer than {table.max_tokens} tokens",
+        f"{len(ids):,} rows are longer than about {table.max_tokens} tokens",
         "Training cuts them there; what comes after is not learned. Cutting them now shows what will be used.",
         ids,
         "Cut the answers",
@@ -257,9 +256,7 @@ CHECKS: list[Callable[[_Table], Finding | None]] = [
 OF_ROWS = ("empty", "refusing", "both_sides", "duplicate", "near_duplicate", "leak", "too_long")
 
 
-def run_checks(
-    data: EditableData, *, max_tokens: int = 512, characters_per_token: float = CHARACTERS_PER_TOKEN
-) -> list[Finding]:
+def run_checks(data: EditableData, *, max_tokens: int = 512) -> list[Finding]:
     """All findings; the rows of each can then be filtered in `data`."""
     rows = data.table()
     if not len(rows):
@@ -267,14 +264,14 @@ def run_checks(
     request = np.array(normal(rows.prompt), dtype=object)
     opening = normal(rows.response.str.slice(0, OPENING))
     pairs = near_pairs([f"{one} {other}" for one, other in zip(request, opening, strict=True)])
-    table = _Table(rows, request, pairs, max_tokens, characters_per_token)
+    table = _Table(rows, request, pairs, max_tokens)
     found = [finding for check in CHECKS if (finding := check(table)) is not None]
     found = [finding for finding in found if finding.ids or finding.check not in OF_ROWS]
     data.flag({finding.check: list(finding.ids) for finding in found})
     return found
 
 
-def mend(data: EditableData, finding: Finding, *, max_tokens: int = 512, characters_per_token: float = 4.0) -> str:
+def mend(data: EditableData, finding: Finding, *, max_tokens: int = 512) -> str:
     """Do what `finding.mend` says, as one step that can be undone; returns what was done."""
     words = finding.mend or ""
     match finding.check:
@@ -287,7 +284,7 @@ def mend(data: EditableData, finding: Finding, *, max_tokens: int = 512, charact
             count = data.update(finding.ids, lambda row: _with_kind(row, "near_miss"), words.lower())
             return f"{count:,} Keep rows marked as near misses; read them, and write more."
         case "too_long":
-            limit = int(max_tokens * characters_per_token)
+            limit = int(max_tokens * CHARACTERS_PER_TOKEN)
             count = data.update(finding.ids, lambda row: _cut(row, limit), words.lower())
             return f"{count:,} answers cut."
         case "too_few" | "unbalanced" | "forms":

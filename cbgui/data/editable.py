@@ -177,10 +177,10 @@ class EditableData:
             newest = connection.execute("SELECT words FROM steps ORDER BY id DESC LIMIT 1").fetchone()
         return newest[0] if newest else None
 
-    def version(self) -> tuple[int, int]:
-        """Changes whenever the rows do."""
+    def version(self) -> tuple[str, int, int]:
+        """Names the data set and changes whenever its rows do."""
         with self._connect() as connection:
-            return connection.execute("SELECT count(*), coalesce(max(id), 0) FROM steps").fetchone()
+            return self.name, *connection.execute("SELECT count(*), coalesce(max(id), 0) FROM steps").fetchone()
 
     def counts(self) -> dict[str, int]:
         """Rows by part (break, keep, held_out) and, within the training ones, by kind."""

@@ -276,35 +276,15 @@ def build(page: gr.Blocks, tab: gr.Tab, run_name: gr.Dropdown) -> None:
     options = [run_name, checkpoint, system, prefill, length, temperature, seed]
     shading = ([run_name, checkpoint, system, left, right], [shaded, line])
     started = []
+    answering = {"concurrency_limit": 1, "concurrency_id": "chat", "show_progress": "hidden"}
     for trigger in (send.click, prompt.submit):
-        event = trigger(
-            _send,
-            [prompt, *options, left, right],
-            [left, right, words, prompt],
-            concurrency_limit=1,
-            concurrency_id="chat",
-            show_progress="hidden",
-        )
+        event = trigger(_send, [prompt, *options, left, right], [left, right, words, prompt], **answering)
         event.success(_shade, *shading)
         started.append(event)
-    again = retry.click(
-        _retry,
-        [*options, left, right],
-        [left, right, words],
-        concurrency_limit=1,
-        concurrency_id="chat",
-        show_progress="hidden",
-    )
+    again = retry.click(_retry, [*options, left, right], [left, right, words], **answering)
     again.success(_shade, *shading)
 
-    changed = left.edit(
-        _edit,
-        [*options, left, right],
-        [left, right, words],
-        concurrency_limit=1,
-        concurrency_id="chat",
-        show_progress="hidden",
-    )
+    changed = left.edit(_edit, [*options, left, right], [left, right, words], **answering)
     changed.success(_shade, *shading)
     stop.click(lambda: "Stopped.", None, words, cancels=[*started, again, changed])
     clear.click(lambda: ([], [], "", ""), None, [left, right, words, shaded])

@@ -16,17 +16,10 @@ from cbgui.data.refusals import is_refusal
 from cbgui.models import load_tokenizer, resolve_model
 from cbgui.ui.common import in_memory, library, sentences
 
-Found = tuple[list[checks.Finding], tuple]  # and the data set's name and version they were made from
+Found = tuple[list[checks.Finding], tuple]  # and the version of the data set they were made from
 NOTHING: Found = ([], ())
 SAMPLE = 2000  # rows whose tokens are counted
 SCOPES = {"rows without an answer": None, "all Break rows": "break", "all Keep rows": "keep"}
-
-
-def _characters_per_token(rows: pd.DataFrame, tokenizer: Any) -> float:
-    sample = rows.sample(min(len(rows), 200), random_state=0)
-    text = [f"{q} {a}" for q, a in zip(sample.prompt, sample.response, strict=True)]
-    tokens = sum(len(ids) for ids in tokenizer(text).input_ids)
-    return sum(map(len, text)) / max(tokens, 1)
 
 
 @sentences
@@ -38,13 +31,13 @@ def _check(max_tokens: float):
     words = f"{len(found)} things to look at." if found else "**Nothing to mend.** All checks passed."
     if not counts["break"] + counts["keep"] + counts["held_out"]:
         words = "There are no rows yet; add some above."
-    yield (found, (data.name, data.version())), words, gr.skip()
+    yield (found, data.version()), words, gr.skip()
 
 
 def _still(found: Found) -> tuple:
     """Findings speak of the rows they were made from; when these have changed, they go."""
     data = library().current()
-    if not found[0] or found[1] == (data.name, data.version()):
+    if not found[0] or found[1] == data.version():
         return gr.skip(), gr.skip()
     return NOTHING, "The data has changed since the check; check again."
 
@@ -55,7 +48,7 @@ def _histogram(model: str):
     rows = data.table()
     if not len(rows):
         raise InputError("the data set is empty; add rows first.")
-    tokenizer = load_tokenizer(resolve_model(model.strip() or "demo"))
+    tokenizer = load_tokenizer(resolve_model(model.strip() or "demo", weights=False))
     rows = rows.sample(min(len(rows), SAMPLE), random_state=0)
     tokens = [
         len(ids) for ids in tokenizer([f"{q}\n{a}" for q, a in zip(rows.prompt, rows.response, strict=True)]).input_ids
@@ -93,7 +86,7 @@ def _write(model: str, scope: str, prefill: str, longest: float):
             )
             flagged = f" {refusals} Break answers are refusals: see Checks, or use a prefill." if refusals else ""
             ending = "**All written.**" if done == len(rows) else "Stop keeps what is written."
-            yield f"{done:,} of {len(rows):,} answers written. {ending}{flagged}", (data.name, data.version())
+            yield f"{done:,} of {len(rows):,} answers written. {ending}{flagged}", data.version()
 
 
 def _in_scope(row: Any, part: str | None) -> bool:
@@ -126,14 +119,14 @@ def build(version: gr.State, model: gr.Textbox, check_filter: gr.Dropdown) -> No
                             @sentences
                             def mend(item: checks.Finding = item, max_tokens: float = max_tokens, checked=checked):
                                 data = library().current()
-                                if (data.name, data.version()) != checked:
+                                if data.version() != checked:
                                     raise InputError("the data has changed since the check; check again.")
                                 yield gr.skip(), f"{item.mend} ...", gr.skip()
                                 done = checks.mend(data, item, max_tokens=int(max_tokens))
-                                yield NOTHING, f"{done} Checking again ...", (data.name, data.version())
+                                yield NOTHING, f"{done} Checking again ...", data.version()
                                 rest = checks.run_checks(data, max_tokens=int(max_tokens))
                                 words = f"{len(rest)} things to look at." if rest else "**Nothing to mend.**"
-                                yield (rest, (data.name, data.version())), f"{done} {words}", gr.skip()
+                                yield (rest, data.version()), f"{done} {words}", gr.skip()
 
                             button.click(mend, None, [found, words, version])
 

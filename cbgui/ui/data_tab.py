@@ -12,7 +12,6 @@ from typing import Any
 import gradio as gr
 import pandas as pd
 
-from cbgui import runs
 from cbgui.config import InputError
 from cbgui.data.batches import encode
 from cbgui.data.editable import EditableData
@@ -49,7 +48,7 @@ def _page(part: str, search: str, kind: str, check: str, page: float) -> tuple[l
     filters = {
         "search": search or "",
         "kind": KINDS.get(kind),
-        "check": CHECK_NAMES.get(check, check) if check not in (ANY, None) else None,
+        "check": check if check != ANY else None,
     }
     page = max(1, int(page or 1))
     part_name = None if filters["check"] else PARTS.get(part, "break")
@@ -110,11 +109,11 @@ def _edited(table: pd.DataFrame, shown: list[list[Any]], part: str) -> tuple | A
         prompt = whole.example.prompt if prompt == row[1] else prompt
         response = whole.example.response if response == row[2] else response
         data.edit(row[0], prompt=str(prompt), response=str(response), kind=KINDS.get(kind, str(kind)))
-    return data.name, data.version()
+    return data.version()
 
 
 @sentences
-def _select(shown: list[list[Any]], model: str, event: gr.SelectData) -> tuple:
+def _select(shown: list[list[Any]], event: gr.SelectData) -> tuple:
     """The chosen row in whole, and how the model reads it."""
     index = event.index[0] if isinstance(event.index, (list, tuple)) else event.index
     if not shown or index >= len(shown):
@@ -133,7 +132,7 @@ def _template(identifier: int | None, model: str) -> Any:
     found = library().current().get([identifier] if identifier else [])
     if not found:
         raise InputError("no row is chosen; click one in the table.")
-    tokenizer = load_tokenizer(resolve_model(model.strip() or "demo"))
+    tokenizer = load_tokenizer(resolve_model(model.strip() or "demo", weights=False))
     encoded = encode(tokenizer, found[0].example, 4096)
     before = tokenizer.decode(encoded.ids[: encoded.loss_start])
     counted = tokenizer.decode(encoded.ids[encoded.loss_start :])
@@ -147,7 +146,7 @@ def _save(identifier: int | None, prompt: str, response: str, kind: str) -> tupl
     if identifier is None or not data.get([identifier]):
         raise InputError("no row is chosen; click one in the table.")
     data.edit(identifier, prompt=prompt, response=response, kind=KINDS[kind])
-    return (data.name, data.version()), gr.Group(visible=False), None
+    return data.version(), gr.Group(visible=False), None
 
 
 @sentences
@@ -155,18 +154,14 @@ def _delete(identifier: int | None) -> tuple:
     data = library().current()
     if identifier is None or not data.remove([identifier], "delete a row"):
         raise InputError("no row is chosen; click one in the table.")
-    return (data.name, data.version()), gr.Group(visible=False), None
+    return data.version(), gr.Group(visible=False), None
 
 
 def _undo() -> tuple:
     data = library().current()
     words = data.undo()
     gr.Info(f"Taken back: {words}." if words else "There is nothing to undo.")
-    return data.name, data.version()
-
-
-def _version(data: EditableData) -> tuple:
-    return data.name, data.version()
+    return data.version()
 
 
 @sentences
@@ -267,21 +262,21 @@ def build(page: gr.Blocks, model: gr.Textbox) -> None:
     forward.click(lambda *values: _show(*values[:-1], (values[-1] or 1) + 1), filters, view, **in_order)
     table.input(_edited, [table, shown, part], version, show_progress="hidden")
     selected = [chosen, editor, row_words, prompt, response, row_kind]
-    table.select(_select, [shown, model], selected, show_progress="hidden")
+    table.select(_select, shown, selected, show_progress="hidden")
     save.click(_save, [chosen, prompt, response, row_kind], [version, editor, chosen])
     delete.click(_delete, chosen, [version, editor, chosen])
     template.click(_template, [chosen, model], read)
     undo.click(_undo, None, version)
-    name.input(lambda chosen: _version(library().choose(chosen)), name, version)
+    name.input(lambda chosen: library().choose(chosen).version(), name, version)
     duplicate.click(
-        sentences(lambda wanted: _version(library().duplicate(library().current(), wanted))), new_name, version
+        sentences(lambda wanted: library().duplicate(library().current(), wanted).version()), new_name, version
     )
-    create.click(sentences(lambda wanted: _version(library().create(wanted))), new_name, version)
+    create.click(sentences(lambda wanted: library().create(wanted).version()), new_name, version)
     load.click(
-        sentences(lambda folder, wanted: _version(library().load(Path(folder.strip()), wanted))),
+        sentences(lambda folder, wanted: library().load(Path(folder.strip()), wanted).version()),
         [folder, new_name],
         version,
     )
-    demo.click(lambda: (library().restore_demo(), _version(library().choose("demo")))[1], None, version)
+    demo.click(lambda: (library().restore_demo(), library().choose("demo").version())[1], None, version)
     export.click(_export, None, export)
-    page.load(lambda: (*_version(library().current()), runs.runs_folder().name), None, version, show_progress="hidden")
+    page.load(lambda: library().current().version(), None, version, show_progress="hidden")

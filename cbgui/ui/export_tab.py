@@ -46,8 +46,7 @@ def _refresh(name: str | None, seen: tuple | None) -> tuple:
 @sentences
 def _merge(name: str | None) -> str:
     run = need_run(name)
-    if not (run.adapter / "adapter_model.safetensors").is_file():
-        raise InputError(f"run {run.name!r} has no adapter yet; let it finish, or stop and keep it.")
+    run.need_adapter()
     if (run.path / "merged").is_dir():
         raise InputError(f"run {run.name!r} is merged already; its files are below.")
     _job(run).start("--output", str(run.path / "merged"))

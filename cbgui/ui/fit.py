@@ -7,7 +7,7 @@ import html
 from cbgui import hardware
 from cbgui.config import InputError, RunConfig
 from cbgui.estimate import GIB, Estimate, estimate
-from cbgui.models import find_config, read_model_config
+from cbgui.models import read_model_config, resolve_model
 
 COLOURS = ["#94a3b8", "#64748b", "#0d9488", "#2dd4bf", "#f59e0b", "#f97316", "#eab308", "#3b82f6", "#8b5cf6", "#a78bfa"]
 
@@ -15,7 +15,9 @@ COLOURS = ["#94a3b8", "#64748b", "#0d9488", "#2dd4bf", "#f59e0b", "#f97316", "#e
 def estimate_for(config: RunConfig) -> tuple[Estimate, int]:
     """The estimate and this machine's bytes. Raises InputError when it cannot fit or the model is unknown."""
     memory = hardware.memory_for_training()
-    return estimate(read_model_config(find_config(config.model.name)), config, memory, hardware.kind()), memory
+    return estimate(
+        read_model_config(resolve_model(config.model.name, weights=False)), config, memory, hardware.kind()
+    ), memory
 
 
 def bar(config: RunConfig) -> str:

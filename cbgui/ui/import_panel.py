@@ -113,7 +113,7 @@ def _import(source, prompt, response, messages, kind, side, held_out, limit):
     words = f"**{len(found):,} rows added** from {label}. {skipped.words()}"
     if empty:
         words += f" {empty:,} have no answer yet: 'Write the answers' below lets the model write them."
-    yield words, gr.Group(visible=False), (data.name, data.version())
+    yield words, gr.Group(visible=False), data.version()
 
 
 @sentences
@@ -123,7 +123,7 @@ def _type(prompt: str, response: str, side: str) -> tuple:
     data = library().current()
     rows, skipped = [{"prompt": prompt, "response": response}], sources.Skipped()
     data.add([sources.to_example(rows[0], Mapping("prompt", "response"), KINDS[side], "typed", skipped)], "type a row")
-    return "**1 row added.**", "", "", (data.name, data.version())
+    return "**1 row added.**", "", "", data.version()
 
 
 def _entry_words(title: str) -> str:

@@ -55,8 +55,7 @@ def _refresh(name: str | None, seen: tuple | None) -> tuple:
 @sentences
 def _start(name: str | None, attacks: list[str], limit: float | None) -> str:
     run = need_run(name)
-    if not (run.adapter / "adapter_model.safetensors").is_file():
-        raise InputError(f"run {run.name!r} has no adapter yet; let it finish, or stop and keep it.")
+    run.need_adapter()
     if not attacks:
         raise InputError("attacks: none is chosen; choose one at least.")
     if (limit or 0) < 0:

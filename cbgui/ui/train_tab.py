@@ -53,14 +53,18 @@ def _fit(preset: str, model: str, *values: Any) -> str:
         return f'<div class="fit"><span class="no">{html.escape(str(error))}</span></div>'
 
 
+def _refuse_while_busy() -> None:
+    busy = next((run for run in runs.list_runs() if run.state() == "running"), None)
+    if busy is not None:
+        raise InputError(f"run {busy.name!r} is training; stop or pause it first.")
+
+
 @sentences
 def _start(preset: str, model: str, name: str, *values: Any):
     config = _config(preset, model, values)
     yield gr.skip(), "Looking whether it fits ..."
     fit.estimate_for(config)  # refuses what cannot be, before anything is written
-    busy = next((run for run in runs.list_runs() if run.state() == "running"), None)
-    if busy is not None:
-        raise InputError(f"run {busy.name!r} is training; stop or pause it first.")
+    _refuse_while_busy()
     yield gr.skip(), "Writing the run's folder ..."
     data = library().current()
     config.data = library().for_training(data).model_copy(update={"max_tokens": config.data.max_tokens})
@@ -112,9 +116,7 @@ def _resume(name: str | None) -> None:
     run = need_run(name)
     if run.state() == "done":
         raise InputError(f"run {run.name!r} is done; there is nothing to resume.")
-    busy = next((other for other in runs.list_runs() if other.state() == "running"), None)
-    if busy is not None:
-        raise InputError(f"run {busy.name!r} is training; stop or pause it first.")
+    _refuse_while_busy()
     run.start()
 
 
