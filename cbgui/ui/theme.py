@@ -26,7 +26,8 @@ THEME = gr.themes.Default(
 )
 
 CSS = """
-.gradio-container {max-width: min(1280px, 100vw) !important; margin: 0 auto !important; min-width: 0 !important; width: 100% !important;}
+.gradio-container {max-width: min(1280px, 100vw) !important; margin: 0 auto !important; min-width: 0 !important;
+  width: 100% !important;}
 .gradio-container main {width: 100%; max-width: 100% !important; min-width: 0 !important; box-sizing: border-box;}
 .beside {align-items: flex-end; flex-wrap: wrap;}
 #rows, #runs, #differences, #preview {font-family: var(--font);}
