@@ -156,6 +156,20 @@ def export(
 
 
 @app.command()
+def upload(
+    run_dir: RunArgument,
+    repo: Annotated[str, typer.Option(help="hub id, such as your-name/model-name; made if it is not there")],
+    public: Annotated[bool, typer.Option("--public", help="for everyone to see; private by default")] = False,
+) -> None:
+    """Push the merged model to the Hugging Face hub, with its card."""
+    run = runs.open_run(run_dir)
+    from cbgui.hub import upload as push
+
+    typer.echo(f"10% Uploading to {repo}")
+    typer.echo(f"Uploaded: {push(run, repo, private=not public)}")
+
+
+@app.command()
 def evaluate(
     run_dir: RunArgument,
     held_out: Annotated[Path | None, typer.Option(help="JSONL of held-out examples; the run's own by default")] = None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import sys
 from pathlib import Path
@@ -74,6 +75,18 @@ def free_cached_memory() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+
+
+def return_freed_memory() -> None:
+    """From now on, give large freed blocks back to the system at once.
+
+    glibc raises the size from which it does so by itself, up to 32 MiB (mallopt(3), M_MMAP_THRESHOLD); blocks under it
+    stay with the process, in pieces, and its memory grows with all that ever passed through. Elsewhere: nothing.
+    """
+    try:
+        ctypes.CDLL(None).mallopt(-3, 2**20)
+    except (AttributeError, OSError, TypeError):  # macOS, Windows, musl
+        pass
 
 
 def free_memory() -> int:

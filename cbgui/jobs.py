@@ -53,14 +53,16 @@ class Job:
         except OSError:
             return []
 
-    def start(self, *arguments: str) -> None:
-        """Raises InputError if it runs already."""
+    def start(self, *arguments: str, secrets: dict[str, str] | None = None) -> None:
+        """`secrets` go into the process's environment, never into a file. Raises InputError if it runs already."""
         if self.process() is not None:
             raise InputError(f"{self.name} of run {self.run.name!r} is running already; stop it first.")
         command = [sys.executable, "-m", "cbgui.jobs", self.name, str(self.run.path), *arguments]
+        options = detached()
+        options["env"] = options["env"] | (secrets or {})
         with self.output.open("wb") as file:
             process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, **detached()
+                command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, **options
             )
         record_process(self.record, process.pid)
 

@@ -39,6 +39,7 @@ from transformers import (
 from cbgui import hardware
 from cbgui.config import InputError, LoraConfig, ModelConfig, ObjectiveConfig, RunConfig
 from cbgui.lora import fuse
+from cbgui.space import refuse_folder
 
 DEMO_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 HUB_TIMEOUT = 3.0  # seconds
@@ -113,6 +114,7 @@ def resolve_model(name: str, *, weights: bool = True) -> ModelSource:
     """
     path = Path(name)
     if path.is_dir():
+        refuse_folder("model", name)
         if not (path / "config.json").is_file():
             raise InputError(f"model {name!r}: the folder has no config.json; give a transformers model folder.")
         if not list(path.glob("*.safetensors")):
@@ -125,7 +127,7 @@ def resolve_model(name: str, *, weights: bool = True) -> ModelSource:
     if not hub_answers():
         raise InputError(f"model {name!r}: no such folder, and the hub does not answer; connect or name a folder.")
     repo = DEMO_ID if name == "demo" else name
-    patterns = ["*.json", "*.jinja", "tokenizer.model", "LICENSE*"] + ["*.safetensors"] * weights
+    patterns = ["*.json", "*.jinja", "tokenizer.model", "LICENSE*", "README.md"] + ["*.safetensors"] * weights
     try:
         folder = Path(snapshot_download(repo, allow_patterns=patterns, ignore_patterns=["*/*"]))
     except GatedRepoError:
@@ -159,6 +161,15 @@ def read_model_config(source: ModelSource) -> PretrainedConfig:
             f"model {source.label!r} ({config.model_type}) is not a decoder-only stack of attention layers."
         )
     return config
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a model folder, as its index names them where it has one."""
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        names = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
+        return [folder / name for name in names]
+    return sorted(folder.glob("*.safetensors"))
 
 
 def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:

@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -23,15 +23,31 @@ import yaml
 from cbgui.config import DataConfig, InputError, RunConfig, find_data_file, parse_config
 from cbgui.data.examples import Example, read_examples, write_examples
 
-State = Literal["new", "running", "paused", "stopped", "failed", "interrupted", "done"]
+State = Literal["new", "waiting", "running", "paused", "stopped", "failed", "interrupted", "done"]
 Request = Literal["run", "pause", "stop"]
 FINISHED = ("paused", "stopped", "failed", "done")
 TRASH = "_trash"
+WAITING = "waiting"  # this file says that the run starts when no other trains
 DATA_FILES = {"break": "break_file", "retain": "retain_file", "held_out": "held_out_file"}
 
 
-def runs_folder() -> Path:
+def whole_folder() -> Path:
+    """Where everybody's runs are kept."""
     return Path(os.environ.get("CBGUI_RUNS", "runs")).resolve()
+
+
+_choose_folder: Callable[[Path], Path] = lambda whole: whole  # noqa: E731
+
+
+def set_folder_chooser(choose: Callable[[Path], Path]) -> None:
+    """`choose` says where, below the whole folder, the caller's runs are (a Space's visitors have their own)."""
+    global _choose_folder
+    _choose_folder = choose
+
+
+def runs_folder() -> Path:
+    """Where the caller's runs are kept."""
+    return _choose_folder(whole_folder())
 
 
 def detached() -> dict[str, Any]:
@@ -160,6 +176,8 @@ class Run:
     def state(self) -> State:
         if self.process() is not None:
             return "running"
+        if (self.path / WAITING).is_file():
+            return "waiting"
         states = [event["state"] for event in self.events()[0] if event["kind"] == "status"]
         if not states:
             return "interrupted" if (self.path / "process.json").exists() else "new"
@@ -184,6 +202,7 @@ class Run:
         if self.process() is not None:
             raise InputError(f"run {self.name!r} is running already; stop it first.")
         self.ask("run")
+        (self.path / WAITING).unlink(missing_ok=True)
         with self.log.open("ab") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "cbgui.training", str(self.path)],
@@ -208,7 +227,8 @@ class Run:
         """Move the run to the trash, whence `restore` brings it back until the app closes. Raises InputError."""
         if self.process() is not None:
             raise InputError(f"run {self.name!r} is running; stop it before deleting it.")
-        trash = runs_folder() / TRASH
+        (self.path / WAITING).unlink(missing_ok=True)
+        trash = self.path.parent / TRASH
         trash.mkdir(parents=True, exist_ok=True)
         place = trash / f"{time.time_ns()}-{self.name}"
         self.path.rename(place)
@@ -260,8 +280,13 @@ def open_run(path: Path) -> Run:
 
 
 def list_runs() -> list[Run]:
+    """The caller's runs, newest first."""
+    return runs_in(runs_folder())
+
+
+def runs_in(folder: Path) -> list[Run]:
     """Newest first."""
-    found = [path.parent for path in runs_folder().glob("*/run.yaml")]
+    found = [path.parent for path in folder.glob("*/run.yaml")]
     return [Run(path) for path in sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)]
 
 
@@ -275,7 +300,8 @@ def restore(place: Path) -> Run:
 
 
 def empty_trash() -> None:
-    shutil.rmtree(runs_folder() / TRASH, ignore_errors=True)
+    for trash in (whole_folder() / TRASH, *whole_folder().glob(f"*/*/{TRASH}")):
+        shutil.rmtree(trash, ignore_errors=True)
 
 
 def free_name(wanted: str) -> str:

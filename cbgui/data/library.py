@@ -9,6 +9,7 @@ from pathlib import Path
 from cbgui.config import DataConfig, InputError, find_data_file
 from cbgui.data.editable import EditableData
 from cbgui.data.split import hold_out
+from cbgui.space import MAX_DATA_SETS, limit, refuse_folder
 
 DEMO = "demo"
 
@@ -47,6 +48,7 @@ class Library:
         name = re.sub(r"[^A-Za-z0-9_-]+", "-", wanted or "").strip("-")[:60]
         if not name:
             raise InputError(f"name of the data set = {wanted!r}: use letters, digits, '-' or '_'.")
+        limit("data sets", len(self.names()) + 1, MAX_DATA_SETS)
         if (self.folder / name).exists():
             raise InputError(f"data set {name!r} exists already; choose another name.")
         return self.folder / name
@@ -66,6 +68,7 @@ class Library:
 
     def load(self, source: Path, name: str) -> EditableData:
         """A folder of break.jsonl, retain.jsonl and held_out.jsonl as a new data set. Raises InputError."""
+        refuse_folder("folder", str(source))
         files = [source / f"{part}.jsonl" for part in ("break", "retain", "held_out")]
         if not source.is_dir() or not any(path.is_file() for path in files):
             raise InputError(f"folder {str(source)!r} holds no break.jsonl or retain.jsonl; give a data set's folder.")

@@ -7,6 +7,8 @@ from typing import Any
 
 import yaml
 
+from cbgui.model_card import LIMITS
+
 STYLE = """
 :root{color-scheme:light dark;--ink:#1c1917;--soft:#57534e;--line:#d6d3d1;--page:#fafaf9;--card:#fff;--accent:#c2410c;
 --good:#15803d;--bad:#b91c1c}
@@ -27,13 +29,6 @@ pre{white-space:pre-wrap;overflow-wrap:anywhere;background:var(--page);border:1p
 padding:.6rem;font-size:.85rem;margin:.3rem 0}
 svg{width:100%;height:auto}svg text{fill:var(--soft);font-size:12px}
 """
-LIMITS = (
-    "A circuit breaker derails an answer once the model's inner state enters the subject; it does not decline "
-    "politely. It is known not to stop an attacker who holds the weights: input embeddings optimised against it get "
-    "through more often than text does, and a short fine-tuning can take it away. It breaks what its examples cover, "
-    "in the languages they are written in. Rates measured on a few dozen prompts are uncertain; the intervals say by "
-    "how much."
-)
 
 
 def _text(value: Any) -> str:

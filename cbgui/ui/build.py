@@ -5,11 +5,13 @@ from __future__ import annotations
 import gc
 
 import gradio as gr
+from starlette.middleware import Middleware
 
-from cbgui import hardware, runs
-from cbgui.ui import chat_tab, data_tab, export_tab, report_tab, runs_tab, train_tab
+from cbgui import hardware, runs, space, waiting
+from cbgui.ui import chat_tab, data_tab, downloads, export_tab, report_tab, runs_tab, train_tab, visitors
 from cbgui.ui.common import run_choices
 from cbgui.ui.theme import CSS, THEME
+from cbgui.ui.visitors import Visitors
 
 
 def _choices(current: str | None):
@@ -23,7 +25,7 @@ def _device() -> str:
 
 
 def build() -> gr.Blocks:
-    with gr.Blocks(title="cbgui", analytics_enabled=False) as page:
+    with gr.Blocks(title="cbgui", analytics_enabled=False, delete_cache=(3600, 86400)) as page:
         with gr.Row(equal_height=False, elem_id="header"):
             gr.Markdown("# cbgui\nShort-circuit a language model: what must break, what must stay.")
             with gr.Column(scale=0, min_width=380):
@@ -52,9 +54,12 @@ def build() -> gr.Blocks:
     return page
 
 
-def launch(host: str, port: int | None) -> None:
-    runs.runs_folder().mkdir(parents=True, exist_ok=True)
+def launch(host: str, port: int | None, *, share: bool = False, auth: tuple[str, str] | None = None) -> None:
+    """Serve the page until the program is ended."""
+    runs.whole_folder().mkdir(parents=True, exist_ok=True)
     runs.empty_trash()  # what was deleted could be brought back until the app closed
+    visitors.install()
+    waiting.keep_going(runs.whole_folder())
     page = build().queue()
     gc.freeze()  # what is here stays: collections while hundreds of thousands of rows pass need not look at it
     page.launch(
@@ -62,7 +67,11 @@ def launch(host: str, port: int | None) -> None:
         server_port=port,
         theme=THEME,
         css=CSS,
-        allowed_paths=[str(runs.runs_folder())],
+        share=share,
+        auth=auth,
+        # Nothing is served from disk but through `downloads`, which knows whose files they are.
+        app_kwargs={"routes": downloads.ROUTES, "middleware": [Middleware(Visitors)]},
+        max_file_size=space.MAX_UPLOAD if space.on_space() else None,
         show_error=False,
         ssr_mode=False,
         footer_links=[],

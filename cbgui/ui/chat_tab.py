@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import html
 import json
+import tempfile
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -196,7 +198,7 @@ def _export(name: str | None, left: History, right: History) -> str:
     left, right = _plain(left), _plain(right)
     if not left:
         raise InputError("there is no conversation yet; send a request first.")
-    path = run.path / "conversation.json"
+    path = Path(tempfile.mkdtemp()) / f"{run.name}-conversation.json"
     content = {"run": run.name, "model": run.config().model.name, "base": left, "short_circuited": right}
     runs.write_whole(path, json.dumps(content, indent=2, ensure_ascii=False))
     return str(path)

@@ -16,9 +16,11 @@ from cbgui import runs
 from cbgui.config import InputError
 from cbgui.data.library import Library
 from cbgui.jobs import Job
+from cbgui.space import on_space
 
 STATE_WORDS = {
     "new": "not started",
+    "waiting": "waiting for its turn",
     "running": "running",
     "paused": "paused",
     "stopped": "stopped, adapter kept",
@@ -83,6 +85,16 @@ def job_words(job: Job, what: str) -> str:
         return f"**{job.run.name}**: {progress[-1].strip() if progress else 'starting'} ..."
     said = [line for line in lines if not line.startswith(("exit ", " ", "Traceback")) and line not in progress]
     return f"**{job.run.name}**: {what} failed. {html.escape(said[-1]) if said else ''}"
+
+
+def one_job_at_a_time() -> None:
+    """On a Space, visitors' evaluations and merges take turns. Raises InputError."""
+    if not on_space():
+        return
+    for name in ("evaluate", "export", "upload"):
+        for record in runs.whole_folder().glob(f"_visitors/*/*/{name}.json"):
+            if Job(runs.Run(record.parent), name).process() is not None:
+                raise InputError("evaluate and merge: the machine is busy with another; try again in some minutes.")
 
 
 class OneInMemory:

@@ -6,6 +6,7 @@ Every change is on disk when it is seen; `version` (name, steps) says which stat
 from __future__ import annotations
 
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -167,11 +168,11 @@ def _undo() -> tuple:
 @sentences
 def _export() -> str:
     data = library().current()
-    folder = data.folder / "export"
-    shutil.rmtree(folder, ignore_errors=True)
-    if not data.export(folder):
-        raise InputError(f"data set {data.name!r} is empty; add rows first.")
-    return shutil.make_archive(str(data.folder / data.name), "zip", folder)
+    with tempfile.TemporaryDirectory() as scratch:
+        if not data.export(Path(scratch)):
+            raise InputError(f"data set {data.name!r} is empty; add rows first.")
+        # Gradio serves it from the temporary folder and removes it after a day.
+        return shutil.make_archive(str(Path(tempfile.mkdtemp()) / data.name), "zip", scratch)
 
 
 def build(page: gr.Blocks, model: gr.Textbox) -> None:

@@ -1,21 +1,34 @@
-"""Export: merge in a process of its own, then download from the run's folder."""
+"""Export: merge in a process of its own, download from where the files lie, push to the hub."""
 
 from __future__ import annotations
+
+import os
+import shutil
 
 import gradio as gr
 
 from cbgui import runs
 from cbgui.config import InputError
+from cbgui.export import PART
+from cbgui.hub import check_repo
 from cbgui.jobs import Job
-from cbgui.ui.common import job_words, need_run, pick, sentences
+from cbgui.model_card import USE
+from cbgui.space import on_space
+from cbgui.ui.common import job_words, need_run, one_job_at_a_time, pick, sentences
+from cbgui.ui.downloads import listing
+from cbgui.ui.visitors import hub_token
 
 
-def _job(run: runs.Run) -> Job:
+def _merging(run: runs.Run) -> Job:
     return Job(run, "export")
 
 
+def _uploading(run: runs.Run) -> Job:
+    return Job(run, "upload")
+
+
 def _words(run: runs.Run) -> str:
-    job, merged = _job(run), run.path / "merged"
+    job, merged = _merging(run), run.path / "merged"
     if job.state() in ("running", "failed"):
         return job_words(job, "the merge")
     if merged.is_dir():
@@ -27,20 +40,44 @@ def _words(run: runs.Run) -> str:
     return "Nothing is merged yet. Press **Merge** once a run is done."
 
 
+def _upload_words(run: runs.Run) -> str:
+    job = _uploading(run)
+    match job.state():
+        case "running" | "failed":
+            return job_words(job, "the upload")
+        case "stopped":
+            return "Stopped; what is there already is not sent twice."
+        case "done":
+            address = next((line.split(": ", 1)[1] for line in job.lines() if line.startswith("Uploaded: ")), "")
+            return f"Uploaded: [{address}]({address})"
+    return ""
+
+
 def _refresh(name: str | None, seen: tuple | None) -> tuple:
     run = pick(name)
+    off = gr.Button(interactive=False)
     if run is None:
         words = "No run yet; train one first."
-        off = gr.Button(interactive=False)
-        return (words, gr.File(value=None, visible=False), off, off, ()) if seen != () else (gr.skip(),) * 5
-    words, running = _words(run), _job(run).state() == "running"
-    mark = (run.name, words)
+        return (words, "", "", off, off, off, off, ()) if seen != () else (gr.skip(),) * 8
+    words, upload_words = _words(run), _upload_words(run)
+    merging, uploading = _merging(run).state() == "running", _uploading(run).state() == "running"
+    ready = (run.path / "merged").is_dir() and not merging
+    files = (listing(run, "merged", "Merged model.") if ready else "") + listing(
+        run, "adapter", "Adapter alone (PEFT)."
+    )
+    mark = (run.name, words, upload_words, files)
     if mark == seen:
-        return (gr.skip(),) * 5
-    merged = run.path / "merged"
-    paths = sorted(str(path) for path in merged.iterdir()) if merged.is_dir() and not running else None
-    files = gr.File(value=paths, visible=paths is not None)
-    return words, files, gr.Button(interactive=not running), gr.Button(interactive=running), mark
+        return (gr.skip(),) * 8
+    return (
+        words,
+        files,
+        upload_words,
+        gr.Button(interactive=not merging),
+        gr.Button(interactive=merging),
+        gr.Button(interactive=ready and not uploading),
+        gr.Button(interactive=uploading),
+        mark,
+    )
 
 
 @sentences
@@ -49,13 +86,36 @@ def _merge(name: str | None) -> str:
     run.need_adapter()
     if (run.path / "merged").is_dir():
         raise InputError(f"run {run.name!r} is merged already; its files are below.")
-    _job(run).start("--output", str(run.path / "merged"))
+    one_job_at_a_time()
+    _merging(run).start("--output", str(run.path / "merged"))
     return f"**{run.name}**: starting ..."
 
 
 @sentences
 def _stop(name: str | None) -> None:
-    _job(need_run(name)).stop()
+    run = need_run(name)
+    _merging(run).stop()
+    shutil.rmtree(run.path / f"merged{PART}", ignore_errors=True)
+
+
+@sentences
+def _upload(name: str | None, repo: str, public: bool, token: str) -> str:
+    run = need_run(name)
+    repo = check_repo((repo or "").strip())
+    token = hub_token() if on_space() else (token or "").strip()
+    if on_space() and not token:
+        raise InputError(
+            "upload: log in with Hugging Face first (the button beside); the Space's own login is not used."
+        )
+    one_job_at_a_time()
+    arguments = ["--repo", repo, *["--public"] * public]
+    _uploading(run).start(*arguments, secrets={"HF_TOKEN": token} if token else None)
+    return "Starting ..."
+
+
+@sentences
+def _stop_upload(name: str | None) -> None:
+    _uploading(need_run(name)).stop()
 
 
 def build(page: gr.Blocks, run_name: gr.Dropdown) -> None:
@@ -67,9 +127,36 @@ def build(page: gr.Blocks, run_name: gr.Dropdown) -> None:
         merge = gr.Button("Merge", variant="primary", elem_id="merge")
         stop = gr.Button("Stop", interactive=False, elem_id="stop-merge")
     words = gr.Markdown(min_height=60, elem_id="export-words")
-    files = gr.File(label="Download", file_count="multiple", interactive=False, visible=False, elem_id="downloads")
+    files = gr.HTML(elem_id="downloads")
+    with gr.Accordion("Use it in Ollama, LM Studio, llama.cpp, transformers", open=False):
+        gr.Markdown(USE)
+    with gr.Accordion("Push to the Hugging Face hub", open=False, elem_id="hub"):
+        gr.Markdown(
+            "The merged model with its card: base model and its licence, data, the report's figures, limits. Evaluate "
+            "before you merge, so that the card has figures."
+        )
+        with gr.Row(elem_classes="beside"):
+            repo = gr.Textbox(label="Repository", placeholder="your-name/model-name", elem_id="repo", min_width=200)
+            public = gr.Checkbox(label="Public", info="private otherwise", min_width=120, elem_id="public")
+            token = gr.Textbox(
+                label="Token with write access",
+                info="empty: your login (hf auth login); never stored",
+                type="password",
+                elem_id="hub-token",
+                visible=not on_space(),
+                min_width=200,
+            )
+            if on_space() and os.environ.get("OAUTH_CLIENT_ID"):
+                gr.LoginButton(min_width=160)
+        with gr.Row():
+            push = gr.Button("Upload", interactive=False, elem_id="upload")
+            stop_push = gr.Button("Stop", interactive=False, elem_id="stop-upload")
+        upload_words = gr.Markdown(min_height=30, elem_id="upload-words")
     seen = gr.State(None)
     merge.click(_merge, run_name, words)
     stop.click(_stop, run_name, None)
+    push.click(_upload, [run_name, repo, public, token], upload_words)
+    stop_push.click(_stop_upload, run_name, None)
+    view = [words, files, upload_words, merge, stop, push, stop_push, seen]
     for trigger in (gr.Timer(1.0).tick, run_name.change, page.load):
-        trigger(_refresh, [run_name, seen], [words, files, merge, stop, seen], show_progress="hidden")
+        trigger(_refresh, [run_name, seen], view, show_progress="hidden")

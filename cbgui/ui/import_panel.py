@@ -10,6 +10,7 @@ from typing import Any
 import gradio as gr
 import pandas as pd
 
+from cbgui import space
 from cbgui.config import InputError
 from cbgui.data import sources
 from cbgui.data.sources import CATALOGUE, Mapping
@@ -103,8 +104,10 @@ def _import(source, prompt, response, messages, kind, side, held_out, limit):
             break
         examples = (sources.to_example(row, mapping, KINDS[side], label, skipped) for row in batch)
         found += [example for example in examples if example is not None]
+        space.limit("rows", len(found), space.MAX_ROWS)
         yield f"Reading {label}: {len(found):,} rows so far ...", gr.skip(), gr.skip()
     found = found[:most]
+    space.limit("rows", sum(data.counts().values()) + len(found), space.MAX_ROWS)
     if not found:
         raise InputError(f"{label}: no row gave an example. {skipped.words() or 'It holds no rows.'}")
     yield f"Adding {len(found):,} rows ...", gr.skip(), gr.skip()

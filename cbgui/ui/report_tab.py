@@ -10,7 +10,8 @@ from cbgui import runs
 from cbgui.config import InputError
 from cbgui.evaluation.attacks import DEFAULT_ATTACKS, TITLES
 from cbgui.jobs import Job
-from cbgui.ui.common import job_words, need_run, pick, sentences
+from cbgui.ui.common import job_words, need_run, one_job_at_a_time, pick, sentences
+from cbgui.ui.downloads import link
 
 CHOICES = [(title, name) for name, title in TITLES.items()]
 
@@ -34,22 +35,21 @@ def _refresh(name: str | None, seen: tuple | None) -> tuple:
     run = pick(name)
     if run is None:
         words = "No run yet. Train one first; then this page says how well it holds."
-        return (words, "", gr.Button(interactive=False), gr.Button(interactive=False), None, None, ())
+        return (words, "", gr.Button(interactive=False), gr.Button(interactive=False), "", ())
     job, page = _job(run), run.path / "report" / "report.html"
     written = page.stat().st_mtime if page.is_file() else None
     words = _words(run, job)
     mark = (run.name, words, written)
     if mark == seen:
-        return (gr.skip(),) * 7
+        return (gr.skip(),) * 6
     running = job.state() == "running"
     shown = gr.skip()
     if seen is None or seen[:1] + seen[2:] != (run.name, written):
         # A frame of its own, without scripts: the report's text comes from models and data.
         text = html.escape(page.read_text("utf-8")) if written else ""
         shown = f'<iframe title="Report" sandbox="" srcdoc="{text}"></iframe>' if text else ""
-    files = [gr.DownloadButton(value=str(page.with_suffix(end)), visible=True) if written else
-             gr.DownloadButton(visible=False) for end in (".html", ".json")]  # fmt: skip
-    return (words, shown, gr.Button(interactive=not running), gr.Button(interactive=running), *files, mark)
+    links = " ".join(link(run, "report", name, name) for name in ("report.html", "report.json")) if written else ""
+    return (words, shown, gr.Button(interactive=not running), gr.Button(interactive=running), links, mark)
 
 
 @sentences
@@ -62,6 +62,7 @@ def _start(name: str | None, attacks: list[str], limit: float | None) -> str:
         raise InputError(f"prompts of each side at most = {limit:g}: give a number above zero, or 0 for all.")
     if run.state() == "running":
         raise InputError(f"run {run.name!r} is training; wait until it has ended.")
+    one_job_at_a_time()
     arguments = ["--attacks", ",".join(attacks)]
     if limit:
         arguments += ["--limit", str(int(limit))]
@@ -84,13 +85,12 @@ def build(page: gr.Blocks, run_name: gr.Dropdown) -> None:
         limit = gr.Number(0, label="Prompts of each side at most", info="0: all", precision=0, elem_id="limit")
         evaluate = gr.Button("Evaluate", variant="primary", elem_id="evaluate", min_width=120)
         stop = gr.Button("Stop", interactive=False, elem_id="stop-evaluate", min_width=80)
-        as_page = gr.DownloadButton("report.html", visible=False, size="sm", min_width=100)
-        as_json = gr.DownloadButton("report.json", visible=False, size="sm", min_width=100)
+        links = gr.HTML(elem_id="report-files", min_height=30)
     words = gr.Markdown(elem_id="report-words", min_height=30)
     report = gr.HTML(elem_id="report")
     seen = gr.State(None)
     evaluate.click(_start, [run_name, attacks, limit], words)
     stop.click(_stop, run_name, None)
-    view = [words, report, evaluate, stop, as_page, as_json, seen]
+    view = [words, report, evaluate, stop, links, seen]
     for trigger in (gr.Timer(1.0).tick, run_name.change, page.load):
         trigger(_refresh, [run_name, seen], view, show_progress="hidden")

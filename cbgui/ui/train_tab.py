@@ -10,7 +10,7 @@ from typing import Any
 
 import gradio as gr
 
-from cbgui import runs
+from cbgui import runs, space, waiting
 from cbgui.config import InputError, RunConfig, load_config, preset_names
 from cbgui.ui import fit, plots, settings
 from cbgui.ui.common import STATE_WORDS, library, need_run, pick, run_choices, sentences
@@ -53,24 +53,19 @@ def _fit(preset: str, model: str, *values: Any) -> str:
         return f'<div class="fit"><span class="no">{html.escape(str(error))}</span></div>'
 
 
-def _refuse_while_busy() -> None:
-    busy = next((run for run in runs.list_runs() if run.state() == "running"), None)
-    if busy is not None:
-        raise InputError(f"run {busy.name!r} is training; stop or pause it first.")
-
-
 @sentences
 def _start(preset: str, model: str, name: str, *values: Any):
     config = _config(preset, model, values)
     yield gr.skip(), "Looking whether it fits ..."
+    space.limit("runs", len(runs.list_runs()) + 1, space.MAX_RUNS)
+    space.limit("training.steps", config.training.steps, space.MAX_STEPS)
     fit.estimate_for(config)  # refuses what cannot be, before anything is written
-    _refuse_while_busy()
     yield gr.skip(), "Writing the run's folder ..."
     data = library().current()
     config.data = library().for_training(data).model_copy(update={"max_tokens": config.data.max_tokens})
     run = runs.create_run(runs.runs_folder() / runs.free_name(name or f"{data.name}-{preset}"), config)
     (run.path / "data" / "name.txt").write_text(data.name, "utf-8")
-    run.start()
+    waiting.join(run, runs.whole_folder())
     yield gr.Dropdown(choices=run_choices(), value=run.name), ""
 
 
@@ -103,6 +98,10 @@ def _yaml(preset: str, model: str, *values: Any) -> tuple:
 def _ask(request: runs.Request, words: str):
     def handler(name: str | None) -> None:
         run = need_run(name)
+        if run.state() == "waiting" and request == "stop":
+            waiting.leave(run)
+            gr.Info(f"Run {run.name} no longer waits.")
+            return
         if run.state() != "running":
             raise gr.Error(f"Run {run.name!r} is not running.", print_exception=False)
         run.ask(request)
@@ -116,8 +115,7 @@ def _resume(name: str | None) -> None:
     run = need_run(name)
     if run.state() == "done":
         raise InputError(f"run {run.name!r} is done; there is nothing to resume.")
-    _refuse_while_busy()
-    run.start()
+    waiting.join(run, runs.whole_folder())
 
 
 @sentences
@@ -158,6 +156,9 @@ def _status_line(run: runs.Run, state: str, events: list[dict]) -> str:
     elif state == "running":
         texts = [event["text"] for event in events if event["kind"] == "status"]
         words += f". {texts[-1] if texts else 'Starting the training process'} ..."
+    elif state == "waiting":
+        before = _before(run)
+        words += f". It starts by itself when {before} ended, as long as the app is open."
     elif state == "new":
         words += ". Press **Resume** to start it."
     if state in ("failed", "interrupted"):
@@ -165,6 +166,13 @@ def _status_line(run: runs.Run, state: str, events: list[dict]) -> str:
         reason = errors[-1] if errors and state == "failed" else "The training process ended without a word."
         words += f"  \n{reason} Press **Resume** to go on from the last checkpoint."
     return words
+
+
+def _before(run: runs.Run) -> str:
+    """How many runs are to end first; others' names are not told."""
+    line = waiting.line(runs.whole_folder())
+    count = line.index(run) + 1 if run in line else 1  # the one that trains is no longer in line
+    return "the run that trains now has" if count == 1 else f"{count} runs before it have"
 
 
 def _samples(events: list[dict]) -> str:
@@ -199,7 +207,8 @@ def _refresh(name: str | None, seen: tuple | None):
         buttons = [gr.Button(interactive=False)] * 4
         return (idle, None, None, "", None, *buttons, ()) if seen != () else (gr.skip(),) * (VIEW + 1)
     state, (events, end) = run.state(), run.events()
-    mark = (run.name, state, end, run.request())
+    place = _before(run) if state == "waiting" else ""
+    mark = (run.name, state, end, run.request() + place)
     if mark == seen:
         return (gr.skip(),) * (VIEW + 1)
     running = state == "running"
@@ -218,9 +227,9 @@ def _refresh(name: str | None, seen: tuple | None):
         _samples(events),
         log,
         gr.Button(interactive=running),
-        gr.Button(interactive=running),
-        gr.Button(interactive=running),
-        gr.Button(interactive=not running and state != "done"),
+        gr.Button(interactive=running or state == "waiting"),
+        gr.Button(interactive=running or state == "waiting"),
+        gr.Button(interactive=not running and state not in ("done", "waiting")),
         (*mark, measured),
     )
 

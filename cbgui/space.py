@@ -1,0 +1,51 @@
+"""What is different on a Hugging Face Space, where visitors share a machine that is not theirs.
+
+Without the variable SPACE_ID, which every Space sets, nothing here changes anything.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from cbgui.config import InputError
+
+STORAGE = Path("/data")  # where a Space's persistent storage is mounted, if it has any
+MAX_UPLOAD = "50mb"
+UPLOADS_PER_HOUR = 60
+MAX_RUNS = 10  # of a visitor, as the following ones
+MAX_DATA_SETS = 10
+MAX_ROWS = 50_000
+MAX_STEPS = 1000
+
+
+def on_space() -> bool:
+    return "SPACE_ID" in os.environ
+
+
+def default_runs() -> str:
+    """Persistent storage where it is mounted, else beside the program."""
+    return str(STORAGE / "runs") if on_space() and os.access(STORAGE, os.W_OK) else "runs"
+
+
+def forget_owner_token() -> None:
+    """On a Space, take the owner's hub token out of this process and those it starts: visitors use their own."""
+    if not on_space():
+        return
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_HUB_TOKEN"):
+        os.environ.pop(name, None)
+    os.environ["HF_HUB_DISABLE_IMPLICIT_TOKEN"] = "1"
+
+
+def refuse_folder(field: str, value: str) -> None:
+    """Raises InputError on a Space: folders there are the machine's, not the visitor's."""
+    if on_space():
+        raise InputError(f"{field} {value!r}: this Space takes no folders; give a hub id, or upload files.")
+
+
+def limit(field: str, value: int, most: int) -> None:
+    """Raises InputError on a Space when a visitor would have more than `most`."""
+    if on_space() and value > most:
+        raise InputError(
+            f"{field} = {value:,}: this Space allows {most:,} at most; use less, or run the program at home."
+        )

@@ -1,0 +1,135 @@
+"""Is the merged model what was trained: computed in float32, one module's weights in memory at a time, so that a model
+larger than memory is verified as well (accelerate's offloading hooks over the safetensors on disk)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from accelerate import init_empty_weights
+from accelerate.hooks import AlignDevicesHook, add_hook_to_module
+from accelerate.utils import PrefixedDataset
+from peft import PeftModel
+from safetensors import safe_open
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+
+from cbgui import hardware
+from cbgui.config import InputError
+from cbgui.data.batches import prompt_text
+from cbgui.data.examples import Example
+from cbgui.models import ModelSource, load_tokenizer, weight_files
+from cbgui.runs import Run
+
+LONGEST = 256  # tokens of an example that are compared
+ANSWER = 8  # tokens of the two answers
+# Mean total variation between the two models' next-token probabilities: far above the stored dtype's rounding, far
+# below what a wrong or missing tensor does.
+ALLOWED = 0.05
+
+
+class _OnDisk(Mapping):
+    """Parameter name -> its tensor, read when asked for. `tied` maps names that no file has to those that serve."""
+
+    def __init__(self, files: list[Path], tied: dict[str, str]) -> None:
+        self._tied = tied
+        self._file = {}
+        for path in files:
+            with safe_open(path, "pt") as file:
+                self._file |= dict.fromkeys(file.keys(), path)
+
+    def _stored_name(self, name: str) -> str:
+        adapter = name.replace(".default.", ".")  # PEFT's files leave the adapter's name out
+        if adapter in self._file:
+            return adapter
+        name = name.removeprefix("base_model.model.").replace(".base_layer.", ".")
+        return name if name in self._file else self._tied.get(name, name)
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        stored = self._stored_name(name)
+        with safe_open(self._file[stored], "pt") as file:
+            return file.get_tensor(stored)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._file)
+
+    def __len__(self) -> int:
+        return len(self._file)
+
+
+def model_on_disk(source: ModelSource, adapter: Path | None = None) -> PreTrainedModel | PeftModel:
+    """The full model in float32, with the adapter where one is given; its weights stay in their files and each
+    module's are read when it runs. Raises InputError when a weight is in no file."""
+    hardware.return_freed_memory()
+    config = AutoConfig.from_pretrained(source.path, trust_remote_code=False)
+    with init_empty_weights(include_buffers=False):
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    files, tied = weight_files(source.path), dict(model.all_tied_weights_keys)
+    if adapter is not None:
+        model = PeftModel.from_pretrained(model, adapter, low_cpu_mem_usage=True)
+        files.append(adapter / "adapter_model.safetensors")
+    weights = _OnDisk(files, tied)
+    for name, module in list(model.named_modules()):
+        direct = [part for part, parameter in module.named_parameters(recurse=False) if parameter.is_meta]
+        for part in direct:
+            if weights._stored_name(f"{name}.{part}") not in weights:
+                raise InputError(f"model {source.label!r} has no weights for {name}.{part}; fetch the model again.")
+        if direct:
+            hook = AlignDevicesHook(hardware.device(), offload=True, weights_map=PrefixedDataset(weights, f"{name}."))
+            add_hook_to_module(module, hook)
+    return model.eval()
+
+
+def _answer(model: torch.nn.Module, ids: torch.Tensor, stop: int | None) -> list[int]:
+    """ANSWER tokens, the likeliest ones; a pass over the weights for each."""
+    answer: list[int] = []
+    while len(answer) < ANSWER:
+        token = int(
+            model(input_ids=torch.cat([ids, torch.tensor([answer], dtype=ids.dtype)], 1)).logits[0, -1].argmax()
+        )
+        if token == stop:
+            break
+        answer.append(token)
+    return answer
+
+
+def _rows(tokenizer: PreTrainedTokenizerBase, examples: list[Example]) -> list[torch.Tensor]:
+    texts = [prompt_text(tokenizer, example.chat()) + example.response for example in examples]
+    return [tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids[:, :LONGEST] for text in texts]
+
+
+@torch.no_grad()
+def verify(run: Run, source: ModelSource, merged: Path, say: Callable[[str], None]) -> float:
+    """Largest difference of next-token probabilities between merged and base + adapter, over a few keep examples, both
+    computed in float32. Break examples do not serve: a derailed model answers rounding with quite another word. Then
+    the merged model answers a break and a keep prompt, which are told through `say`.
+
+    Raises InputError when the difference is more than the stored dtype's rounding explains.
+    """
+    tokenizer = load_tokenizer(source)
+    examples = run.examples("held_out") + run.examples("retain")
+    kept = [example for example in examples if example.kind != "break"]
+    rows = _rows(tokenizer, kept[:2] + kept[-2:])
+
+    def probabilities(model: torch.nn.Module) -> list[torch.Tensor]:
+        return [F.softmax(model(input_ids=ids).logits[0].float(), -1).cpu() for ids in rows]
+
+    say("Comparing: base + adapter")
+    adapted = probabilities(model_on_disk(source, run.adapter))
+    say("Comparing: the merged model")
+    model = model_on_disk(ModelSource(merged, merged.name))
+    stored = probabilities(model)
+    difference = max((a - b).abs().max().item() for a, b in zip(adapted, stored, strict=True))
+    mean = max((a - b).abs().sum(-1).mean().item() / 2 for a, b in zip(adapted, stored, strict=True))
+    if not mean < ALLOWED:  # not (<) so that NaN fails too
+        raise InputError(
+            f"run {run.name!r}: the merged model differs from base + adapter (mean total variation {mean:.3f}); "
+            "the export was not kept. Export again; if it stays, train with a smaller learning rate."
+        )
+    breaks = run.examples("break")
+    for side, example in (("break", breaks[0]), ("keep", kept[0])):
+        ids = tokenizer(prompt_text(tokenizer, example.chat()), add_special_tokens=False, return_tensors="pt").input_ids
+        text = tokenizer.decode(_answer(model, ids[:, -LONGEST:], tokenizer.eos_token_id))
+        say(f"The merged model answers a {side} request with {text!r}")
+    return difference
