@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer.exceptions import TyperException
 
 from cbgui import runs
 from cbgui.config import InputError, load_config, override, parse_size
@@ -304,8 +305,14 @@ def _with_adapter(run_dir: Path) -> runs.Run:
 def main() -> int:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     try:
-        app(standalone_mode=True)
+        code = app(standalone_mode=False)
     except InputError as error:
         typer.echo(str(error), err=True)
         return 2
-    return 0
+    except TyperException as error:  # an option that typer refuses; told as one sentence, without the usage box
+        if type(error).__name__ != "NoArgsIsHelpError":  # its help is on the screen already; the class is private
+            typer.echo(f"{error.format_message().rstrip('.')}; see --help.", err=True)
+        return getattr(error, "exit_code", 2)
+    except (typer.Abort, KeyboardInterrupt):
+        return 1
+    return code if isinstance(code, int) else 0

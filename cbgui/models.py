@@ -23,6 +23,7 @@ from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationE
 from peft import LoraConfig as PeftLoraConfig
 from peft import PeftModel, get_peft_model, get_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoConfig,
@@ -119,6 +120,7 @@ def resolve_model(name: str, *, weights: bool = True) -> ModelSource:
             raise InputError(f"model {name!r}: the folder has no config.json; give a transformers model folder.")
         if not list(path.glob("*.safetensors")):
             raise InputError(f"model {name!r}: the folder has no *.safetensors weights; save the model as safetensors.")
+        check_weights(path)
         return ModelSource(path, path.name)
     if name == "demo" and not hub_answers():
         return _demo_from_wheel()
@@ -144,8 +146,17 @@ def resolve_model(name: str, *, weights: bool = True) -> ModelSource:
 def read_model_config(source: ModelSource) -> PretrainedConfig:
     """The model's config, checked to be a stack of decoder layers. Raises InputError."""
     try:
+        settings = json.loads((source.path / "config.json").read_text("utf-8"))
+        known = settings.get("model_type") in transformers.CONFIG_MAPPING
+        if not known and settings.get("auto_map"):
+            raise InputError(
+                f"model {source.label!r} brings code of its own, which is never run (trust_remote_code stays off); "
+                "choose a model that transformers knows."
+            )
         config = AutoConfig.from_pretrained(source.path, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, json.JSONDecodeError):
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
+        if isinstance(error, InputError):
+            raise
         raise InputError(f"model {source.label!r}: its config.json is not one that transformers knows.") from None
     if getattr(config, "vision_config", None) is not None:
         raise InputError(f"model {source.label!r} has a vision tower; choose a text-only model.")
@@ -167,9 +178,25 @@ def weight_files(folder: Path) -> list[Path]:
     """The safetensors files of a model folder, as its index names them where it has one."""
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        names = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
+        try:
+            names = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
+        except (ValueError, KeyError, AttributeError, TypeError):
+            raise InputError(f"model {folder.name!r}: {index.name} is no index; fetch the model again.") from None
+        for name in names:
+            if Path(name).name != name or not (folder / name).is_file():
+                raise InputError(f"model {folder.name!r}: its index names {name!r}, which is not in the folder.")
         return [folder / name for name in names]
     return sorted(folder.glob("*.safetensors"))
+
+
+def check_weights(folder: Path) -> None:
+    """Read the head of every safetensors file. Raises InputError for one that is cut off or none."""
+    for path in weight_files(folder):
+        try:
+            with safe_open(path, "pt") as file:
+                file.keys()
+        except (SafetensorError, OSError):
+            raise InputError(f"model {folder.name!r}: {path.name} is cut off or damaged; fetch it again.") from None
 
 
 def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:

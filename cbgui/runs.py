@@ -117,10 +117,12 @@ class Run:
 
     def config(self) -> RunConfig:
         try:
-            text = (self.path / "run.yaml").read_text("utf-8")
+            values = yaml.safe_load((self.path / "run.yaml").read_text("utf-8"))
         except OSError:
             raise InputError(f"run {str(self.path)!r} has no run.yaml; give the folder of a run.") from None
-        return parse_config(yaml.safe_load(text), str(self.path / "run.yaml"))
+        except (yaml.YAMLError, UnicodeDecodeError):
+            raise InputError(f"run {str(self.path)!r}: its run.yaml is no YAML; start the run anew.") from None
+        return parse_config(values, str(self.path / "run.yaml"))
 
     def write_config(self, config: RunConfig) -> None:
         write_whole(self.path / "run.yaml", config.to_yaml())
@@ -239,7 +241,7 @@ class Run:
         if self.process() is not None:
             raise InputError(f"run {self.name!r} is running; rename it when it has ended.")
         place = self.path.parent / free_name(name)
-        if not name.strip() or place.name != re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-"):
+        if not name.strip() or place.name != re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-")[:60]:
             raise InputError(f"name of the run = {name!r}: it is empty or taken; choose another.")
         config = self.config()
         self.path.rename(place)
@@ -306,7 +308,7 @@ def empty_trash() -> None:
 
 def free_name(wanted: str) -> str:
     """A run name of letters, digits, '-' and '_' that is not taken yet."""
-    name = re.sub(r"[^A-Za-z0-9_-]+", "-", wanted).strip("-") or "run"
+    name = re.sub(r"[^A-Za-z0-9_-]+", "-", wanted).strip("-")[:60] or "run"
     number, free = 2, name
     while (runs_folder() / free).exists():
         free, number = f"{name}-{number}", number + 1

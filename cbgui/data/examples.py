@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 
 from cbgui.config import InputError
 
+LARGEST_FILE = 2 * 2**30  # bytes
 Kind = Literal["break", "retain", "near_miss", "refusal"]
 
 
@@ -66,6 +67,8 @@ def example_from_row(row: Any, kind: Kind, where: str) -> Example:
 def read_examples(path: Path, kind: Kind) -> list[Example]:
     """Read a JSONL or CSV file (columns prompt, response, kind). Raises InputError naming the file and line."""
     try:
+        if path.stat().st_size > LARGEST_FILE:
+            raise InputError(f"{path.name}: {path.stat().st_size / 1e9:.1f} GB is more than training reads; take less.")
         text = path.read_text("utf-8-sig")
     except FileNotFoundError:
         raise InputError(f"data file {str(path)!r} does not exist; give the path of a JSONL file.") from None
@@ -84,8 +87,9 @@ def read_examples(path: Path, kind: Kind) -> list[Example]:
             where = f"{path.name}, line {number}"
             try:
                 row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise InputError(f"{where}: not JSON ({error.msg}); mend or delete the line.") from None
+            except (json.JSONDecodeError, RecursionError) as error:
+                reason = getattr(error, "msg", "nested too deeply")
+                raise InputError(f"{where}: not JSON ({reason}); mend or delete the line.") from None
             examples.append(example_from_row(row, kind, where))
     if not examples:
         raise InputError(f"{path.name}: the file holds no examples; add at least one line.")

@@ -6,11 +6,10 @@ import csv
 import io
 import itertools
 import json
-import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TextIO, get_args
 
 import httpx
 import pyarrow
@@ -24,6 +23,8 @@ from cbgui.data.examples import Example, Kind
 
 SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
 LARGEST_JSON = 500 * 2**20  # bytes; a .json list is parsed whole, the other forms line by line
+LARGEST_FILE = 4 * 2**30  # bytes
+LONGEST_LINE = 16 * 2**20  # characters of one row: far more than any model reads
 LOOKED_AT = 200  # rows read for the guess
 # Names that public sets use, the likeliest first.
 NAMES = {
@@ -43,7 +44,7 @@ NAMES = {
     "kind": ["kind"],
 }
 ROLES = {"human": "user", "gpt": "assistant", "bot": "assistant", "model": "assistant"}
-csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
+csv.field_size_limit(LONGEST_LINE)
 Raw = dict[str, Any]
 
 
@@ -78,6 +79,9 @@ def read_rows(path: Path) -> Iterator[Raw]:
     if suffix not in SUFFIXES:
         raise InputError(f"{path.name}: {suffix or 'no'} ending is not known; use {', '.join(SUFFIXES)}.")
     try:
+        if path.stat().st_size > LARGEST_FILE:
+            size = path.stat().st_size / 1e9
+            raise InputError(f"{path.name}: {size:.1f} GB, over the {LARGEST_FILE / 1e9:.0f} GB this reads; split it.")
         if suffix == ".parquet":
             for batch in pyarrow.parquet.ParquetFile(path).iter_batches(batch_size=1000):
                 yield from batch.to_pylist()
@@ -85,13 +89,25 @@ def read_rows(path: Path) -> Iterator[Raw]:
             yield from _json_rows(path)
         else:
             with path.open(encoding="utf-8-sig", newline="") as file:
-                yield from _jsonl_rows(file, path.name) if suffix == ".jsonl" else _csv_rows(file, path.name, suffix)
+                lines = _lines(file, path.name)
+                yield from _jsonl_rows(lines, path.name) if suffix == ".jsonl" else _csv_rows(lines, path.name, suffix)
     except UnicodeDecodeError:
         raise InputError(f"{path.name}: not UTF-8 text; save the file as UTF-8.") from None
     except pyarrow.ArrowException as error:
         raise InputError(f"{path.name}: not a Parquet file ({str(error).splitlines()[0][:80]}).") from None
     except OSError as error:
         raise InputError(f"{path.name}: cannot be read ({error.strerror or error}); check the path.") from None
+
+
+def _lines(file: TextIO, name: str) -> Iterator[str]:
+    """Lines of a file, none of which is let into memory beyond LONGEST_LINE."""
+    for number in itertools.count(1):
+        line = file.readline(LONGEST_LINE)
+        if not line:
+            return
+        if len(line) >= LONGEST_LINE:
+            raise InputError(f"{name}, line {number}: over {LONGEST_LINE / 1e6:.0f} million characters; shorten it.")
+        yield line
 
 
 def _csv_rows(file: Iterable[str], name: str, suffix: str) -> Iterator[Raw]:

@@ -11,7 +11,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
@@ -30,6 +30,7 @@ class App:
 
     folder: Path
     port: int
+    environment: dict[str, str] = field(default_factory=dict)
     process: subprocess.Popen | None = None
 
     @property
@@ -51,7 +52,7 @@ class App:
                 cwd=ROOT,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=os.environ | {"GRADIO_TEMP_DIR": str(self.folder / "gradio")},
+                env=os.environ | {"GRADIO_TEMP_DIR": str(self.folder / "gradio")} | self.environment,
             )
         for _ in range(300):
             try:
@@ -70,11 +71,17 @@ class App:
 
 
 @pytest.fixture
-def app(tmp_path: Path) -> Iterator[App]:
+def app_environment() -> dict[str, str]:
+    """Variables that the app is opened with; a test module may give its own."""
+    return {}
+
+
+@pytest.fixture
+def app(tmp_path: Path, app_environment: dict[str, str]) -> Iterator[App]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    app = App(tmp_path, port)
+    app = App(tmp_path, port, app_environment)
     app.open()
     yield app
     app.process.terminate()

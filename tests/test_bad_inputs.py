@@ -1,0 +1,304 @@
+"""Bad input of every kind: each gives one sentence that says what was wrong and what to do, before a model is loaded."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cbgui import cli, runs, space
+from cbgui.config import InputError
+from cbgui.data import sources
+from cbgui.data.editable import EditableData
+from cbgui.data.library import Library
+from cbgui.hub import check_repo
+
+ROOT = Path(__file__).resolve().parents[1]
+GOOD = '{"prompt": "How?", "response": "So."}\n'
+PARQUET = b"PAR1 this is no parquet PAR1"
+
+
+def _files(folder: Path) -> None:
+    """One file of each bad kind, by the names that the cases use."""
+    texts = {
+        "good.jsonl": GOOD,
+        "empty.jsonl": "",
+        "broken.jsonl": GOOD + "{oops\n",
+        "list.jsonl": "[1, 2]\n",
+        "number.jsonl": "17\n",
+        "no_response.jsonl": '{"prompt": "How?"}\n',
+        "empty_response.jsonl": '{"prompt": "How?", "response": "  "}\n',
+        "response_number.jsonl": '{"prompt": "How?", "response": 3}\n',
+        "no_assistant.jsonl": '{"messages": [{"role": "user", "content": "How?"}]}\n',
+        "turns_text.jsonl": '{"messages": "How?"}\n',
+        "bad_kind.jsonl": '{"prompt": "How?", "response": "So.", "kind": "evil"}\n',
+        "deep.jsonl": "[" * 100_000 + "\n",
+        "deep.json": "[" * 100_000,
+        "words.csv": "just,some\n",
+        "no_columns.jsonl": '{"a": 1}\n',
+        "notes.txt": "hello",
+        "list.yaml": "- 1\n- 2\n",
+        "broken.yaml": "training: [1, 2\n",
+        "object.yaml": "!!python/object/apply:os.system ['true']\n",
+        "wrong_type.yaml": "training: 7\n",
+        "unknown.yaml": "trainings: {steps: 3}\n",
+    }
+    for name, text in texts.items():
+        (folder / name).write_text(text, "utf-8")
+    (folder / "latin.jsonl").write_bytes('{"prompt": "Où?", "response": "Là."}\n'.encode("latin-1"))
+    (folder / "utf16.csv").write_bytes("prompt,response\nHow?,So.\n".encode("utf-16"))
+    (folder / "binary.yaml").write_bytes(b"\xff\xfe\x00\x01")
+    (folder / "bad.parquet").write_bytes(PARQUET)
+    (folder / "zip.jsonl").write_bytes(b"PK\x03\x04" + bytes(range(256)))
+    with (folder / "huge.csv").open("wb") as file:  # takes no disk
+        file.truncate(10 * 10**9)
+    with (folder / "huge.jsonl").open("wb") as file:
+        file.truncate(10 * 10**9)
+    with (folder / "one_line.jsonl").open("wb") as file:
+        file.truncate(sources.LONGEST_LINE + 5)
+    (folder / "a_folder.jsonl").mkdir()
+    _models(folder)
+    run = folder / "no_adapter"
+    run.mkdir()
+    (run / "run.yaml").write_text("{}", "utf-8")
+    (folder / "bad_run").mkdir()
+    (folder / "bad_run" / "run.yaml").write_text("training: {steps: -1}", "utf-8")
+    (folder / "yaml_run").mkdir()
+    (folder / "yaml_run" / "run.yaml").write_text("training: [", "utf-8")
+
+
+def _models(folder: Path) -> None:
+    def model(name: str, config: str | dict, weights: bytes | None = b"\x02\0\0\0\0\0\0\0{}") -> Path:
+        place = folder / name
+        place.mkdir()
+        (place / "config.json").write_text(config if isinstance(config, str) else json.dumps(config), "utf-8")
+        if weights is not None:
+            (place / "model.safetensors").write_bytes(weights)
+        return place
+
+    (folder / "m_empty").mkdir()
+    (model("m_pickle", {"model_type": "llama"}, None) / "pytorch_model.bin").write_bytes(b"\x80\x04.")
+    model("m_code", {"model_type": "mine", "auto_map": {"AutoConfig": "mine.Config"}})
+    model("m_unknown", {"model_type": "mine"})
+    model("m_broken", "{oops")
+    model("m_list", "[]")
+    model("m_bert", {"model_type": "bert"})
+    model("m_experts", {"model_type": "mixtral", "num_local_experts": 8})
+    model("m_cut", {"model_type": "llama"}, struct.pack("<Q", 10**6) + b"{")
+    model("m_bomb", {"model_type": "llama"}, struct.pack("<Q", 2**62) + b"{}")
+    climbing = model("m_climbs", {"model_type": "llama"})
+    (climbing / "model.safetensors.index.json").write_text('{"weight_map": {"a": "../../good.jsonl"}}', "utf-8")
+    lacking = model("m_lacks", {"model_type": "llama"})
+    (lacking / "model.safetensors.index.json").write_text('{"weight_map": {"a": "model-9.safetensors"}}', "utf-8")
+    no_index = model("m_index", {"model_type": "llama"})
+    (no_index / "model.safetensors.index.json").write_text("[1]", "utf-8")
+
+
+def train(*arguments: str) -> list[str]:
+    return ["train", "demo", "--output", "@out", *arguments]
+
+
+def with_set(assignment: str) -> list[str]:
+    return train("--set", assignment)
+
+
+# Arguments ("@x" is a place in the test's folder) and what the sentence must say.
+COMMANDS: dict[str, tuple[list[str], str]] = {
+    "preset unknown": (["train", "nothing", "--output", "@out"], "'nothing'"),
+    "preset missing": (["train", "--output", "@out"], "PRESET_OR_YAML"),
+    "preset is a list": (["train", "@list.yaml", "--output", "@out"], "mapping"),
+    "preset is broken": (["train", "@broken.yaml", "--output", "@out"], "YAML"),
+    "preset is binary": (["train", "@binary.yaml", "--output", "@out"], "YAML"),
+    "preset makes objects": (["train", "@object.yaml", "--output", "@out"], "YAML"),
+    "preset of a wrong type": (["train", "@wrong_type.yaml", "--output", "@out"], "training"),
+    "preset with an unknown key": (["train", "@unknown.yaml", "--output", "@out"], "trainings"),
+    "output missing": (["train", "demo"], "--output"),
+    "option unknown": (train("--no-such-option"), "--no-such-option"),
+    "command unknown": (["fly"], "fly"),
+    "steps negative": (with_set("training.steps=-1"), "training.steps"),
+    "steps a word": (with_set("training.steps=many"), "'many'"),
+    "learning rate zero": (with_set("training.learning_rate=0"), "learning_rate"),
+    "learning rate not a number": (with_set("training.learning_rate=.nan"), "learning_rate"),
+    "batch zero": (with_set("training.break_batch_size=0"), "break_batch_size"),
+    "schedule unknown": (with_set("objective.schedule=up"), "'up'"),
+    "scheduler unknown": (with_set("training.lr_scheduler=up"), "'up'"),
+    "rank zero": (with_set("lora.r=0"), "lora.r"),
+    "dropout over one": (with_set("lora.lora_dropout=2"), "lora_dropout"),
+    "quantization unknown": (with_set("model.quantization=int3"), "'int3'"),
+    "dtype unknown": (with_set("model.dtype=float8"), "'float8'"),
+    "max_tokens tiny": (with_set("data.max_tokens=2"), "max_tokens"),
+    "layers empty": (with_set("objective.target_layers=[]"), "target_layers"),
+    "layer zero": (with_set("objective.target_layers=[0]"), "target_layers"),
+    "layer too high": (with_set("objective.target_layers=[99]"), "30 layers"),
+    "set without =": (with_set("training.steps"), "'='"),
+    "set of an unknown key": (with_set("training.stepz=3"), "training.stepz"),
+    "set unreadable": (with_set("training.steps=[1"), "training.steps"),
+    "break file missing": (train("--break", "@nowhere.jsonl"), "nowhere.jsonl"),
+    "break file empty": (train("--break", "@empty.jsonl"), "empty.jsonl"),
+    "break file broken": (train("--break", "@broken.jsonl"), "line 2"),
+    "break file a list": (train("--break", "@list.jsonl"), "line 1"),
+    "break file a number": (train("--break", "@number.jsonl"), "line 1"),
+    "break file a folder": (train("--break", "@a_folder.jsonl"), "a_folder.jsonl"),
+    "break file without response": (train("--break", "@no_response.jsonl"), "'response'"),
+    "break file with an empty response": (train("--break", "@empty_response.jsonl"), "empty"),
+    "break file with a number as response": (train("--break", "@response_number.jsonl"), "'response'"),
+    "break file without assistant": (train("--break", "@no_assistant.jsonl"), "assistant"),
+    "break file with turns as text": (train("--break", "@turns_text.jsonl"), "'messages'"),
+    "break file of an unknown kind": (train("--break", "@bad_kind.jsonl"), "'evil'"),
+    "break file nested for ever": (train("--break", "@deep.jsonl"), "nested"),
+    "break file in Latin-1": (train("--break", "@latin.jsonl"), "UTF-8"),
+    "break file a zip": (train("--break", "@zip.jsonl"), "UTF-8"),
+    "break file of 10 GB": (train("--break", "@huge.jsonl"), "10.0 GB"),
+    "retain file missing": (train("--retain", "@nowhere.jsonl"), "nowhere.jsonl"),
+    "held-out file missing": (train("--held-out", "@nowhere.jsonl"), "nowhere.jsonl"),
+    "model folder empty": (train("--model", "@m_empty"), "config.json"),
+    "model with pickles only": (train("--model", "@m_pickle"), "safetensors"),
+    "model with code of its own": (train("--model", "@m_code"), "trust_remote_code"),
+    "model of an unknown type": (train("--model", "@m_unknown"), "transformers"),
+    "model with a broken config": (train("--model", "@m_broken"), "config.json"),
+    "model with a list as config": (train("--model", "@m_list"), "config.json"),
+    "model that is no decoder": (train("--model", "@m_bert"), "decoder"),
+    "model of experts": (train("--model", "@m_experts"), "experts"),
+    "model cut off": (train("--model", "@m_cut"), "cut off"),
+    "model with an endless head": (train("--model", "@m_bomb"), "cut off"),
+    "model whose index climbs out": (train("--model", "@m_climbs"), "../../good.jsonl"),
+    "model whose index names what is not there": (train("--model", "@m_lacks"), "model-9"),
+    "model with a broken index": (train("--model", "@m_index"), "index"),
+    "model at no path": (train("--model", "./nowhere"), "./nowhere"),
+    "model climbing out": (train("--model", "../../../etc"), "../../../etc"),
+    "model of no name": (train("--model", "no such model"), "no such model"),
+    "resume of nothing": (["train", "--resume", "--output", "@nowhere"], "run.yaml"),
+    "run of bad settings": (["generate", "@bad_run", "--prompt", "x"], "training.steps"),
+    "run of broken settings": (["generate", "@yaml_run", "--prompt", "x"], "run.yaml"),
+    "run without adapter": (["generate", "@no_adapter", "--prompt", "x"], "adapter"),
+    "run that is a file": (["evaluate", "@good.jsonl"], "run.yaml"),
+    "evaluate without adapter": (["evaluate", "@no_adapter"], "adapter"),
+    "limit zero": (["evaluate", "@no_adapter", "--limit", "0"], "--limit"),
+    "export without adapter": (["export", "@no_adapter", "--output", "@out"], "adapter"),
+    "upload without merge": (["upload", "@no_adapter", "--repo", "a/b"], "not merged"),
+    "estimate of no memory": (["estimate", "demo", "--memory", "six"], "'six'"),
+    "estimate for no device": (["estimate", "demo", "--device", "tpu"], "'tpu'"),
+    "bench of no model": (["bench", "@m_empty"], "config.json"),
+    "check of nothing": (["check", "@nowhere.jsonl"], "nowhere.jsonl"),
+    "check of an unknown ending": (["check", "@notes.txt"], ".txt"),
+    "check of an unknown kind": (["check", "@good.jsonl", "--kind", "evil"], "'evil'"),
+    "check of a bad Parquet": (["check", "@bad.parquet"], "Parquet"),
+    "check of UTF-16": (["check", "@utf16.csv"], "UTF-8"),
+    "check of 10 GB": (["check", "@huge.csv"], "10.0 GB"),
+    "check of an endless line": (["check", "@one_line.jsonl"], "characters"),
+    "check of JSON nested for ever": (["check", "@deep.json"], "nested"),
+    "check of a file without requests": (["check", "@no_columns.jsonl"], "request"),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def bad(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("bad")
+    _files(folder)
+    return folder
+
+
+def is_a_sentence(text: str) -> bool:
+    """One line, a full stop, no traceback, no class of Python's."""
+    text = text.strip()
+    return "\n" not in text and text.endswith((".", "?")) and not re.search(r"Traceback|Error\(|<class", text)
+
+
+@pytest.mark.parametrize("case", COMMANDS)
+def test_the_command_line_refuses_with_a_sentence(case, bad, tmp_path, monkeypatch, capsys):
+    arguments, words = COMMANDS[case]
+    places = [str((tmp_path if a == "@out" else bad) / a[1:]) if a.startswith("@") else a for a in arguments]
+    monkeypatch.setattr(sys, "argv", ["cbgui", *places])
+    before = sorted(bad.rglob("*"))
+    assert cli.main() == 2
+    said = capsys.readouterr().err
+    assert is_a_sentence(said), said
+    assert words in said, said
+    assert not (tmp_path / "out").exists() and sorted(bad.rglob("*")) == before
+
+
+LAUNCHES = {
+    "a host without a password": (["--host", "0.0.0.0"], "--auth"),
+    "share without a password": (["--share"], "--auth"),
+    "a password without a name": (["--auth", ":secret"], "name:password"),
+    "a name without a password": (["--auth", "me"], "name:password"),
+    "a port that is none": (["--port", "99999"], "99999"),
+    "runs that cannot be": (["--runs", "/dev/null/runs"], "/dev/null/runs"),
+}
+
+
+@pytest.mark.parametrize("case", LAUNCHES)
+def test_the_app_refuses_to_open(case):
+    arguments, words = LAUNCHES[case]
+    environment = {key: value for key, value in os.environ.items() if key != "SPACE_ID"}
+    command = [sys.executable, "app.py", *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment, timeout=60)
+    assert done.returncode == 2 and words in done.stderr and is_a_sentence(done.stderr), done.stderr
+    assert "secret" not in done.stderr
+
+
+NAMES = [
+    "../../etc", "/etc/passwd", "..", "a/b", "a\\b", "C:\\x", "<script>alert(1)</script>", "x\0y", "new\nline",
+    "\x1b[31m", "-rf", "con:", "~", "$(id)", "名前", "‮gnp", "." * 300, "a" * 300,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_become_harmless(name, tmp_path, monkeypatch):
+    """A run of that name lies inside the runs folder, a data set of that name too, or is refused in words."""
+    monkeypatch.setenv("CBGUI_RUNS", str(tmp_path / "runs"))
+    free = runs.free_name(name)
+    assert re.fullmatch(r"[A-Za-z0-9_-]{1,80}", free) and not free.startswith("-")
+    library = Library(tmp_path / "data")
+    library.folder.mkdir()
+    try:
+        data = library.create(name)
+    except InputError as error:
+        assert is_a_sentence(str(error).replace("\n", " ")) and "data set" in str(error)
+    else:
+        assert data.folder.parent == library.folder and re.fullmatch(r"[A-Za-z0-9_-]{1,60}", data.name)
+    with pytest.raises(InputError):
+        library.open(name)
+    if name != "a/b":  # which is a hub id
+        with pytest.raises(InputError):
+            check_repo(name)
+
+
+def test_a_bad_import_leaves_the_data_as_it_was(bad, tmp_path):
+    data = EditableData(tmp_path / "kept")
+    rows, skipped = [{"prompt": "How?", "response": "So."}], sources.Skipped()
+    data.add([sources.to_example(rows[0], sources.Mapping("prompt", "response"), "break", "typed", skipped)], "type")
+    before = data.version()
+    for name in ("broken.jsonl", "latin.jsonl", "bad.parquet", "huge.csv"):
+        with pytest.raises(InputError):
+            list(sources.read_rows(bad / name))
+    assert data.version() == before
+
+
+@pytest.mark.parametrize("name", ["owner", "owner/", "/name", "a b/c", "owner/name/more", "../../x", ""])
+def test_dataset_names_are_checked_before_the_hub_is_asked(name):
+    with pytest.raises(InputError, match="owner/name") as refusal:
+        next(iter(sources.hub_rows(name)))
+    assert is_a_sentence(str(refusal.value))
+
+
+def test_a_space_takes_no_folders_and_has_its_limits(bad, tmp_path, monkeypatch):
+    from cbgui.models import resolve_model
+
+    monkeypatch.setenv("SPACE_ID", "owner/space")
+    with pytest.raises(InputError, match="takes no folders"):
+        resolve_model(str(bad / "m_bert"))
+    with pytest.raises(InputError, match="takes no folders"):
+        Library(tmp_path).load(bad, "mine")
+    with pytest.raises(InputError, match="rows = 60,000"):
+        space.limit("rows", 60_000, space.MAX_ROWS)
+    monkeypatch.setenv("HF_TOKEN", "hf_owner")
+    space.forget_owner_token()
+    assert "HF_TOKEN" not in os.environ and os.environ["HF_HUB_DISABLE_IMPLICIT_TOKEN"] == "1"
+    monkeypatch.delenv("HF_HUB_DISABLE_IMPLICIT_TOKEN")
