@@ -1,4 +1,4 @@
-"""Bad input of every kind: each gives one sentence that says what was wrong and what to do, before a model is loaded."""
+"""Bad input of every kind: each gives one sentence that says what to do, before a model is loaded."""
 
 from __future__ import annotations
 

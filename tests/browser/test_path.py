@@ -22,7 +22,7 @@ def test_the_whole_path(url, page, tmp_path):
     expect(page.locator("#model textarea, #model input").first).to_have_value("demo")
     page.locator("#more button.label-wrap").click()
     steps = page.locator("#training-steps input")
-    expect(steps).to_have_value("60")  # the preset's; it has been filled in
+    expect(steps).to_have_value("100")  # the preset's; it has been filled in
     steps.fill("6")
     steps.press("Tab")
     page.locator("#start").click()
