@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import httpx
+import httpx2
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 
@@ -49,7 +49,7 @@ def _push(folder: Path, repo: str, private: bool, token: str | None) -> str:
         raise InputError("upload: no hub login was found; run 'hf auth login', or give a token.") from None
     except HfHubHTTPError as error:
         raise InputError(_sentence(error, repo)) from None
-    except (httpx.HTTPError, OSError) as error:
+    except (httpx2.HTTPError, OSError) as error:
         raise InputError(
             f"--repo {repo!r}: the hub did not answer or broke off ({type(error).__name__}); start the upload again, "
             "what is there already is not sent twice."

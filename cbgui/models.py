@@ -14,7 +14,7 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
+import httpx2
 import torch
 import transformers
 from bitsandbytes.nn import Linear4bit
@@ -65,8 +65,8 @@ def hub_answers() -> bool:
     if constants.HF_HUB_OFFLINE:
         return False
     try:
-        return httpx.head(constants.ENDPOINT, timeout=HUB_TIMEOUT).status_code < 500
-    except httpx.HTTPError:
+        return httpx2.head(constants.ENDPOINT, timeout=HUB_TIMEOUT).status_code < 500
+    except httpx2.HTTPError:
         return False
 
 
@@ -136,7 +136,7 @@ def resolve_model(name: str, *, weights: bool = True) -> ModelSource:
         raise InputError(f"model {name!r} is gated; accept its terms on the hub and run 'hf auth login'.") from None
     except (RepositoryNotFoundError, HFValidationError):
         raise InputError(f"model {name!r} is neither a folder nor a model on the hub; check the spelling.") from None
-    except (HfHubHTTPError, httpx.HTTPError, OSError) as error:
+    except (HfHubHTTPError, httpx2.HTTPError, OSError) as error:
         raise InputError(f"model {name!r} could not be downloaded ({type(error).__name__}); try again.") from None
     if weights and not list(folder.glob("*.safetensors")):
         raise InputError(f"model {name!r} has no safetensors weights on the hub; choose one that has.")

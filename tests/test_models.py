@@ -148,10 +148,10 @@ def test_a_silent_hub_is_noticed_and_remembered(monkeypatch):
 
     def silent(*args, **kwargs):
         calls.append(kwargs["timeout"])
-        raise models.httpx.ConnectTimeout("silent")
+        raise models.httpx2.ConnectTimeout("silent")
 
     monkeypatch.setattr(models.constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(models.httpx, "head", silent)
+    monkeypatch.setattr(models.httpx2, "head", silent)
     models.hub_answers.cache_clear()
     assert not models.hub_answers() and not models.hub_answers()
     assert calls == [3.0]

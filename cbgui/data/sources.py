@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO, get_args
 
-import httpx
+import httpx2
 import pyarrow
 import pyarrow.parquet
 from datasets import load_dataset
@@ -191,7 +191,7 @@ def hub_rows(name: str, config: str | None = None, split: str = "train") -> Iter
         raise InputError(f"dataset {name!r} is not on the hub, or is private; check the spelling.") from None
     except ValueError as error:  # unknown config or split; the message names those there are
         raise InputError(f"dataset {name!r}: {str(error).splitlines()[0][:200]}") from None
-    except (HfHubHTTPError, httpx.HTTPError, ConnectionError, OSError, RuntimeError) as error:
+    except (HfHubHTTPError, httpx2.HTTPError, ConnectionError, OSError, RuntimeError) as error:
         raise InputError(f"dataset {name!r}: the hub does not answer ({type(error).__name__}); try again.") from None
 
 
