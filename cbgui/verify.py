@@ -16,10 +16,10 @@ from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from cbgui import hardware
-from cbgui.config import InputError
+from cbgui.config import InputError, ModelConfig
 from cbgui.data.batches import prompt_text
 from cbgui.data.examples import Example
-from cbgui.models import ModelSource, load_tokenizer, weight_files
+from cbgui.models import ModelSource, load_full_model, load_tokenizer, load_with_adapter, weight_files
 from cbgui.runs import Run
 
 LONGEST = 256  # tokens of an example that are compared
@@ -39,7 +39,7 @@ class _OnDisk(Mapping):
             with safe_open(path, "pt") as file:
                 self._file |= dict.fromkeys(file.keys(), path)
 
-    def _stored_name(self, name: str) -> str:
+    def stored_name(self, name: str) -> str:
         adapter = name.replace(".default.", ".")  # PEFT's files leave the adapter's name out
         if adapter in self._file:
             return adapter
@@ -47,7 +47,7 @@ class _OnDisk(Mapping):
         return name if name in self._file else self._tied.get(name, name)
 
     def __getitem__(self, name: str) -> torch.Tensor:
-        stored = self._stored_name(name)
+        stored = self.stored_name(name)
         with safe_open(self._file[stored], "pt") as file:
             return file.get_tensor(stored)
 
@@ -60,7 +60,7 @@ class _OnDisk(Mapping):
 
 def model_on_disk(source: ModelSource, adapter: Path | None = None) -> PreTrainedModel | PeftModel:
     """The full model in float32, with the adapter where one is given; its weights stay in their files and each
-    module's are read when it runs. Raises InputError when a weight is in no file."""
+    module's are read when it runs."""
     hardware.return_freed_memory()
     config = AutoConfig.from_pretrained(source.path, trust_remote_code=False)
     with init_empty_weights(include_buffers=False):
@@ -70,14 +70,20 @@ def model_on_disk(source: ModelSource, adapter: Path | None = None) -> PreTraine
         model = PeftModel.from_pretrained(model, adapter, low_cpu_mem_usage=True)
         files.append(adapter / "adapter_model.safetensors")
     weights = _OnDisk(files, tied)
-    for name, module in list(model.named_modules()):
-        direct = [part for part, parameter in module.named_parameters(recurse=False) if parameter.is_meta]
-        for part in direct:
-            if weights._stored_name(f"{name}.{part}") not in weights:
-                raise InputError(f"model {source.label!r} has no weights for {name}.{part}; fetch the model again.")
-        if direct:
+    on_meta = {
+        name: [part for part, parameter in module.named_parameters(recurse=False) if parameter.is_meta]
+        for name, module in model.named_modules()
+    }
+    names = [f"{name}.{part}" for name, parts in on_meta.items() for part in parts]
+    if not all(weights.stored_name(name) in weights for name in names):
+        # transformers renames some families' weights as it loads them (GPT-NeoX's head): load these whole.
+        whole = ModelConfig(name=str(source.path), dtype="float32")
+        loaded = load_with_adapter(source, whole, adapter) if adapter else load_full_model(source, whole)
+        return loaded.to("cpu")
+    for name, parts in on_meta.items():
+        if parts:
             hook = AlignDevicesHook(hardware.device(), offload=True, weights_map=PrefixedDataset(weights, f"{name}."))
-            add_hook_to_module(module, hook)
+            add_hook_to_module(model.get_submodule(name), hook)
     return model.eval()
 
 
