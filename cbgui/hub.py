@@ -19,7 +19,7 @@ _REPO = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0
 def check_repo(repo: str) -> str:
     """Raises InputError when it is no hub id."""
     if not _REPO.fullmatch(repo) or ".." in repo or "--" in repo:
-        raise InputError(f"--repo {repo!r} is not a hub id; write it as your-name/model-name.")
+        raise InputError(f"repository {repo!r} is not a hub id; write it as your-name/model-name.")
     return repo
 
 
@@ -51,8 +51,8 @@ def _push(folder: Path, repo: str, private: bool, token: str | None) -> str:
         raise InputError(_sentence(error, repo)) from None
     except (httpx2.HTTPError, OSError) as error:
         raise InputError(
-            f"--repo {repo!r}: the hub did not answer or broke off ({type(error).__name__}); start the upload again, "
-            "what is there already is not sent twice."
+            f"repository {repo!r}: the hub did not answer or broke off ({type(error).__name__}); start the "
+            "upload again, what is there already is not sent twice."
         ) from None
     return f"{api.endpoint}/{repo}"
 
@@ -63,15 +63,15 @@ def _sentence(error: HfHubHTTPError, repo: str) -> str:
     words = f" The hub says: {said[0][:200]}" if said else ""
     match status:
         case 401:
-            return f"--repo {repo!r}: the hub does not know this token; log in again with 'hf auth login'."
+            return f"repository {repo!r}: the hub does not know this token; log in again with 'hf auth login'."
         case 403 if "storage" in words.lower() or "quota" in words.lower():
-            return f"--repo {repo!r}: the account's storage is full; free some or upload publicly.{words}"
+            return f"repository {repo!r}: the account's storage is full; free some or upload publicly.{words}"
         case 403:
-            return f"--repo {repo!r}: the token may not write there; use one with write access.{words}"
+            return f"repository {repo!r}: the token may not write there; use one with write access.{words}"
         case 404:
-            return f"--repo {repo!r}: there is no such user or organisation for this token; check the name."
+            return f"repository {repo!r}: there is no such user or organisation for this token; check the name."
         case 413 | 507:
-            return f"--repo {repo!r}: the account's storage is full; free some or upload publicly.{words}"
+            return f"repository {repo!r}: the account's storage is full; free some or upload publicly.{words}"
         case 429:
-            return f"--repo {repo!r}: the hub asks to slow down; try again in some minutes."
-    return f"--repo {repo!r}: the hub answered with error {status}; try again.{words}"
+            return f"repository {repo!r}: the hub asks to slow down; try again in some minutes."
+    return f"repository {repo!r}: the hub answered with error {status}; try again.{words}"

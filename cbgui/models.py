@@ -147,17 +147,15 @@ def read_model_config(source: ModelSource) -> PretrainedConfig:
     """The model's config, checked to be a stack of decoder layers. Raises InputError."""
     try:
         settings = json.loads((source.path / "config.json").read_text("utf-8"))
-        known = settings.get("model_type") in transformers.CONFIG_MAPPING
-        if not known and settings.get("auto_map"):
-            raise InputError(
-                f"model {source.label!r} brings code of its own, which is never run (trust_remote_code stays off); "
-                "choose a model that transformers knows."
-            )
-        config = AutoConfig.from_pretrained(source.path, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
-        if isinstance(error, InputError):
-            raise
+        own_code = bool(settings.get("auto_map")) and settings.get("model_type") not in transformers.CONFIG_MAPPING
+        config = None if own_code else AutoConfig.from_pretrained(source.path, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError):
         raise InputError(f"model {source.label!r}: its config.json is not one that transformers knows.") from None
+    if own_code:
+        raise InputError(
+            f"model {source.label!r} brings code of its own, which is never run (trust_remote_code stays off); "
+            "choose a model that transformers knows."
+        )
     if getattr(config, "vision_config", None) is not None:
         raise InputError(f"model {source.label!r} has a vision tower; choose a text-only model.")
     experts = any(getattr(config, name, None) for name in ("num_experts", "num_local_experts", "n_routed_experts"))

@@ -7,6 +7,7 @@ import threading
 import time
 from pathlib import Path
 
+from cbgui.config import InputError
 from cbgui.runs import WAITING, Run, write_whole
 
 _lock = threading.Lock()
@@ -25,8 +26,9 @@ def line(root: Path) -> list[Run]:
 
 def join(run: Run, root: Path) -> None:
     """Start `run`, now or when it is its turn. Raises InputError if it runs already."""
-    if run.process() is None:
-        write_whole(run.path / WAITING, str(time.time()))
+    if run.process() is not None:
+        raise InputError(f"run {run.name!r} is running already; stop it first.")
+    write_whole(run.path / WAITING, "")
     start_next(root)
 
 

@@ -299,6 +299,6 @@ def test_a_space_takes_no_folders_and_has_its_limits(bad, tmp_path, monkeypatch)
     with pytest.raises(InputError, match="rows = 60,000"):
         space.limit("rows", 60_000, space.MAX_ROWS)
     monkeypatch.setenv("HF_TOKEN", "hf_owner")
+    monkeypatch.setenv("HF_HUB_DISABLE_IMPLICIT_TOKEN", "0")  # so that it is put back after the test
     space.forget_owner_token()
     assert "HF_TOKEN" not in os.environ and os.environ["HF_HUB_DISABLE_IMPLICIT_TOKEN"] == "1"
-    monkeypatch.delenv("HF_HUB_DISABLE_IMPLICIT_TOKEN")

@@ -6,7 +6,6 @@ Only regular files directly inside `adapter`, `merged` and `report` of the calle
 from __future__ import annotations
 
 import html
-from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
 
@@ -20,7 +19,6 @@ from cbgui.ui.visitors import folder_of
 
 FOLDERS = ("adapter", "merged", "report")
 PREFIX = "cbgui/files"
-CHUNK = 2**20
 
 
 def _allowed(request: Request) -> bool:
@@ -64,11 +62,7 @@ def _zip(files: list[Path], name: str) -> Response:
     for path in files:
         stream.add_path(path)
     headers = {"Content-Length": str(len(stream)), "Content-Disposition": f'attachment; filename="{name}"', **_SAFE}
-    return StreamingResponse(_pieces(stream), media_type="application/zip", headers=headers)
-
-
-def _pieces(stream: ZipStream) -> Iterator[bytes]:
-    yield from stream
+    return StreamingResponse(stream, media_type="application/zip", headers=headers)
 
 
 def _size(count: int) -> str:

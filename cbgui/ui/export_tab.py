@@ -27,10 +27,18 @@ def _uploading(run: runs.Run) -> Job:
     return Job(run, "upload")
 
 
+def _is_merged(run: runs.Run) -> bool:
+    """Whether what is merged is the adapter as it is now (training may have gone on)."""
+    merged, adapter = run.path / "merged", run.adapter / "adapter_model.safetensors"
+    return merged.is_dir() and not (adapter.is_file() and adapter.stat().st_mtime > merged.stat().st_mtime)
+
+
 def _words(run: runs.Run) -> str:
     job, merged = _merging(run), run.path / "merged"
     if job.state() in ("running", "failed"):
         return job_words(job, "the merge")
+    if merged.is_dir() and not _is_merged(run):
+        return f"**{run.name}** was trained further since it was merged. Press **Merge** to merge it again."
     if merged.is_dir():
         size = sum(path.stat().st_size for path in merged.iterdir()) / 1e6
         compared = next((line.split(": ", 1)[1] for line in job.lines() if "differ by at most" in line), "")
@@ -65,14 +73,14 @@ def _refresh(name: str | None, seen: tuple | None) -> tuple:
     files = (listing(run, "merged", "Merged model.") if ready else "") + listing(
         run, "adapter", "Adapter alone (PEFT)."
     )
-    mark = (run.name, words, upload_words, files)
+    mark = (run.name, words, upload_words, files, _is_merged(run))
     if mark == seen:
         return (gr.skip(),) * 8
     return (
         words,
         files,
         upload_words,
-        gr.Button(interactive=not merging),
+        gr.Button(interactive=not merging and not _is_merged(run)),
         gr.Button(interactive=merging),
         gr.Button(interactive=ready and not uploading),
         gr.Button(interactive=uploading),
@@ -84,9 +92,10 @@ def _refresh(name: str | None, seen: tuple | None) -> tuple:
 def _merge(name: str | None) -> str:
     run = need_run(name)
     run.need_adapter()
-    if (run.path / "merged").is_dir():
+    if _is_merged(run):
         raise InputError(f"run {run.name!r} is merged already; its files are below.")
     one_job_at_a_time()
+    shutil.rmtree(run.path / "merged", ignore_errors=True)  # of an adapter that has been trained further since
     _merging(run).start("--output", str(run.path / "merged"))
     return f"**{run.name}**: starting ..."
 

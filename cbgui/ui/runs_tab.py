@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 import pandas as pd
 
-from cbgui import runs
+from cbgui import runs, space
 from cbgui.config import InputError
 from cbgui.ui.common import STATE_WORDS, need_run, pick, run_choices, sentences
 
@@ -94,6 +94,7 @@ def _rename(name: str | None, new: str):
 
 @sentences
 def _duplicate(name: str | None):
+    space.limit("runs", len(runs.list_runs()) + 1, space.MAX_RUNS)
     copy = need_run(name).duplicate()
     gr.Info(f"Run {copy.name} has the same settings and data; press Resume on the Train page to start it.")
     return gr.Dropdown(choices=run_choices(), value=copy.name)

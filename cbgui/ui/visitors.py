@@ -40,6 +40,13 @@ def _cookie(scope: Scope) -> str | None:
     return value.value if value and re.fullmatch(r"[0-9a-f]{32}", value.value) else None
 
 
+def _visitor(scope: Scope) -> str | None:
+    if user := _login(scope).get("userinfo", {}).get("sub"):
+        return f"login {user}"
+    cookie = _cookie(scope)
+    return cookie and f"cookie {cookie}"
+
+
 def _folder(root: Path, who: str) -> Path:
     return root / VISITORS / hashlib.sha256(who.encode()).hexdigest()[:32]
 
@@ -48,8 +55,7 @@ def folder_of(request: Request, root: Path) -> Path:
     """The runs folder of whoever sent a plain HTTP request."""
     if not on_space():
         return root
-    user = _login(request.scope).get("userinfo", {}).get("sub")
-    return _folder(root, f"login {user}" if user else f"cookie {_cookie(request.scope) or secrets.token_hex(16)}")
+    return _folder(root, _visitor(request.scope) or f"nobody {secrets.token_hex(16)}")
 
 
 def _of_event(root: Path) -> Path:
@@ -59,10 +65,8 @@ def _of_event(root: Path) -> Path:
     request = LocalContext.request.get(None)
     if request is None:  # the app itself
         return root
-    user = _login(request.request.scope).get("userinfo", {}).get("sub")
-    cookie = _cookie(request.request.scope)
     # A browser that keeps no cookies gets a folder for as long as the page is open.
-    return _folder(root, f"login {user}" if user else f"cookie {cookie}" if cookie else f"page {request.session_hash}")
+    return _folder(root, _visitor(request.request.scope) or f"page {request.session_hash}")
 
 
 def hub_token() -> str | None:

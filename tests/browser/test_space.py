@@ -6,7 +6,6 @@ import hashlib
 import json
 import secrets
 import shutil
-import threading
 from pathlib import Path
 
 import httpx
@@ -37,21 +36,10 @@ def folder_of(app, context) -> Path:
     return app.runs / "_visitors" / hashlib.sha256(f"cookie {cookie}".encode()).hexdigest()[:32]
 
 
-def events(client: httpx.Client, session: str) -> threading.Thread:
-    """Everything that Gradio tells this session, collected in `thread.text`."""
-
-    def listen() -> None:
-        try:
-            with client.stream("GET", "/gradio_api/queue/data", params={"session_hash": session}, timeout=60) as stream:
-                for piece in stream.iter_text():
-                    thread.text += piece
-        except httpx.HTTPError:
-            pass
-
-    thread = threading.Thread(target=listen, daemon=True)
-    thread.text = ""
-    thread.start()
-    return thread
+def told(client: httpx.Client, session: str) -> str:
+    """All that Gradio says of this session's events, until the last of them has ended."""
+    with client.stream("GET", "/gradio_api/queue/data", params={"session_hash": session}, timeout=120) as stream:
+        return "".join(stream.iter_text())
 
 
 def test_two_visitors(app, browser, trained):
@@ -134,7 +122,6 @@ def _file_urls(client: httpx.Client, mine: Path) -> None:
     ]
     for path in paths:
         answer = client.get(path)
-        assert answer.status_code in (400, 401, 403, 404, 405, 307, 422, 500) or "root:" not in answer.text, path
         assert SECRET not in answer.text and "root:x" not in answer.text and "hf_of_the_owner" not in answer.text, path
 
 
@@ -146,7 +133,7 @@ def _every_handler(client: httpx.Client) -> None:
     names = {"compare-runs": ["private", "private"], "rename-to": "taken"}
     by_element = {c["id"]: names.get(c["props"].get("elem_id")) for c in config["components"]}
     session = secrets.token_hex(8)
-    heard, asked = None, 0
+    asked = 0
     for index, dependency in enumerate(config["dependencies"]):
         if not dependency["backend_fn"] or not dependency["inputs"]:
             continue
@@ -158,15 +145,9 @@ def _every_handler(client: httpx.Client) -> None:
         answer = client.post("/gradio_api/queue/join", json=body)
         assert answer.status_code in (200, 400, 422, 404, 503), answer.text
         asked += 1
-        heard = heard or events(client, session)  # a session begins with its first event
-    assert asked > 15
-    for _ in range(40):
-        if heard.text.count("process_completed") >= asked // 2:
-            break
-        heard.join(1)
-    heard.join(3)
-    assert heard.text.count("process_completed") >= asked // 2, heard.text[-500:]
-    assert SECRET not in heard.text
+    said = told(client, session)
+    assert asked > 50 and said.count("process_completed") > asked // 2, said[-500:]
+    assert SECRET not in said
 
 
 def _uploads(client: httpx.Client) -> None:
