@@ -23,8 +23,9 @@ LARGEST_BUCKET = 200  # a band that very many rows share (empty or one-word prom
 def normal(texts: Iterable[str]) -> list[str]:
     """Lower case, without punctuation, single spaces: what texts that differ in these alone have in common."""
     lower = pc.utf8_lower(pa.array(list(texts), pa.string()))
-    words = pc.replace_substring_regex(lower, PUNCTUATION, "")
-    return pc.utf8_trim_whitespace(pc.replace_substring_regex(words, r"\s+", " ")).to_pylist()
+    words = pc.utf8_trim_whitespace(pc.replace_substring_regex(lower, PUNCTUATION, ""))
+    # Split and joined: half the time of a regular expression for the spaces.
+    return pc.binary_join(pc.utf8_split_whitespace(words), " ").to_pylist()
 
 
 def near_pairs(texts: Sequence[str], least: float = NEAR, *, bands: int = BANDS, band: int = BAND) -> np.ndarray:
