@@ -52,6 +52,7 @@ CSS = """
 .fit .no {color: #b42318; font-weight: 600;}
 .dark .fit .no {color: #fda29b;}
 #downloads table {border: 0; border-collapse: collapse; margin: 4px 0 16px;}
+#downloads tr {border: 0;}
 #downloads td {border: 0; border-bottom: 1px solid var(--border-color-primary); padding: 4px 16px 4px 0;}
 .shaded {line-height: 1.9; overflow-wrap: anywhere; color: var(--body-text-color);}
 .shaded span {border-radius: 3px; white-space: pre-wrap;}
