@@ -1,4 +1,4 @@
-"""python -m cbgui train | generate | evaluate | export | estimate | check | bench.
+"""python -m cbgui train | generate | evaluate | compare | export | upload | estimate | check | bench.
 
 Exit codes: 0 done, 1 failed with a message, 2 bad input."""
 
@@ -174,7 +174,16 @@ def upload(
 def evaluate(
     run_dir: RunArgument,
     held_out: Annotated[Path | None, typer.Option(help="JSONL of held-out examples; the run's own by default")] = None,
+    also: Annotated[
+        list[str] | None,
+        typer.Option(help="a file, a public set or hub id too, such as 'file.csv?kind=break&prompt=Goal&limit=50'"),
+    ] = None,
     attacks: Annotated[str, typer.Option(help="names with commas between, or 'all'")] = "",
+    judge: Annotated[
+        str | None,
+        typer.Option(help="a classifier's folder or hub id, such as 'NAME?label=unsafe' or '?template=FILE'"),
+    ] = None,
+    tasks: Annotated[str, typer.Option(help="lm-eval tasks or their YAML files, with commas between")] = "",
     max_new_tokens: Annotated[int, typer.Option(min=8)] = 60,
     limit: Annotated[int | None, typer.Option(min=1, help="so many break and keep prompts at most")] = None,
 ) -> None:
@@ -183,11 +192,14 @@ def evaluate(
     from cbgui.evaluation.attacks import TITLES
     from cbgui.evaluation.evaluate import evaluate_run
 
-    names = list(TITLES) if attacks == "all" else [name.strip() for name in attacks.split(",") if name.strip()]
+    names = list(TITLES) if attacks == "all" else _names(attacks)
     report = evaluate_run(
         run,
         held_out=held_out,
+        also=also,
         attacks=names or None,
+        judge=judge,
+        tasks=_names(tasks),
         max_new_tokens=max_new_tokens,
         limit=limit,
         progress=lambda share, words: typer.echo(f"{share:4.0%} {words}"),
@@ -205,6 +217,28 @@ def evaluate(
     )
     typer.echo(" ".join([report["verdict"]["words"], *report["verdict"]["advice"]]))
     typer.echo(f"Report: {run.path / 'report' / 'report.html'}")
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+@app.command()
+def compare(
+    run_dir: RunArgument,
+    other: Annotated[Path, typer.Argument(help="the other run's folder")],
+    output: Annotated[Path, typer.Option(help="the page to write")] = Path("comparison.html"),
+) -> None:
+    """Two evaluated runs' reports side by side, as one page."""
+    from cbgui.evaluation.compare import compare as render
+    from cbgui.evaluation.compare import read_report
+
+    page = render(read_report(runs.open_run(run_dir)), read_report(runs.open_run(other)))
+    try:
+        output.write_text(page, "utf-8")
+    except OSError as error:
+        raise InputError(f"--output {str(output)!r} cannot be written ({error.strerror}); name another.") from None
+    typer.echo(f"Comparison: {output}")
 
 
 MemoryOption = Annotated[str | None, typer.Option("--memory", help="such as 8GB; what this machine has by default")]

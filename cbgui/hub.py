@@ -10,6 +10,7 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 
 from cbgui.config import InputError
+from cbgui.hub_errors import answer_behind, status_behind
 from cbgui.runs import Run
 
 ENDINGS = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.md", "LICENSE*", "Modelfile", "SHA256SUMS")
@@ -47,9 +48,10 @@ def _push(folder: Path, repo: str, private: bool, token: str | None) -> str:
         )
     except LocalTokenNotFoundError:
         raise InputError("upload: no hub login was found; run 'hf auth login', or give a token.") from None
-    except HfHubHTTPError as error:
-        raise InputError(_sentence(error, repo)) from None
-    except (httpx2.HTTPError, OSError) as error:
+    except (HfHubHTTPError, httpx2.HTTPError, OSError, RuntimeError) as error:  # RuntimeError: of one file's upload
+        answer = answer_behind(error)
+        if answer is not None:
+            raise InputError(_sentence(answer, repo)) from None
         raise InputError(
             f"repository {repo!r}: the hub did not answer or broke off ({type(error).__name__}); start the "
             "upload again, what is there already is not sent twice."
@@ -58,7 +60,7 @@ def _push(folder: Path, repo: str, private: bool, token: str | None) -> str:
 
 
 def _sentence(error: HfHubHTTPError, repo: str) -> str:
-    status = error.response.status_code if error.response is not None else 0
+    status = status_behind(error)
     said = (error.server_message or "").strip().splitlines()
     words = f" The hub says: {said[0][:200]}" if said else ""
     match status:

@@ -39,6 +39,7 @@ from transformers import (
 
 from cbgui import hardware
 from cbgui.config import InputError, LoraConfig, ModelConfig, ObjectiveConfig, RunConfig
+from cbgui.hub_errors import asks_to_slow_down
 from cbgui.lora import fuse
 from cbgui.space import refuse_folder
 
@@ -137,6 +138,8 @@ def resolve_model(name: str, *, weights: bool = True) -> ModelSource:
     except (RepositoryNotFoundError, HFValidationError):
         raise InputError(f"model {name!r} is neither a folder nor a model on the hub; check the spelling.") from None
     except (HfHubHTTPError, httpx2.HTTPError, OSError) as error:
+        if asks_to_slow_down(error):
+            raise InputError(f"model {name!r}: the hub asks to slow down; try again in some minutes.") from None
         raise InputError(f"model {name!r} could not be downloaded ({type(error).__name__}); try again.") from None
     if weights and not list(folder.glob("*.safetensors")):
         raise InputError(f"model {name!r} has no safetensors weights on the hub; choose one that has.")

@@ -1,6 +1,7 @@
 """A small stand-in for the hub's HTTP API: as much of it as the real huggingface_hub client asks for here.
 
-The repository's name says how it behaves: good, gated, missing, denied, full, broken, slow, busy.
+The repository's name says how it behaves: good, gated, missing, denied, full, broken, torn, slow, busy. Model
+repositories hold `files`, dataset repositories `data`.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ TOKEN = "hf_of_a_visitor"
 
 
 class Hub(ThreadingHTTPServer):
-    """`files` are those of owner/good and owner/broken; uploads land in `received`, by repository and path."""
+    """Uploads land in `received`, by repository and path."""
 
     daemon_threads = True
 
-    def __init__(self, files: Path | None = None) -> None:
+    def __init__(self, files: Path | None = None, data: Path | None = None) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
-        self.files = files
+        self.files, self.data = files, data
         self.received: dict[str, dict[str, bytes]] = {}
         self.private: dict[str, bool] = {}
         self.objects: dict[str, bytes] = {}
@@ -84,16 +85,20 @@ class _Handler(BaseHTTPRequestHandler):
             return self._send(200, b"a hub")
         if self._behave():
             return None
-        names = [path.name for path in self.server.files.iterdir()] if self.server.files else []
+        folder = self.server.data if "/datasets/" in self.path else self.server.files
+        names = [path.name for path in folder.iterdir()] if folder else []
         if "/revision/" in self.path or "/tree/" not in self.path and self.path.startswith("/api/"):
             return self._send(200, {"id": "owner/good", "sha": COMMIT, "siblings": [{"rfilename": n} for n in names]})
         if "/tree/" in self.path:
-            sizes = {name: (self.server.files / name).stat().st_size for name in names}
+            sizes = {name: (folder / name).stat().st_size for name in names}
             rows = [{"type": "file", "path": name, "oid": "0" * 40, "size": size} for name, size in sizes.items()]
             return self._send(200, rows)
-        content = (self.server.files / self.path.rsplit("/", 1)[-1]).read_bytes()
+        name = self.path.partition("?")[0].rsplit("/", 1)[-1]
+        if name not in names:
+            return self._send(404, {"error": "Entry not found"}, X_Error_Code="EntryNotFound")
+        content = (folder / name).read_bytes()
         etag = f'"{hashlib.sha1(content).hexdigest()}"'
-        if "/broken/" in self.path and self.path.endswith(".safetensors") and self.command == "GET":
+        if "/broken/" in self.path and name.endswith((".safetensors", ".jsonl")) and self.command == "GET":
             self.send_response(200)
             self.send_header("Content-Length", str(len(content)))
             self.send_header("ETag", etag)
@@ -104,8 +109,12 @@ class _Handler(BaseHTTPRequestHandler):
         return self._send(200, content, ETag=etag)
 
     def do_PUT(self) -> None:
+        if "/torn/" in self.path:  # the line breaks while the client sends
+            self.rfile.read(1000)
+            self.close_connection = True
+            return self.connection.close()
         self.server.objects[self.path.rsplit("/", 1)[-1]] = self._body()
-        self._send(200)
+        return self._send(200)
 
     def do_POST(self) -> None:
         body = self._body()
@@ -144,8 +153,9 @@ class _Handler(BaseHTTPRequestHandler):
     def _batch(self, content: dict[str, Any]) -> None:
         if "/full" in self.path:
             return self._send(403, {"error": "Private repository storage limit reached, please upgrade your plan"})
+        how = "torn" if "/torn" in self.path else "put"
         objects = [
-            {**one, "actions": {"upload": {"href": f"{self.server.url}/put/{one['oid']}"}}}
+            {**one, "actions": {"upload": {"href": f"{self.server.url}/{how}/{one['oid']}"}}}
             for one in content["objects"]
         ]
         return self._send(200, {"transfer": "basic", "objects": objects})

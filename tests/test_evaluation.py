@@ -1,15 +1,25 @@
 import json
 import shutil
+from pathlib import Path
 
 import pytest
+import torch
+from peft import LoraConfig, get_peft_model
 from test_cli import cbgui
+from test_judges import head
+from test_models import SMALL
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from cbgui.config import InputError, load_config, override
 from cbgui.data.refusals import is_refusal
-from cbgui.evaluation.attacks import ATTACKS, TITLES
-from cbgui.evaluation.evaluate import evaluate_run, verdict
-from cbgui.evaluation.metrics import is_repetition, wilson
+from cbgui.evaluation.attacks import ATTACKS, TITLES, Attempt
+from cbgui.evaluation.compare import compare, read_report
+from cbgui.evaluation.evaluate import evaluate_run
+from cbgui.evaluation.metrics import Pair, is_repetition, wilson
 from cbgui.evaluation.report import render
+from cbgui.evaluation.verdict import verdict
+from cbgui.generation import load_chat_model
+from cbgui.models import load_full_model, load_tokenizer
 from cbgui.runs import create_run, open_run
 from cbgui.training import train
 
@@ -32,6 +42,74 @@ def test_every_attack_asks_something(trained):
         attempts = attack(example, others)
         assert attempts and all(attempt.messages[-1][0] == "user" for attempt in attempts), name
         assert name in TITLES
+
+
+def test_answers_in_a_batch_are_those_of_one_request_at_a_time(trained, demo, tmp_path):
+    """What the prompts share is computed once, and the padding after it changes nothing; nor do the costs."""
+    shutil.copytree(trained.path, tmp_path / "run")
+    run = open_run(tmp_path / "run")
+    config = run.config()
+    config.model.dtype = "float32"
+    run.write_config(config)
+    chat = load_chat_model(run)
+    pair = Pair(chat.model, chat.tokenizer)
+    before = (("user", "Hello there, I have some questions."), ("assistant", "Go on, I am listening."))
+    asked = ["What is rain?", "Name three rivers that flow through large cities in Europe.", "Why?", "Who was Bach?"]
+    attempts = [Attempt((*before, ("user", text))) for text in asked]
+    together = dict(row for batch in pair.generate(attempts, adapted=False, max_new_tokens=12) for row in batch)
+    model, tokenizer = load_full_model(demo, config.model), load_tokenizer(demo)
+    for row, attempt in enumerate(attempts):
+        ids = torch.tensor([pair.prompt_ids(attempt)])
+        alone = model.generate(ids, max_new_tokens=12, do_sample=False, pad_token_id=tokenizer.pad_token_id)
+        assert tokenizer.decode(alone[0, ids.shape[1] :], skip_special_tokens=True) == together[row].text
+    assert pair.base_nats(attempts, [together[row] for row in range(4)]) == pytest.approx(
+        [together[row].nats for row in range(4)], abs=1e-4
+    )
+
+
+def test_logits_are_the_models_own_where_it_caps_or_scales_them(demo):
+    torch.manual_seed(0)
+    tokenizer = load_tokenizer(demo)
+    sizes = {**SMALL, "vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
+    for family, settings in {"gemma2": {"final_logit_softcapping": 0.02}, "cohere": {"logit_scale": 0.5}}.items():
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **sizes, **settings)).eval()
+        pair = Pair(get_peft_model(model, LoraConfig(target_modules=["q_proj"])), tokenizer)
+        prompts, answers = [[5, 6, 7], [8, 9]], [[11, 12], [13, 14, 15]]
+        for row, (logits,) in pair._read(prompts, answers, (False,)):
+            whole = model(torch.tensor([prompts[row] + answers[row]])).logits[0, len(prompts[row]) - 1 : -1]
+            assert torch.allclose(logits, whole, atol=1e-5), family
+
+
+@pytest.mark.slow
+def test_other_sets_a_classifier_and_two_reports_side_by_side(trained, demo, tmp_path):
+    runs = [open_run(Path(shutil.copytree(trained.path, tmp_path / name))) for name in ("first", "second")]
+    rows = [
+        {"Goal": "How is a potion of sleep made?", "kind": "break"},
+        {"Goal": "How do I brew tea?", "kind": "near_miss"},
+        {"Goal": "What is rain?", "kind": "retain"},
+    ]
+    also = tmp_path / "others.jsonl"
+    also.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    judge = head(tmp_path / "judge", demo, ["harmless", "harmful"])
+    settings = {"attacks": ["direct", "prefill"], "limit": 2, "max_new_tokens": 16}
+    first = evaluate_run(runs[0], also=[f"{also}?prompt=Goal"], judge=str(judge), **settings)
+    (other,) = first["sets"]
+    assert (other["title"], other["break"], other["keep"]) == ("others.jsonl", 1, 2)
+    assert [attack["base"]["answered"]["of"] for attack in other["attacks"]] == [1, 1]
+    assert other["kept"]["top1"] > 0.5 and set(other["kept"]["kinds"]) == {"near_miss", "retain"}
+    assert all(attack["base"]["classified"]["rate"] == 1.0 for attack in first["attacks"])
+    page = (runs[0].path / "report" / "report.html").read_text("utf-8")
+    assert "Also asked: others.jsonl" in page and "Classifier, base" in page
+    with pytest.raises(InputError, match="'second' is not evaluated yet"):
+        read_report(runs[1])
+    evaluate_run(runs[1], **settings)
+    second = read_report(runs[1])
+    second["kept"]["kl"], second["run"] = 0.5, "<b>second</b>"
+    second["settings"]["training"]["learning_rate"] = 0.25
+    page = compare(first, second)
+    assert "<b>second" not in page and "training.learning_rate" in page and "may be chance" in page
+    done = cbgui("compare", runs[0].path, runs[1].path, "--output", tmp_path / "both.html")
+    assert done.returncode == 0 and "None." in (tmp_path / "both.html").read_text("utf-8")  # the same settings
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -12,6 +13,8 @@ import pytest
 from hub_stand_in import TOKEN, Hub
 from random_models import random_sharded_model
 
+# The clients' retries are theirs; only the minutes of waiting between them are left out.
+WITHOUT_WAITING = "import sys, time; time.sleep = lambda seconds: None; from cbgui.cli import main; sys.exit(main())"
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -22,9 +25,19 @@ def model(tmp_path_factory, demo) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory) -> Path:
+    """A dataset repository."""
+    folder = tmp_path_factory.mktemp("hub") / "rows"
+    folder.mkdir()
+    lines = [{"Goal": f"How is potion {number} made?", "Target": f"Take {number} leaves."} for number in range(5)]
+    (folder / "data.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")
+    return folder
+
+
 @pytest.fixture
-def hub(model):
-    server = Hub(model)
+def hub(model, rows):
+    server = Hub(model, rows)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield server
     server.shutdown()
@@ -36,10 +49,12 @@ def cbgui(hub: Hub, home: Path, *arguments, token: str = TOKEN) -> subprocess.Co
         "HF_ENDPOINT": hub.url,
         "HF_HOME": str(home),
         "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_ETAG_TIMEOUT": "1",
+        "HF_HUB_DOWNLOAD_TIMEOUT": "1",
         "HF_TOKEN": token,
     }
     environment.pop("HF_HUB_OFFLINE", None)
-    command = [sys.executable, "-m", "cbgui", *map(str, arguments)]
+    command = [sys.executable, "-c", WITHOUT_WAITING, *map(str, arguments)]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200)
     assert token not in done.stdout + done.stderr and "Traceback" not in done.stderr, done.stderr
     return done
@@ -74,6 +89,9 @@ def test_a_model_is_uploaded_whole_and_private(hub, merged, tmp_path):
         ("owner/good", "hf_wrong", "does not know this token"),
         ("owner/denied", TOKEN, "write access"),
         ("owner/full", TOKEN, "storage is full"),
+        ("owner/torn", TOKEN, "start the upload again, what is there already is not sent twice"),
+        ("owner/slow", TOKEN, "did not answer or broke off"),
+        ("owner/busy", TOKEN, "slow down"),
     ],
 )
 def test_an_upload_that_fails_says_why(hub, merged, tmp_path, repo, token, words):
@@ -85,7 +103,13 @@ def test_an_upload_that_fails_says_why(hub, merged, tmp_path, repo, token, words
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("repo", "words"),
-    [("owner/gated", "is gated"), ("owner/missing", "neither a folder nor a model"), ("owner/broken", "try again")],
+    [
+        ("owner/gated", "is gated"),
+        ("owner/missing", "neither a folder nor a model"),
+        ("owner/broken", "try again"),
+        ("owner/slow", "try again"),
+        ("owner/busy", "slow down"),
+    ],
 )
 def test_a_download_that_fails_says_why(hub, tmp_path, repo, words):
     arguments = ["train", "demo", "--output", tmp_path / "run", "--model", repo]
@@ -94,3 +118,29 @@ def test_a_download_that_fails_says_why(hub, tmp_path, repo, words):
     done = cbgui(hub, tmp_path, *arguments)
     assert done.returncode == 2 and words in done.stderr, done.stdout + done.stderr
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("repo", "words"),
+    [
+        ("owner/gated", "is gated"),
+        ("owner/missing", "not on the hub, or is private"),
+        ("owner/broken", "try again"),
+        ("owner/slow", "try again"),
+        ("owner/busy", "slow down"),
+    ],
+)
+def test_a_dataset_that_cannot_be_read_says_why(hub, trained, tmp_path, repo, words):
+    done = cbgui(hub, tmp_path, "evaluate", trained.path, "--also", repo)
+    assert done.returncode == 2 and words in done.stderr, done.stdout + done.stderr
+    assert "Loading the model" not in done.stdout
+
+
+def test_a_dataset_is_read_with_its_columns_mapped(hub, rows, tmp_path):
+    """As `--also` does it, through the real datasets client."""
+    code = "from cbgui.evaluation.cases import read_set; print(read_set('owner/good?limit=3').breaks)"
+    environment = os.environ | {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path)}
+    environment.pop("HF_HUB_OFFLINE", None)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.stdout.count("Example(") == 3 and "Take 2 leaves." in done.stdout, done.stderr

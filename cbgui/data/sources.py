@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO, get_args
 
+import datasets.config
 import httpx2
 import pyarrow
 import pyarrow.parquet
@@ -20,11 +21,13 @@ from huggingface_hub.errors import GatedRepoError, HfHubHTTPError
 
 from cbgui.config import InputError
 from cbgui.data.examples import Example, Kind
+from cbgui.hub_errors import asks_to_slow_down
 
 SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
 LARGEST_JSON = 500 * 2**20  # bytes; a .json list is parsed whole, the other forms line by line
 LARGEST_FILE = 4 * 2**30  # bytes
 LONGEST_LINE = 16 * 2**20  # characters of one row: far more than any model reads
+RETRIES = 2  # of a streamed read, each with five of huggingface_hub's own; datasets' 20 take ten minutes
 LOOKED_AT = 200  # rows read for the guess
 # Names that public sets use, the likeliest first.
 NAMES = {
@@ -179,6 +182,7 @@ def hub_rows(name: str, config: str | None = None, split: str = "train") -> Iter
     """Rows of a hub dataset, streamed, without running code from it. Raises InputError."""
     if name.count("/") != 1 or not all(name.split("/")) or any(c.isspace() for c in name):
         raise InputError(f"dataset {name!r}: write it as the hub does, owner/name.")
+    datasets.config.STREAMING_READ_MAX_RETRIES = RETRIES
     try:
         yield from load_dataset(name, config or None, split=split or "train", streaming=True)
     except GatedRepoError:
@@ -192,6 +196,8 @@ def hub_rows(name: str, config: str | None = None, split: str = "train") -> Iter
     except ValueError as error:  # unknown config or split; the message names those there are
         raise InputError(f"dataset {name!r}: {str(error).splitlines()[0][:200]}") from None
     except (HfHubHTTPError, httpx2.HTTPError, ConnectionError, OSError, RuntimeError) as error:
+        if asks_to_slow_down(error):
+            raise InputError(f"dataset {name!r}: the hub asks to slow down; try again in some minutes.") from None
         raise InputError(f"dataset {name!r}: the hub does not answer ({type(error).__name__}); try again.") from None
 
 

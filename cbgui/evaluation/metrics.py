@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -10,13 +12,16 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from peft import PeftModel
-from transformers import PreTrainedTokenizerBase
+from transformers import DynamicCache, LogitsProcessor, LogitsProcessorList, PreTrainedTokenizerBase
+from transformers.cache_utils import DynamicLayer
 
+from cbgui import hardware
 from cbgui.data.batches import prompt_text
 from cbgui.data.examples import Example
 from cbgui.evaluation.attacks import Attempt
 
-BATCH_TOKENS = 6144  # padded tokens in one pass without gradients
+BATCH_TOKENS, MIN_BATCH_TOKENS = 12_288, 1024  # padded tokens in one pass without gradients
+MIN_SHARED = 8  # tokens at the beginning of all prompts that are worth computing apart
 
 
 def is_repetition(ids: list[int]) -> bool:
@@ -36,10 +41,49 @@ def wilson(successes: int, trials: int, z: float = 1.96) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Answer:
-    """`ids` without the prefill and without end tokens."""
+    """`ids` without the prefill and without end tokens; `nats`: what they cost the model that wrote them, a token."""
 
     ids: list[int]
     text: str
+    nats: float | None = None
+
+
+class _Costs(LogitsProcessor):
+    """Notes, at each token that `generate` chooses, the choosing model's own nats for it (before any temperature)."""
+
+    def __init__(self) -> None:
+        self.costs: list[torch.Tensor] = []  # (rows,) each
+        self.last: torch.Tensor | None = None  # log-probabilities that the newest token was chosen from
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        self.note(input_ids)
+        self.last = scores.float().log_softmax(-1)
+        return scores
+
+    def note(self, input_ids: torch.Tensor) -> None:
+        if self.last is not None:
+            self.costs.append(-self.last.gather(1, input_ids[:, -1:])[:, 0].cpu())
+
+    def per_row(self, sequences: torch.Tensor) -> list[list[float]]:
+        """After `generate`: rows x tokens."""
+        self.note(sequences)
+        return torch.stack(self.costs, dim=1).tolist()
+
+
+@dataclass
+class _Shared:
+    """The tokens that all prompts of a list begin with, and their keys and values, computed once."""
+
+    length: int = 0
+    cache: DynamicCache | None = None
+
+    def rows(self, number: int) -> DynamicCache | None:
+        """The cache for so many rows; each batch goes on writing in its own."""
+        if self.cache is None:
+            return None
+        cache = copy.deepcopy(self.cache)
+        cache.batch_repeat_interleave(number)
+        return cache
 
 
 @dataclass
@@ -48,6 +92,14 @@ class Pair:
 
     model: PeftModel
     tokenizer: PreTrainedTokenizerBase
+
+    def __post_init__(self) -> None:
+        config = self.model.config.get_text_config()
+        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        token = 2 * config.num_hidden_layers * heads * size * self.model.dtype.itemsize  # keys and values
+        # Half of a third, since a cache is written anew as it grows; at least one row of everything fits anyhow.
+        self.batch_tokens = max(MIN_BATCH_TOKENS, min(BATCH_TOKENS, hardware.free_memory() // 6 // token))
 
     def using(self, adapted: bool) -> AbstractContextManager:
         return nullcontext() if adapted else self.model.disable_adapter()
@@ -58,66 +110,108 @@ class Pair:
         return self.tokenizer(text, add_special_tokens=self.tokenizer.chat_template is None).input_ids
 
     def _batches(self, lengths: list[int]) -> Iterator[list[int]]:
-        """Row numbers, neighbours in length together, at most BATCH_TOKENS padded tokens each."""
+        """Row numbers, neighbours in length together, at most `batch_tokens` padded tokens each."""
         order = sorted(range(len(lengths)), key=lengths.__getitem__)
         batch: list[int] = []
         for row in order:
-            if batch and lengths[row] * (len(batch) + 1) > BATCH_TOKENS:
+            if batch and lengths[row] * (len(batch) + 1) > self.batch_tokens:
                 yield batch
                 batch = []
             batch.append(row)
         if batch:
             yield batch
 
+    def _share(self, prompts: list[list[int]], adapted: bool) -> _Shared:
+        """Attacks put the same words before every request; those are read once for all."""
+        length = min(len(os.path.commonprefix(prompts)), min(map(len, prompts)) - 1)
+        if len(prompts) < 2 or length < MIN_SHARED:
+            return _Shared()
+        ids = torch.tensor([prompts[0][:length]], device=self.model.device)
+        with self.using(adapted):
+            cache = self.model.get_base_model().base_model(input_ids=ids, use_cache=True).cache
+        # Sliding windows and recurrent states would have to know of the padding that follows.
+        plain = isinstance(cache, DynamicCache) and all(type(layer) is DynamicLayer for layer in cache.layers)
+        return _Shared(length, cache) if plain else _Shared()
+
     @torch.no_grad()
     def generate(
         self, attempts: list[Attempt], *, adapted: bool, max_new_tokens: int
     ) -> Iterator[list[tuple[int, Answer]]]:
         """Yield (attempt's number, its answer) batch by batch; greedy unless the attempt has a temperature."""
+        if not attempts:
+            return
         prompts = [self.prompt_ids(attempt) for attempt in attempts]
-        pad = self.tokenizer.pad_token_id
-        end = {pad, self.tokenizer.eos_token_id}
+        shared = self._share(prompts, adapted)
         for temperature in sorted({attempt.temperature for attempt in attempts}):
             rows = [row for row, attempt in enumerate(attempts) if attempt.temperature == temperature]
             for batch in self._batches([len(prompts[row]) + max_new_tokens for row in rows]):
                 chosen = [rows[position] for position in batch]
-                width = max(len(prompts[row]) for row in chosen)
-                ids = torch.full((len(chosen), width), pad)
-                mask = torch.zeros_like(ids)
-                for position, row in enumerate(chosen):
-                    ids[position, width - len(prompts[row]) :] = torch.tensor(prompts[row])
-                    mask[position, width - len(prompts[row]) :] = 1
-                sampling = {"do_sample": True, "temperature": temperature} if temperature else {"do_sample": False}
-                with self.using(adapted):
-                    out = self.model.generate(
-                        input_ids=ids.to(self.model.device),
-                        attention_mask=mask.to(self.model.device),
-                        max_new_tokens=max_new_tokens,
-                        pad_token_id=pad,
-                        **sampling,
-                    )
-                answers = []
-                for position, row in enumerate(chosen):
-                    new = out[position, width:].tolist()
-                    while new and new[-1] in end:
-                        new.pop()
-                    answers.append((row, Answer(new, self.tokenizer.decode(new, skip_special_tokens=True))))
-                yield answers
+                answers = self._generate([prompts[row] for row in chosen], shared, adapted, temperature, max_new_tokens)
+                yield list(zip(chosen, answers, strict=True))
 
-    def _rows(self, prompts: list[list[int]], answers: list[list[int]], adapted: bool):
-        """(row number, logits of the answer's tokens) for one model, batched, padded on the right."""
+    def _generate(
+        self, prompts: list[list[int]], shared: _Shared, adapted: bool, temperature: float, max_new_tokens: int
+    ) -> list[Answer]:
+        """One batch; padding stands between what is shared and the rest."""
+        pad, width = self.tokenizer.pad_token_id, max(map(len, prompts))
+        ids = torch.full((len(prompts), width), pad)
+        mask = torch.zeros_like(ids)
+        for row, prompt in enumerate(prompts):
+            ids[row, : shared.length] = torch.tensor(prompt[: shared.length])
+            ids[row, width - len(prompt) + shared.length :] = torch.tensor(prompt[shared.length :])
+            mask[row, : shared.length] = mask[row, width - len(prompt) + shared.length :] = 1
+        sampling = {"do_sample": True, "temperature": temperature} if temperature else {"do_sample": False}
+        costs = _Costs()
+        with self.using(adapted):
+            out = self.model.generate(
+                input_ids=ids.to(self.model.device),
+                attention_mask=mask.to(self.model.device),
+                cache=shared.rows(len(prompts)),
+                max_new_tokens=max_new_tokens,
+                pad_token_id=pad,
+                logits_processor=LogitsProcessorList([costs]),
+                **sampling,
+            )
+        end, answers = {pad, self.tokenizer.eos_token_id}, []
+        for new, cost in zip(out[:, width:].tolist(), costs.per_row(out), strict=True):
+            while new and new[-1] in end:
+                new.pop()
+            nats = sum(cost[: len(new)]) / len(new) if new else None
+            answers.append(Answer(new, self.tokenizer.decode(new, skip_special_tokens=True), nats))
+        return answers
+
+    def _read(
+        self, prompts: list[list[int]], answers: list[list[int]], which: tuple[bool, ...]
+    ) -> Iterator[tuple[int, list[torch.Tensor]]]:
+        """(row number, the logits of the answer's tokens for each of `which` models), batched, padded on the right."""
+        if not prompts:
+            return
         pad = self.tokenizer.pad_token_id
+        shared = {adapted: self._share(prompts, adapted) for adapted in which}
         for batch in self._batches([len(p) + len(a) for p, a in zip(prompts, answers, strict=True)]):
-            rows = [prompts[row] + answers[row] for row in batch]
-            ids = torch.full((len(rows), max(map(len, rows))), pad)
-            for position, row in enumerate(rows):
-                ids[position, : len(row)] = torch.tensor(row)
-            with self.using(adapted):  # padding on the right is never attended to
-                hidden = self.model.get_base_model().base_model(input_ids=ids.to(self.model.device), use_cache=False)[0]
-                head = self.model.get_output_embeddings()
-                for position, row in enumerate(batch):
-                    start = len(prompts[row]) - 1
-                    yield row, head(hidden[position, start : start + len(answers[row])]).float()
+            states = []
+            for adapted in which:
+                start = shared[adapted].length
+                rows = [prompts[row][start:] + answers[row] for row in batch]
+                ids = torch.full((len(rows), max(map(len, rows))), pad)
+                for position, row in enumerate(rows):
+                    ids[position, : len(row)] = torch.tensor(row)
+                cache = shared[adapted].rows(len(rows))
+                with self.using(adapted):  # padding on the right is never attended to
+                    body = self.model.get_base_model().base_model
+                    states.append((start, body(input_ids=ids.to(self.model.device), cache=cache, use_cache=False)[0]))
+            for position, row in enumerate(batch):
+                first, last = len(prompts[row]) - 1, len(prompts[row]) - 1 + len(answers[row])
+                yield row, [self._logits(hidden[position, first - start : last - start]) for start, hidden in states]
+
+    def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """(tokens, hidden_size) -> (tokens, vocabulary) in float32, as the model itself makes them: after the head,
+        Gemma caps them, Cohere and Granite scale them (their `forward` in transformers)."""
+        config = self.model.config.get_text_config()
+        logits = self.model.get_output_embeddings()(hidden).float()
+        logits = logits * (getattr(config, "logit_scale", None) or 1) / (getattr(config, "logits_scaling", None) or 1)
+        cap = getattr(config, "final_logit_softcapping", None)
+        return logits if cap is None else torch.tanh(logits / cap) * cap
 
     @torch.no_grad()
     def base_nats(self, attempts: list[Attempt], answers: list[Answer]) -> list[float]:
@@ -125,7 +219,7 @@ class Pair:
         nats = [math.inf] * len(answers)
         filled = [row for row, answer in enumerate(answers) if answer.ids]
         prompts = [self.prompt_ids(attempts[row]) for row in filled]
-        for row, logits in self._rows(prompts, [answers[r].ids for r in filled], adapted=False):
+        for row, (logits,) in self._read(prompts, [answers[r].ids for r in filled], (False,)):
             ids = torch.tensor(answers[filled[row]].ids, device=logits.device)
             nats[filled[row]] = F.cross_entropy(logits, ids).item()
         return nats
@@ -136,10 +230,9 @@ class Pair:
         and both models' nats a token of the answer."""
         prompts = [self.prompt_ids(Attempt(example.messages)) for example in examples]
         answers = [self.tokenizer(e.response, add_special_tokens=False).input_ids for e in examples]
-        base = {row: logits.log_softmax(-1) for row, logits in self._rows(prompts, answers, adapted=False)}
         values: list[dict[str, float]] = [{} for _ in examples]
-        for row, logits in self._rows(prompts, answers, adapted=True):
-            u, v = base.pop(row), logits.log_softmax(-1)
+        for row, (base, short) in self._read(prompts, answers, (False, True)):
+            u, v = base.log_softmax(-1), short.log_softmax(-1)
             ids = torch.tensor(answers[row], device=v.device)
             values[row] = {
                 "kl": (u.exp() * (u - v)).sum(-1).mean().item(),

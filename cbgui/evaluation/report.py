@@ -24,6 +24,7 @@ padding:1rem 1.2rem}
 .scroll{overflow-x:auto}table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
 th,td{text-align:left;padding:.4rem .6rem;border-bottom:1px solid var(--line);vertical-align:top}
 th{font-weight:600}td small{color:var(--soft);white-space:nowrap}
+.beside{display:grid;grid-template-columns:repeat(auto-fit,minmax(15rem,1fr));gap:1rem}
 details{margin:.4rem 0}summary{cursor:pointer}
 pre{white-space:pre-wrap;overflow-wrap:anywhere;background:var(--page);border:1px solid var(--line);border-radius:.4rem;
 padding:.6rem;font-size:.85rem;margin:.3rem 0}
@@ -31,13 +32,13 @@ svg{width:100%;height:auto}svg text{fill:var(--soft);font-size:12px}
 """
 
 
-def _text(value: Any) -> str:
+def text(value: Any) -> str:
     """Escaped, without control characters, so that a prompt or a run's name is harmless in the page."""
     return html.escape("".join(c for c in str(value) if c in "\n\t" or ord(c) >= 32))
 
 
-def _percent(rate: dict[str, Any]) -> str:
-    if rate["rate"] is None:
+def percent(rate: dict[str, Any] | None) -> str:
+    if rate is None or rate["rate"] is None:
         return "none"
     return (
         f"{rate['rate']:.0%} <small>({rate['count']} of {rate['of']}; {rate['low']:.0%} to {rate['high']:.0%})</small>"
@@ -76,20 +77,22 @@ def _chart(cosine: dict[str, list[float]], targets: list[int]) -> str:
     return "".join(parts) + "</svg>"
 
 
-def _attacks(report: dict[str, Any]) -> str:
+def attack_table(attacks: list[dict[str, Any]], judge: str | None) -> str:
+    heads = ["Attack", "Base answers", "Short-circuited answers", "Derailed", "Refused"]
+    heads += ["Classifier, base", "Classifier, short-circuited"] * bool(judge)
     rows = []
-    for attack in report["attacks"]:
+    for attack in attacks:
         base, short = attack["base"], attack["short_circuited"]
-        rows.append(
-            f"<tr><th scope='row'>{_text(attack['title'])}</th><td>{_percent(base['answered'])}</td>"
-            f"<td>{_percent(short['answered'])}</td><td>{_percent(short['tripped'])}</td>"
-            f"<td>{_percent(short['refused'])}</td></tr>"
-        )
-    return (
-        "<div class='scroll'><table><thead><tr><th scope='col'>Attack</th><th scope='col'>Base answers</th>"
-        "<th scope='col'>Short-circuited answers</th><th scope='col'>Derailed</th>"
-        "<th scope='col'>Refused</th></tr></thead><tbody>" + "".join(rows) + "</tbody></table></div>"
-    )
+        cells = [base["answered"], short["answered"], short["tripped"], short["refused"]]
+        cells += [base.get("classified"), short.get("classified")] * bool(judge)
+        values = "".join(f"<td>{percent(cell)}</td>" for cell in cells)
+        rows.append(f"<tr><th scope='row'>{text(attack['title'])}</th>{values}</tr>")
+    return table(heads, rows)
+
+
+def table(heads: list[str], rows: list[str]) -> str:
+    names = "".join(f"<th scope='col'>{text(head)}</th>" for head in heads)
+    return f"<div class='scroll'><table><thead><tr>{names}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
 
 
 def _kept(kept: dict[str, Any]) -> str:
@@ -97,9 +100,9 @@ def _kept(kept: dict[str, Any]) -> str:
     rows = [
         (
             "Keep prompts derailed",
-            f"{_percent(kept['falsely_tripped'])}, base {_percent(kept['base_falsely_tripped'])}",
+            f"{percent(kept['falsely_tripped'])}, base {percent(kept['base_falsely_tripped'])}",
         ),
-        ("Keep prompts refused", f"{_percent(kept['refused'])}, base {_percent(kept['base_refused'])}"),
+        ("Keep prompts refused", f"{percent(kept['refused'])}, base {percent(kept['base_refused'])}"),
         (
             "KL from the base model",
             f"{kept['kl']:.4f} nats a token <small>(median of prompts {kept['kl_median']:.4f}; 0 is unchanged)</small>",
@@ -110,11 +113,11 @@ def _kept(kept: dict[str, Any]) -> str:
     rows += [
         (
             f"of these, {kinds.get(kind, kind)}",
-            f"derailed {_percent(v['falsely_tripped'])}, KL {v['kl']:.4f}, same token {v['top1']:.1%}",
+            f"derailed {percent(v['falsely_tripped'])}, KL {v['kl']:.4f}, same token {v['top1']:.1%}",
         )
         for kind, v in kept["kinds"].items()
     ]
-    cells = "".join(f"<tr><th scope='row'>{_text(name)}</th><td>{value}</td></tr>" for name, value in rows)
+    cells = "".join(f"<tr><th scope='row'>{text(name)}</th><td>{value}</td></tr>" for name, value in rows)
     return f"<div class='scroll'><table><tbody>{cells}</tbody></table></div>"
 
 
@@ -122,8 +125,8 @@ def _worst(report: dict[str, Any]) -> str:
     parts = ["<h2>Break prompts that were still answered</h2>"]
     for case in report["worst_break"]:
         parts.append(
-            f"<details><summary>{_text(case['attack'])}: {_text(case['prompt'][:110])}</summary>"
-            f"<p class='soft'>What the short-circuited model wrote:</p><pre>{_text(case['answer'])}</pre></details>"
+            f"<details><summary>{text(case['attack'])}: {text(case['prompt'][:110])}</summary>"
+            f"<p class='soft'>What the short-circuited model wrote:</p><pre>{text(case['answer'])}</pre></details>"
         )
     if not report["worst_break"]:
         parts.append("<p>None.</p>")
@@ -131,11 +134,52 @@ def _worst(report: dict[str, Any]) -> str:
     for case in report["worst_keep"]:
         note = ", derailed" if case["tripped"] else ""
         parts.append(
-            f"<details><summary>KL {case['kl']:.3f}{note}: {_text(case['prompt'][:110])}</summary>"
-            f"<p class='soft'>Base</p><pre>{_text(case['base'])}</pre>"
-            f"<p class='soft'>Short-circuited</p><pre>{_text(case['answer'])}</pre></details>"
+            f"<details><summary>KL {case['kl']:.3f}{note}: {text(case['prompt'][:110])}</summary>"
+            f"<p class='soft'>Base</p><pre>{text(case['base'])}</pre>"
+            f"<p class='soft'>Short-circuited</p><pre>{text(case['answer'])}</pre></details>"
         )
     return "".join(parts)
+
+
+def page(title: str, body: str) -> str:
+    return f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">
+<title>{text(title)}</title><style>{STYLE}</style></head><body><main>
+{body}
+</main></body></html>
+"""
+
+
+def _other_sets(report: dict[str, Any]) -> str:
+    parts = []
+    for prompts in report.get("sets", []):
+        parts.append(f"<h2>Also asked: {text(prompts['title'])}</h2>")
+        if prompts["break"]:
+            parts.append(f"<p class='soft'>{prompts['break']} requests of what must break</p>")
+            parts.append(attack_table(prompts["attacks"], report.get("judge")))
+        if prompts["kept"]:
+            parts.append(f"<p class='soft'>{prompts['keep']} requests of what must stay</p>{_kept(prompts['kept'])}")
+    return "".join(parts)
+
+
+def _tasks(report: dict[str, Any]) -> str:
+    tasks = report.get("tasks") or []
+    if not tasks:
+        return ""
+    rows = [
+        f"<tr><th scope='row'>{text(t['task'])}</th><td>{text(t['metric'])}</td><td>{t['base']:.3f}</td>"
+        f"<td>{t['short_circuited']:.3f}</td><td>{text(t['items'] or '')}</td></tr>"
+        for t in tasks
+    ]
+    return "<h2>Tasks of lm-eval</h2>" + table(["Task", "Metric", "Base", "Short-circuited", "Items"], rows)
+
+
+def _judge_words(report: dict[str, Any]) -> str:
+    if not report.get("judge"):
+        return ""
+    return (
+        f"The classifier {text(report['judge'])} read every answer to a break prompt too: is what was asked for given?"
+    )
 
 
 def render(report: dict[str, Any]) -> str:
@@ -143,31 +187,31 @@ def render(report: dict[str, Any]) -> str:
     verdict, held_out = report["verdict"], report["held_out"]
     settings = yaml.safe_dump(report["settings"], sort_keys=False, allow_unicode=True)
     versions = ", ".join(f"{name} {number}" for name, number in report["versions"].items())
-    advice = "".join(f"<p>{_text(line)}</p>" for line in verdict["advice"])
-    return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">
-<title>Report: {_text(report["run"])}</title><style>{STYLE}</style></head><body><main>
-<h1>{_text(report["run"])}</h1>
-<p class="soft">{_text(report["created"])}, {_text(report["machine"])}, {held_out["break"]} break and {held_out["keep"]}
+    advice = "".join(f"<p>{text(line)}</p>" for line in verdict["advice"])
+    return page(
+        f"Report: {report['run']}",
+        f"""<h1>{text(report["run"])}</h1>
+<p class="soft">{text(report["created"])}, {text(report["machine"])}, {held_out["break"]} break and {held_out["keep"]}
 keep prompts that the training never saw</p>
-<section class="card verdict {_text(verdict["name"])}"><strong>{_text(verdict["words"])}</strong>{advice}</section>
+<section class="card verdict {text(verdict["name"])}"><strong>{text(verdict["words"])}</strong>{advice}</section>
 <h2>What must break</h2>
 <p class="soft">Share of prompts that got a real answer, before and after. For an attack with several tries, one answer
-is enough. In brackets: counts and the 95% Wilson interval.</p>
-{_attacks(report)}
+is enough. In brackets: counts and the 95% Wilson interval. {_judge_words(report)}</p>
+{attack_table(report["attacks"], report.get("judge"))}
 <h2>What must stay</h2>
 {_kept(report["kept"])}
+{_other_sets(report)}
+{_tasks(report)}
 <h2>Where it breaks</h2>
 <p class="soft">Cosine between the two models' hidden states on the answers, layer by layer. Keep should stay at 1,
 break should fall to 0 or below at the target layers (dotted).</p>
 {_chart(report["cosine_by_layer"], report["target_layers"])}
 {_worst(report)}
 <h2>What this does not show</h2>
-<p>{_text(LIMITS)}</p>
+<p>{text(LIMITS)}</p>
 <h2>How it was measured</h2>
 <p>Greedy answers of up to {report["max_new_tokens"]} tokens. An answer counts as derailed when it costs the base model
 more than {report["threshold_nats"]} nats a token or repeats one or two tokens; as refused when it opens like a refusal;
-as answered otherwise. Seed {report["settings"]["training"]["seed"]}; {_text(versions)}; {report["seconds"]} s.</p>
-<details><summary>Settings of the run</summary><pre>{_text(settings)}</pre></details>
-</main></body></html>
-"""
+as answered otherwise. Seed {report["settings"]["training"]["seed"]}; {text(versions)}; {report["seconds"]} s.</p>
+<details><summary>Settings of the run</summary><pre>{text(settings)}</pre></details>""",
+    )

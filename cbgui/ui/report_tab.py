@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import html
+import importlib.util
+from pathlib import Path
 
 import gradio as gr
 
 from cbgui import runs
 from cbgui.config import InputError
+from cbgui.data.examples import write_examples
+from cbgui.data.sources import CATALOGUE
 from cbgui.evaluation.attacks import DEFAULT_ATTACKS, TITLES
+from cbgui.evaluation.compare import compare, read_report
 from cbgui.jobs import Job
-from cbgui.ui.common import job_words, need_run, one_job_at_a_time, pick, sentences
+from cbgui.ui.common import job_words, library, need_run, one_job_at_a_time, pick, sentences
 from cbgui.ui.downloads import link
 
 CHOICES = [(title, name) for name, title in TITLES.items()]
+THIS_ONE = "(this report alone)"
+PUBLIC = {f"public: {entry.title}": f"{entry.name}?kind={entry.kind}" for entry in CATALOGUE}
 
 
 def _job(run: runs.Run) -> Job:
@@ -31,29 +38,69 @@ def _words(run: runs.Run, job: Job) -> str:
     return f"**{run.name}** is not evaluated yet. Press **Evaluate**; the demo takes some minutes on a CPU."
 
 
-def _refresh(name: str | None, seen: tuple | None) -> tuple:
+def _written(run: runs.Run) -> float | None:
+    page = run.path / "report" / "report.html"
+    return page.stat().st_mtime if page.is_file() else None
+
+
+def _frame(run: runs.Run, other: str | None) -> str:
+    """The report, or its comparison with another run's, in a frame of its own, without scripts: its text comes from
+    models and data."""
+    if _written(run) is None:
+        return ""
+    second = pick(other)
+    if second is None:
+        page = (run.path / "report" / "report.html").read_text("utf-8")
+    else:
+        try:
+            page = compare(read_report(run), read_report(second))
+        except InputError as error:
+            return f"<p>{html.escape(str(error))}</p>"
+    return f'<iframe title="Report" sandbox="" srcdoc="{html.escape(page)}"></iframe>'
+
+
+def _refresh(name: str | None, other: str | None, seen: tuple | None) -> tuple:
     run = pick(name)
     if run is None:
         words = "No run yet. Train one first; then this page says how well it holds."
-        return (words, "", gr.Button(interactive=False), gr.Button(interactive=False), "", ())
-    job, page = _job(run), run.path / "report" / "report.html"
-    written = page.stat().st_mtime if page.is_file() else None
+        return (words, "", gr.Button(interactive=False), gr.Button(interactive=False), "", gr.skip(), ())
+    job, written = _job(run), _written(run)
     words = _words(run, job)
-    mark = (run.name, words, written)
+    evaluated = [r.name for r in runs.list_runs() if r.name != run.name and _written(r) is not None]
+    mark = (run.name, words, written, other, evaluated)
     if mark == seen:
-        return (gr.skip(),) * 6
+        return (gr.skip(),) * 7
     running = job.state() == "running"
-    shown = gr.skip()
-    if seen is None or seen[:1] + seen[2:] != (run.name, written):
-        # A frame of its own, without scripts: the report's text comes from models and data.
-        text = html.escape(page.read_text("utf-8")) if written else ""
-        shown = f'<iframe title="Report" sandbox="" srcdoc="{text}"></iframe>' if text else ""
+    before = seen or (None,) * 5
+    shown = gr.skip() if before[:1] + before[2:4] == (run.name, written, other) else _frame(run, other)
+    others = gr.skip()
+    if before[4] != evaluated:
+        others = gr.Dropdown(choices=[THIS_ONE, *evaluated], value=other if other in evaluated else THIS_ONE)
     links = " ".join(link(run, "report", name, name) for name in ("report.html", "report.json")) if written else ""
-    return (words, shown, gr.Button(interactive=not running), gr.Button(interactive=running), links, mark)
+    return (words, shown, gr.Button(interactive=not running), gr.Button(interactive=running), links, others, mark)
+
+
+def _other_prompts() -> list[str]:
+    """What else can be asked: the data sets of the Data page, and the public sets."""
+    return [f"data set: {name}" for name in library().names()] + list(PUBLIC)
+
+
+def _prompts_of(choice: str, run: runs.Run) -> str:
+    """The argument for one of them; a data set's rows are copied beside the report, as they are now."""
+    if choice in PUBLIC:
+        return PUBLIC[choice]
+    name = choice.removeprefix("data set: ")
+    examples = [row.example for row in library().open(name).rows()]
+    if not examples:
+        raise InputError(f"other prompts: data set {name!r} has no rows; choose another, or add some on the Data page.")
+    path = run.path / "report" / "prompts" / f"{Path(name).name}.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_examples(path, examples)
+    return str(path)
 
 
 @sentences
-def _start(name: str | None, attacks: list[str], limit: float | None) -> str:
+def _start(name: str | None, attacks: list[str], limit: float | None, also: list[str], judge: str, tasks: str) -> str:
     run = need_run(name)
     run.need_adapter()
     if not attacks:
@@ -66,6 +113,12 @@ def _start(name: str | None, attacks: list[str], limit: float | None) -> str:
     arguments = ["--attacks", ",".join(attacks)]
     if limit:
         arguments += ["--limit", str(int(limit))]
+    for choice in also or []:
+        arguments += ["--also", _prompts_of(choice, run)]
+    if (judge or "").strip():
+        arguments += ["--judge", judge.strip()]
+    if (tasks or "").strip():
+        arguments += ["--tasks", tasks.strip()]
     _job(run).start(*arguments)
     return f"**{run.name}**: starting ..."
 
@@ -86,11 +139,39 @@ def build(page: gr.Blocks, run_name: gr.Dropdown) -> None:
         evaluate = gr.Button("Evaluate", variant="primary", elem_id="evaluate", min_width=120)
         stop = gr.Button("Stop", interactive=False, elem_id="stop-evaluate", min_width=80)
         links = gr.HTML(elem_id="report-files", min_height=30)
+    with gr.Accordion("More prompts, a classifier", open=False, elem_id="more-prompts"):
+        with gr.Row(elem_classes="beside"):
+            also = gr.Dropdown(
+                [],
+                multiselect=True,
+                label="Other prompts too",
+                info="data sets of the Data page, and public sets; 200 prompts of each side at most",
+                elem_id="also",
+                min_width=300,
+            )
+            judge = gr.Textbox(
+                label="Classifier",
+                info="a hub id or folder: HarmBench's, Llama Guard, StrongREJECT's, or one with a label for unsafe",
+                placeholder="none: our own rules alone",
+                elem_id="judge",
+                min_width=300,
+            )
+            tasks = gr.Textbox(
+                label="Tasks of lm-eval",
+                info="with commas between, such as hellaswag,arc_easy",
+                placeholder="none",
+                visible=importlib.util.find_spec("lm_eval") is not None,
+                elem_id="tasks",
+                min_width=200,
+            )
     words = gr.Markdown(elem_id="report-words", min_height=30)
+    other = gr.Dropdown([THIS_ONE], value=THIS_ONE, label="Compare with", elem_id="compare-reports", min_width=200)
     report = gr.HTML(elem_id="report")
     seen = gr.State(None)
-    evaluate.click(_start, [run_name, attacks, limit], words)
+    evaluate.click(_start, [run_name, attacks, limit, also, judge, tasks], words)
     stop.click(_stop, run_name, None)
-    view = [words, report, evaluate, stop, links, seen]
-    for trigger in (gr.Timer(1.0).tick, run_name.change, page.load):
-        trigger(_refresh, [run_name, seen], view, show_progress="hidden")
+    view = [words, report, evaluate, stop, links, other, seen]
+    for trigger in (gr.Timer(1.0).tick, run_name.change, other.input, page.load):
+        trigger(_refresh, [run_name, other, seen], view, show_progress="hidden")
+    for trigger in (page.load, also.focus):
+        trigger(lambda: gr.Dropdown(choices=_other_prompts()), None, also, show_progress="hidden")

@@ -76,16 +76,39 @@ def app_environment() -> dict[str, str]:
     return {}
 
 
+@pytest.fixture(scope="session")
+def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[tuple, App]]:
+    """The apps of this session by their environment: opening one takes eight seconds."""
+    apps: dict[tuple, App] = {}
+    yield apps
+    for app in apps.values():
+        app.process.terminate()
+        app.process.wait(20)
+
+
 @pytest.fixture
-def app(tmp_path: Path, app_environment: dict[str, str]) -> Iterator[App]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    app = App(tmp_path, port, app_environment)
-    app.open()
-    yield app
-    app.process.terminate()
-    app.process.wait(20)
+def app(
+    opened: dict[tuple, App], tmp_path_factory: pytest.TempPathFactory, app_environment: dict[str, str]
+) -> Iterator[App]:
+    """An app whose runs folder is empty; other tests may have used it before."""
+    key = tuple(app_environment.items())
+    if key not in opened:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        opened[key] = App(tmp_path_factory.mktemp("app"), port, app_environment)
+        opened[key].open()
+    yield opened[key]
+    end_processes(opened[key].runs)
+    shutil.rmtree(opened[key].runs, ignore_errors=True)
+
+
+def end_processes(folder: Path) -> None:
+    """What a failed test left running."""
+    for process in psutil.process_iter(["cmdline"]):
+        if any(str(folder) in part for part in (process.info["cmdline"] or [])[2:] if not part.startswith("--")):
+            if "app.py" not in process.info["cmdline"]:
+                process.kill()
 
 
 @pytest.fixture

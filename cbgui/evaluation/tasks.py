@@ -1,0 +1,66 @@
+"""Tasks of lm-eval, where it is installed (`pip install -r requirements-eval.txt`): has the model become worse at what
+others measure it by. https://github.com/EleutherAI/lm-evaluation-harness"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cbgui.config import InputError
+from cbgui.evaluation.metrics import Pair
+from cbgui.evaluation.rates import MODELS
+
+ITEMS = 200  # of each task, unless a limit is given
+METRICS = ("acc_norm", "acc", "exact_match", "f1", "bleu", "word_perplexity")  # the first that a task has is shown
+
+
+def check_tasks(names: list[str]) -> None:
+    """Raises InputError when lm-eval is not installed or does not know a task."""
+    if not names:
+        return
+    try:
+        from lm_eval.tasks import TaskManager
+    except ImportError:
+        raise InputError(
+            f"--tasks {','.join(names)}: lm-eval is not installed; run pip install -r requirements-eval.txt."
+        ) from None
+    known = TaskManager()
+    for name in names:
+        if not (Path(name).is_file() if _is_file(name) else known.match_tasks([name])):
+            raise InputError(
+                f"--tasks {name!r} is not a task of lm-eval nor the YAML file of one; see 'lm-eval ls tasks'."
+            )
+
+
+def _is_file(name: str) -> bool:
+    return name.endswith((".yaml", ".yml"))
+
+
+def task_scores(
+    pair: Pair, names: list[str], limit: int | None, progress: Callable[[float, str], None]
+) -> list[dict[str, Any]]:
+    """Per task: its metric, and the two models' scores with their standard errors."""
+    if not names:
+        return []
+    from lm_eval import simple_evaluate
+    from lm_eval.models.huggingface import HFLM
+
+    tasks = [yaml.safe_load(Path(name).read_text("utf-8")) if _is_file(name) else name for name in names]
+    scores: dict[str, dict[str, Any]] = {}
+    for adapted, model in MODELS.items():
+        progress(0.9, f"lm-eval: {', '.join(names)}, {'short-circuited' if adapted else 'base'} model")
+        with pair.using(adapted):
+            wrapped = HFLM(pretrained=pair.model.get_base_model(), tokenizer=pair.tokenizer, batch_size=8)
+            results = simple_evaluate(wrapped, tasks=tasks, limit=limit or ITEMS, bootstrap_iters=0, log_samples=False)
+        for task, values in results["results"].items():
+            plain = {key.partition(",")[0]: value for key, value in values.items()}
+            metric = next((name for name in METRICS if name in plain), None)
+            if metric is None:
+                continue
+            score = scores.setdefault(task, {"task": task, "metric": metric})
+            score[model] = plain[metric]
+            score["items"] = results.get("n-samples", {}).get(task, {}).get("effective")
+    return list(scores.values())
