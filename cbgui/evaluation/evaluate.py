@@ -104,7 +104,9 @@ def evaluate_run(
     progress(0.85, "Comparing the two models on what must stay")
     kept = [pair.kept(prompts.keeps) for prompts in sets]
     progress(0.9, "Comparing hidden states layer by layer")
-    cosine = {side: pair.cosine_by_layer(of[:COSINES]) for side, of in (("break", own.breaks), ("keep", own.keeps))}
+    cosine = {
+        side: pair.cosine_by_layer(of[:COSINES]) for side, of in (("break", sets[0].breaks), ("keep", sets[0].keeps))
+    }
     scores = task_scores(pair, tasks or [], limit, progress)
     pair.model = chat = None  # a classifier needs the room
     gc.collect()

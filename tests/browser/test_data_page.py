@@ -122,6 +122,7 @@ def test_two_hundred_thousand_rows(app, page, tmp_path):
             lengths = generator.randint(6, 20), generator.randint(20, 60)
             rows.writerow(" ".join(generator.choices(words, cum_weights=weights, k=length)) for length in lengths)
     page.goto(app.url)
+    before = app.memory()  # other tests may have left a model in it
     new_set(page, "many")
     fold(page, "Add rows")
     page.locator("#file input[type=file]").set_input_files(path)
@@ -138,7 +139,7 @@ def test_two_hundred_thousand_rows(app, page, tmp_path):
     fold(page, "Checks")
     page.locator("#run-checks").click()
     expect(page.locator("#checks-words")).to_contain_text("things to look at")
-    assert app.memory() < 2 * 2**30
+    assert app.memory() - before < 1.5 * 2**30
 
 
 def test_every_check_fires_and_is_mended_by_its_button(app, page):

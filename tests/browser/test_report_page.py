@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 
 import pytest
-from helpers import open_tab
+from helpers import choose, fold, open_tab
 from playwright.sync_api import expect
 
 pytestmark = pytest.mark.slow
@@ -24,6 +24,10 @@ def test_evaluate_and_read(app, page, trained):
     page.keyboard.press("Control+A")
     page.keyboard.type("2")
     page.keyboard.press("Tab")
+    fold(page, "More prompts, a classifier")
+    page.locator("#also input").click()
+    page.get_by_role("option", name="data set: demo", exact=True).click()
+    page.keyboard.press("Escape")
     page.locator("#evaluate").click()
     expect(words).to_contain_text("%", timeout=120_000)
     page.reload()
@@ -32,3 +36,7 @@ def test_evaluate_and_read(app, page, trained):
     report = page.frame_locator("#report iframe")
     expect(report.get_by_text("too weak").first).to_be_visible()
     expect(report.get_by_text("Answer begun for the model").first).to_be_visible()
+    expect(report.get_by_text("Also asked: demo.jsonl")).to_be_visible()
+    shutil.copytree(app.runs / "trained", app.runs / "another")
+    choose(page, "compare-reports", "another")
+    expect(report.get_by_text("Settings that differ")).to_be_visible()
