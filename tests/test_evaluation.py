@@ -16,6 +16,7 @@ from cbgui.evaluation.attacks import ATTACKS, TITLES, Attempt
 from cbgui.evaluation.compare import compare, read_report
 from cbgui.evaluation.evaluate import evaluate_run
 from cbgui.evaluation.metrics import Pair, is_repetition, wilson
+from cbgui.evaluation.rates import rate
 from cbgui.evaluation.report import render
 from cbgui.evaluation.verdict import verdict
 from cbgui.generation import load_chat_model
@@ -105,9 +106,12 @@ def test_other_sets_a_classifier_and_two_reports_side_by_side(trained, demo, tmp
     evaluate_run(runs[1], **settings)
     second = read_report(runs[1])
     second["kept"]["kl"], second["run"] = 0.5, "<b>second</b>"
+    second["kept"]["refused"] = rate([True, False])
     second["settings"]["training"]["learning_rate"] = 0.25
     page = compare(first, second)
-    assert "<b>second" not in page and "training.learning_rate" in page and "may be chance" in page
+    assert (
+        "<b>second" not in page and "training.learning_rate" in page and "may be chance" in page and "the same" in page
+    )
     done = cbgui("compare", runs[0].path, runs[1].path, "--output", tmp_path / "both.html")
     assert done.returncode == 0 and "None." in (tmp_path / "both.html").read_text("utf-8")  # the same settings
 

@@ -13,15 +13,18 @@ from cbgui.runs import Run
 def read_report(run: Run) -> dict[str, Any]:
     """Raises InputError when the run was not evaluated."""
     try:
-        return json.loads((run.path / "report" / "report.json").read_text("utf-8"))
+        report = json.loads((run.path / "report" / "report.json").read_text("utf-8"))
     except (OSError, ValueError):
         raise InputError(f"run {run.name!r} is not evaluated yet; evaluate it first, then compare.") from None
+    return report | {"run": run.name}  # it may have been renamed since
 
 
 def _change(first: dict[str, Any], second: dict[str, Any]) -> str:
     """The difference in points, and whether it is more than chance: the 95% intervals do not meet."""
     if first["rate"] is None or second["rate"] is None:
         return ""
+    if first["rate"] == second["rate"]:
+        return "the same"
     apart = first["high"] < second["low"] or second["high"] < first["low"]
     points = 100 * (second["rate"] - first["rate"])
     return f"{points:+.0f} points <small>{'more than chance' if apart else 'may be chance'}</small>"

@@ -158,9 +158,10 @@ def _fill(
     max_new_tokens: int,
     tell: Callable[[int], None],
 ) -> None:
-    """Generate and keep the answers that are not in `store` yet; `tell` gets how many of a batch are new."""
+    """Generate and keep the answers that are not in `store` yet; `tell` gets how many are there now."""
     rows = [row for row, key in enumerate(keys) if key not in store.known]
-    tell(len(keys) - len(rows))
+    if len(rows) < len(keys):
+        tell(len(keys) - len(rows))
     for batch in pair.generate([attempts[row] for row in rows], adapted=adapted, max_new_tokens=max_new_tokens):
         store.add({keys[rows[position]]: asdict(answer) for position, answer in batch})
         tell(len(batch))
