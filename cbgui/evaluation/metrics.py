@@ -98,7 +98,7 @@ class Pair:
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         token = 2 * config.num_hidden_layers * heads * size * self.model.dtype.itemsize  # keys and values
-        # Half of a third, since a cache is written anew as it grows; at least one row of everything fits anyhow.
+        # A third of what is free, and a cache that grows is there twice while it is copied.
         self.batch_tokens = max(MIN_BATCH_TOKENS, min(BATCH_TOKENS, hardware.free_memory() // 6 // token))
 
     def using(self, adapted: bool) -> AbstractContextManager:
@@ -230,8 +230,11 @@ class Pair:
         and both models' nats a token of the answer."""
         prompts = [self.prompt_ids(Attempt(example.messages)) for example in examples]
         answers = [self.tokenizer(e.response, add_special_tokens=False).input_ids for e in examples]
-        values: list[dict[str, float]] = [{} for _ in examples]
+        none = {"kl": 0.0, "top1": 1.0, "tokens": 0, "base_nats": 0.0, "nats": 0.0}  # of an empty answer
+        values: list[dict[str, float]] = [none for _ in examples]
         for row, (base, short) in self._read(prompts, answers, (False, True)):
+            if not answers[row]:
+                continue
             u, v = base.log_softmax(-1), short.log_softmax(-1)
             ids = torch.tensor(answers[row], device=v.device)
             values[row] = {
