@@ -180,5 +180,7 @@ def test_runs_wait_in_line_whoever_started_them(app, browser):
     pages[0].locator("#stop").click()
     expect(pages[0].locator("#run-line")).to_contain_text("stopped, adapter kept", timeout=120_000)
     expect(line).to_contain_text("done, step 2 of 2", timeout=180_000)
+    for page in pages:  # open ones go on asking the app, which other tests share
+        page.context.close()
     states = [json.loads(path.read_text().splitlines()[-1])["state"] for path in app.runs.rglob("events.jsonl")]
     assert sorted(states) == ["done", "stopped"]
