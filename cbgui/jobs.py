@@ -59,7 +59,8 @@ class Job:
             raise InputError(f"{self.name} of run {self.run.name!r} is running already; stop it first.")
         command = [sys.executable, "-m", "cbgui.jobs", self.name, str(self.run.path), *arguments]
         options = detached()
-        options["env"] = options["env"] | (secrets or {})
+        # A bar is drawn once more at the end, after the sentence that says why it failed.
+        options["env"] = options["env"] | {"HF_HUB_DISABLE_PROGRESS_BARS": "1"} | (secrets or {})
         with self.output.open("wb") as file:
             process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, **options

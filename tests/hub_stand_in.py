@@ -71,7 +71,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif "/busy" in path:
             self._send(429, {"error": "Too many requests"})
         elif "/slow" in path:
-            time.sleep(30)
+            time.sleep(3)  # the clients wait for one second, or as long as it takes
             self._send(504)
         else:
             return False
