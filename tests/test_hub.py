@@ -129,7 +129,6 @@ def test_a_download_that_fails_says_why(hub, tmp_path, repo, words):
         ("owner/gated", "is gated"),
         ("owner/missing", "not on the hub, or is private"),
         ("owner/broken", "try again"),
-        ("owner/slow", "try again"),
         ("owner/busy", "slow down"),
     ],
 )
