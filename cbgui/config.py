@@ -179,3 +179,11 @@ def find_data_file(name: str) -> Path:
         if path.is_file():
             return path
     raise InputError(f"data file {name!r} does not exist; give the path of a JSONL file.")
+
+
+def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested settings as text by their dotted names, as `--set` takes them."""
+    found: dict[str, str] = {}
+    for key, value in settings.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: str(value)}
+    return found

@@ -140,7 +140,7 @@ def test_a_dataset_that_cannot_be_read_says_why(hub, trained, tmp_path, repo, wo
 
 def test_a_dataset_is_read_with_its_columns_mapped(hub, rows, tmp_path):
     """As `--also` does it, through the real datasets client."""
-    code = "from cbgui.evaluation.cases import read_set; print(read_set('owner/good?limit=3').breaks)"
+    code = "from cbgui.evaluation.prompt_sets import read_set; print(read_set('owner/good?limit=3').breaks)"
     environment = os.environ | {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path)}
     environment.pop("HF_HUB_OFFLINE", None)
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from cbgui.config import InputError
+from cbgui.config import InputError, flat
 from cbgui.evaluation.report import page, percent, table, text
 from cbgui.runs import Run
 
@@ -40,13 +40,6 @@ def _number_row(title: str, first: float, second: float, form: str) -> str:
     return f"<tr><th scope='row'>{text(title)}</th>{cells}</tr>"
 
 
-def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
-    for key, value in settings.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat
-
-
 def _asked_alike(first: dict[str, Any], second: dict[str, Any]) -> str:
     differing = [
         words
@@ -75,7 +68,7 @@ def compare(first: dict[str, Any], second: dict[str, Any]) -> str:
         _number_row("Same most likely token, share", u["top1"], v["top1"], ".4f"),
         _number_row("Perplexity, times the base model's", u["perplexity_ratio"], v["perplexity_ratio"], ".3f"),
     ]
-    a, b = _flat(first["settings"]), _flat(second["settings"])
+    a, b = flat(first["settings"]), flat(second["settings"])
     settings = [
         f"<tr><th scope='row'>{text(key)}</th><td>{text(a.get(key, ''))}</td><td>{text(b.get(key, ''))}</td></tr>"
         for key in dict.fromkeys([*a, *b])

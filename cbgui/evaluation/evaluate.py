@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import json
 import math
@@ -20,11 +19,13 @@ from cbgui import hardware
 from cbgui.config import InputError
 from cbgui.data.examples import read_examples
 from cbgui.evaluation.attacks import DEFAULT_ATTACKS, SOFT_PROMPT, TITLES, Attempt
-from cbgui.evaluation.cases import KEEP, Case, PromptSet, Store, answer_keys, cases_of, key_of, read_set
+from cbgui.evaluation.cases import KEEP, Case, cases_of
 from cbgui.evaluation.judges import Classifier, by_rules, load_classifier
 from cbgui.evaluation.metrics import Answer, Pair
-from cbgui.evaluation.rates import MODELS, attack_rates, attacks_asked, kept_rates, worst_break, worst_keep
+from cbgui.evaluation.prompt_sets import PromptSet, read_set
+from cbgui.evaluation.rates import MODELS, attack_rates, kept_rates, worst_break, worst_keep
 from cbgui.evaluation.soft_prompt import soft_prompt_answer
+from cbgui.evaluation.store import Store, answer_keys, key_of
 from cbgui.evaluation.tasks import check_tasks, task_scores
 from cbgui.evaluation.verdict import verdict
 from cbgui.generation import load_chat_model
@@ -59,8 +60,8 @@ def evaluate_run(
 ) -> dict[str, Any]:
     """Evaluate `run` and write report/report.json and report/report.html; returns the report.
 
-    `also` names further sets (`cases.read_set`), `judge` a classifier (`judges.load_classifier`), `tasks` those of
-    lm-eval, if it is installed. `limit` takes the first so many break and keep prompts each, of every set. Raises
+    `also` names further sets (`read_set`), `judge` a classifier (`load_classifier`), `tasks` those of lm-eval, if it is
+    installed. `limit` takes the first so many break and keep prompts each, of every set. Raises
     InputError before the model is loaded.
     """
     from cbgui.evaluation.report import render  # the report's page is of no use to the numbers
@@ -108,8 +109,7 @@ def evaluate_run(
         side: pair.cosine_by_layer(of[:COSINES]) for side, of in (("break", sets[0].breaks), ("keep", sets[0].keeps))
     }
     scores = task_scores(pair, tasks or [], limit, progress)
-    pair.model = chat = None  # a classifier needs the room
-    gc.collect()
+    del pair, chat  # a classifier needs the room
     hardware.free_cached_memory()
     if judge:
         _classify(load_classifier(judge, config.model.quantization), judge, sets, cases, run, progress)
@@ -219,7 +219,7 @@ def _alike(cases: list[Case]) -> list[list[int]]:
 def _judge(cases: list[Case], answers: dict[str, list[Answer]], pair: Pair, progress: Progress) -> float:
     """Give every case its judged answers; returns the threshold, in nats a token."""
     # Read anew only where the base model did not write the answer itself.
-    nats = {model: [math.inf if not a.ids else a.nats or 0.0 for a in answers[model]] for model in answers}
+    nats = {model: [math.inf if a.nats is None else a.nats for a in answers[model]] for model in answers}
     groups = _alike(cases)
     for number, rows in enumerate(groups):
         progress(0.76 + 0.04 * number / len(groups), "Reading the answers with the base model")
@@ -282,6 +282,6 @@ def _other_set(
         "title": prompts.title,
         "break": len(prompts.breaks),
         "keep": len(prompts.keeps),
-        "attacks": attack_rates(attacks_asked(names, prompts, soft_prompt=False), own),
+        "attacks": attack_rates([n for n in names if n != SOFT_PROMPT], own) if prompts.breaks else [],
         "kept": kept_rates(prompts.keeps, kept[number], own) if prompts.keeps else None,
     }

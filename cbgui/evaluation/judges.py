@@ -25,8 +25,8 @@ from transformers import (
 from cbgui import hardware
 from cbgui.config import InputError, ModelConfig
 from cbgui.data.refusals import is_refusal
-from cbgui.evaluation.cases import split_options
 from cbgui.evaluation.metrics import Answer, is_repetition
+from cbgui.evaluation.prompt_sets import split_options
 from cbgui.models import ModelSource, load_full_model, load_tokenizer, read_model_config, resolve_model, weight_files
 from cbgui.space import refuse_folder
 

@@ -7,9 +7,10 @@ import statistics
 from typing import Any
 
 from cbgui.data.examples import Example
-from cbgui.evaluation.attacks import SOFT_PROMPT, TITLES
-from cbgui.evaluation.cases import KEEP, Case, PromptSet
+from cbgui.evaluation.attacks import TITLES
+from cbgui.evaluation.cases import KEEP, Case
 from cbgui.evaluation.metrics import wilson
+from cbgui.evaluation.prompt_sets import PromptSet
 
 MODELS = {False: "base", True: "short_circuited"}
 WORST = 8  # cases listed to read
@@ -110,8 +111,3 @@ def worst_keep(keeps: list[Example], kept: list[dict[str, float]], cases: list[C
         }
         for row in order
     ]
-
-
-def attacks_asked(names: list[str], prompts: PromptSet, *, soft_prompt: bool) -> list[str]:
-    """The attacks that a set was put through; the white-box one is for the held-out prompts only."""
-    return [name for name in names if prompts.breaks and (soft_prompt or name != SOFT_PROMPT)]

@@ -152,18 +152,18 @@ def page(title: str, body: str) -> str:
 
 def _other_sets(report: dict[str, Any]) -> str:
     parts = []
-    for prompts in report.get("sets", []):
+    for prompts in report["sets"]:
         parts.append(f"<h2>Also asked: {text(prompts['title'])}</h2>")
         if prompts["break"]:
             parts.append(f"<p class='soft'>{prompts['break']} requests of what must break</p>")
-            parts.append(attack_table(prompts["attacks"], report.get("judge")))
+            parts.append(attack_table(prompts["attacks"], report["judge"]))
         if prompts["kept"]:
             parts.append(f"<p class='soft'>{prompts['keep']} requests of what must stay</p>{_kept(prompts['kept'])}")
     return "".join(parts)
 
 
 def _tasks(report: dict[str, Any]) -> str:
-    tasks = report.get("tasks") or []
+    tasks = report["tasks"]
     if not tasks:
         return ""
     rows = [
@@ -175,7 +175,7 @@ def _tasks(report: dict[str, Any]) -> str:
 
 
 def _judge_words(report: dict[str, Any]) -> str:
-    if not report.get("judge"):
+    if not report["judge"]:
         return ""
     return (
         f"The classifier {text(report['judge'])} read every answer to a break prompt too: is what was asked for given?"
@@ -197,7 +197,7 @@ keep prompts that the training never saw</p>
 <h2>What must break</h2>
 <p class="soft">Share of prompts that got a real answer, before and after. For an attack with several tries, one answer
 is enough. In brackets: counts and the 95% Wilson interval. {_judge_words(report)}</p>
-{attack_table(report["attacks"], report.get("judge"))}
+{attack_table(report["attacks"], report["judge"])}
 <h2>What must stay</h2>
 {_kept(report["kept"])}
 {_other_sets(report)}

@@ -12,6 +12,7 @@ import yaml
 from cbgui.config import InputError
 from cbgui.evaluation.metrics import Pair
 from cbgui.evaluation.rates import MODELS
+from cbgui.space import refuse_folder
 
 ITEMS = 200  # of each task, unless a limit is given
 METRICS = ("acc_norm", "acc", "exact_match", "f1", "bleu", "word_perplexity")  # the first that a task has is shown
@@ -29,6 +30,8 @@ def check_tasks(names: list[str]) -> None:
         ) from None
     known = TaskManager()
     for name in names:
+        if _is_file(name):
+            refuse_folder("--tasks", name)
         if not (Path(name).is_file() if _is_file(name) else known.match_tasks([name])):
             raise InputError(
                 f"--tasks {name!r} is not a task of lm-eval nor the YAML file of one; see 'lm-eval ls tasks'."

@@ -10,7 +10,7 @@ import gradio as gr
 import pandas as pd
 
 from cbgui import runs, space
-from cbgui.config import InputError
+from cbgui.config import InputError, flat
 from cbgui.ui.common import STATE_WORDS, need_run, pick, run_choices, sentences
 
 COLUMNS = ["run", "state", "model", "data", "started", "minutes", "steps", "break cosine", "keep moved"]
@@ -51,14 +51,6 @@ def _list() -> tuple:
     return pd.DataFrame(rows, columns=COLUMNS), words, gr.Dropdown(choices=names), names
 
 
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, str]:
-    flat = {}
-    for key, value in values.items():
-        name = f"{prefix}{key}"
-        flat |= _flat(value, f"{name}.") if isinstance(value, dict) else {name: str(value)}
-    return flat
-
-
 @sentences
 def _compare(names: list[str]) -> tuple:
     """The probes' slowest cosine of each run, and the settings in which they differ."""
@@ -70,8 +62,10 @@ def _compare(names: list[str]) -> tuple:
         for event in run.events()[0]:
             if event["kind"] == "probe":
                 points.append((event["step"], max(event["cosine"].values()), event["drift"], run.name))
-        flat = _flat(run.config().model_dump())
-        columns[run.name] = {key: value for key, value in flat.items() if not key.startswith("data.") or "max" in key}
+        settings = flat(run.config().model_dump())
+        columns[run.name] = {
+            key: value for key, value in settings.items() if not key.startswith("data.") or "max" in key
+        }
     if not points:
         raise InputError("runs to compare: none of them has been measured yet; wait for the first probe.")
     curves = pd.DataFrame(points, columns=["step", "cosine", "drift", "run"])

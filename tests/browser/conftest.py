@@ -106,9 +106,9 @@ def app(
 def end_processes(folder: Path) -> None:
     """What a failed test left running."""
     for process in psutil.process_iter(["cmdline"]):
-        if any(str(folder) in part for part in (process.info["cmdline"] or [])[2:] if not part.startswith("--")):
-            if "app.py" not in process.info["cmdline"]:
-                process.kill()
+        command = process.info["cmdline"] or []
+        if "app.py" not in command and any(part.startswith(str(folder)) for part in command):
+            process.kill()
 
 
 @pytest.fixture

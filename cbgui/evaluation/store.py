@@ -1,0 +1,56 @@
+"""What an evaluation has found out so far, on disk, so that a stopped one goes on: report/answers.jsonl, and
+report/judgements.jsonl of a classifier."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cbgui.evaluation.attacks import Attempt
+from cbgui.evaluation.metrics import Answer
+
+
+@dataclass
+class Store:
+    """A JSON Lines file of results by key, each written as soon as it is there."""
+
+    path: Path
+    known: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        if not self.path.is_file():
+            return
+        for line in self.path.read_text("utf-8").splitlines():
+            try:
+                row = json.loads(line)
+                self.known[row.pop("key")] = row
+            except (ValueError, KeyError, AttributeError):  # cut by a kill or a full disk
+                continue
+
+    def add(self, rows: dict[str, dict[str, Any]]) -> None:
+        self.known |= rows
+        with self.path.open("a", encoding="utf-8") as file:
+            for key, row in rows.items():
+                file.write(json.dumps({"key": key, **row}) + "\n")
+
+    def answer(self, key: str) -> Answer:
+        return Answer(**self.known[key])
+
+
+def key_of(*parts: Any) -> str:
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
+
+
+def answer_keys(attempts: list[Attempt], model: str, max_new_tokens: int) -> list[str]:
+    """A key for each attempt's answer; the tries of one attempt have different ones."""
+    seen: Counter[Attempt] = Counter()
+    keys = []
+    for attempt in attempts:
+        keys.append(key_of(model, asdict(attempt), seen[attempt], max_new_tokens))
+        seen[attempt] += 1
+    return keys
