@@ -1,7 +1,7 @@
 """A small stand-in for the hub's HTTP API: as much of it as the real huggingface_hub client asks for here.
 
-The repository's name says how it behaves: good, gated, missing, denied, full, broken, torn, slow, busy. Model
-repositories hold `files`, dataset repositories `data`.
+The repository's name says how it behaves: good, gated, missing, denied, full, broken, torn, slow (no answer in time),
+late (an answer in time, if not soon), busy. Model repositories hold `files`, dataset repositories `data`.
 """
 
 from __future__ import annotations
@@ -71,9 +71,10 @@ class _Handler(BaseHTTPRequestHandler):
         elif "/busy" in path:
             self._send(429, {"error": "Too many requests"})
         elif "/slow" in path:
-            time.sleep(3)  # the clients wait for one second, or as long as it takes
+            time.sleep(1.2)  # the clients wait for one second, or as long as it takes
             self._send(504)
         else:
+            time.sleep(0.3 if "/late" in path else 0)
             return False
         return True
 

@@ -20,6 +20,7 @@ from cbgui.evaluation.rates import rate
 from cbgui.evaluation.report import render
 from cbgui.evaluation.verdict import verdict
 from cbgui.generation import load_chat_model
+from cbgui.lora import adapt_rows
 from cbgui.models import load_full_model, load_tokenizer
 from cbgui.runs import create_run, open_run
 from cbgui.training import train
@@ -46,26 +47,34 @@ def test_every_attack_asks_something(trained):
 
 
 def test_answers_in_a_batch_are_those_of_one_request_at_a_time(trained, demo, tmp_path):
-    """What the prompts share is computed once, and the padding after it changes nothing; nor do the costs."""
+    """Both models in one batch; what the prompts share is computed once, and the padding after it changes nothing; nor
+    do the costs."""
     shutil.copytree(trained.path, tmp_path / "run")
     run = open_run(tmp_path / "run")
     config = run.config()
     config.model.dtype = "float32"
     run.write_config(config)
     chat = load_chat_model(run)
-    pair = Pair(chat.model, chat.tokenizer)
+    for name, weight in chat.model.named_parameters():  # four steps of training turn no answer
+        weight.data *= 10 if "lora_B" in name else 1
+    pair = Pair(chat.model, chat.tokenizer, chat.adapted_rows)
     before = (("user", "Hello there, I have some questions."), ("assistant", "Go on, I am listening."))
     asked = ["What is rain?", "Name three rivers that flow through large cities in Europe.", "Why?", "Who was Bach?"]
     attempts = [Attempt((*before, ("user", text))) for text in asked]
-    together = dict(row for batch in pair.generate(attempts, adapted=False, max_new_tokens=12) for row in batch)
-    model, tokenizer = load_full_model(demo, config.model), load_tokenizer(demo)
-    for row, attempt in enumerate(attempts):
+    both = [*attempts, *attempts]
+    adapted = [False, True, False, True, True, False, True, False]
+    together = dict(row for batch in pair.generate(both, adapted, max_new_tokens=12) for row in batch)
+    base, tokenizer = load_full_model(demo, config.model), load_tokenizer(demo)
+    answers = {False: {}, True: {}}
+    for row, attempt in enumerate(both):
         ids = torch.tensor([pair.prompt_ids(attempt)])
+        model = chat.model if adapted[row] else base
         alone = model.generate(ids, max_new_tokens=12, do_sample=False, pad_token_id=tokenizer.pad_token_id)
         assert tokenizer.decode(alone[0, ids.shape[1] :], skip_special_tokens=True) == together[row].text
-    assert pair.base_nats(attempts, [together[row] for row in range(4)]) == pytest.approx(
-        [together[row].nats for row in range(4)], abs=1e-4
-    )
+        answers[adapted[row]][attempt] = together[row]
+    assert all(answers[True][attempt].text != answers[False][attempt].text for attempt in attempts)
+    written = [answers[False][attempt] for attempt in attempts]
+    assert pair.base_nats(attempts, written) == pytest.approx([answer.nats for answer in written], abs=1e-4)
 
 
 def test_logits_are_the_models_own_where_it_caps_or_scales_them(demo):
@@ -74,7 +83,8 @@ def test_logits_are_the_models_own_where_it_caps_or_scales_them(demo):
     sizes = {**SMALL, "vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
     for family, settings in {"gemma2": {"final_logit_softcapping": 0.02}, "cohere": {"logit_scale": 0.5}}.items():
         model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **sizes, **settings)).eval()
-        pair = Pair(get_peft_model(model, LoraConfig(target_modules=["q_proj"])), tokenizer)
+        adapted = get_peft_model(model, LoraConfig(target_modules=["q_proj"]))
+        pair = Pair(adapted, tokenizer, adapt_rows(adapted))
         prompts, answers = [[5, 6, 7], [8, 9]], [[11, 12], [13, 14, 15]]
         for row, (logits,) in pair._read(prompts, answers, (False,)):
             whole = model(torch.tensor([prompts[row] + answers[row]])).logits[0, len(prompts[row]) - 1 : -1]
@@ -123,7 +133,7 @@ def test_an_unbroken_model_is_called_too_weak_and_the_evaluation_goes_on_where_i
     run = open_run(tmp_path / "run")
 
     def stop(share, words):
-        if words.startswith("Answers of the base"):
+        if words.startswith("Answers of the two"):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

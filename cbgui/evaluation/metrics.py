@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 import math
 import os
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -19,8 +19,9 @@ from cbgui import hardware
 from cbgui.data.batches import prompt_text
 from cbgui.data.examples import Example
 from cbgui.evaluation.attacks import Attempt
+from cbgui.lora import AdaptedRows
 
-BATCH_TOKENS, MIN_BATCH_TOKENS = 12_288, 1024  # padded tokens in one pass without gradients
+BATCH_TOKENS, MIN_BATCH_TOKENS = 24_576, 1024  # padded tokens in one pass without gradients
 MIN_SHARED = 8  # tokens at the beginning of all prompts that are worth computing apart
 
 
@@ -41,7 +42,8 @@ def wilson(successes: int, trials: int, z: float = 1.96) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Answer:
-    """`ids` without the prefill and without end tokens; `nats`: what they cost the model that wrote them, a token."""
+    """`ids` without the prefill and without end tokens; `nats`: what they cost the base model that wrote them, a token
+    (None for the short-circuited model's)."""
 
     ids: list[int]
     text: str
@@ -49,20 +51,22 @@ class Answer:
 
 
 class _Costs(LogitsProcessor):
-    """Notes, at each token that `generate` chooses, the choosing model's own nats for it (before any temperature)."""
+    """Notes, at each token that `generate` chooses, the choosing model's own nats for it (before any temperature), in
+    the first `rows` rows of the batch."""
 
-    def __init__(self) -> None:
+    def __init__(self, rows: int) -> None:
+        self.rows = rows
         self.costs: list[torch.Tensor] = []  # (rows,) each
-        self.last: torch.Tensor | None = None  # log-probabilities that the newest token was chosen from
+        self.last: torch.Tensor | None = None  # (rows, vocabulary): the logits that the newest token was chosen from
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         self.note(input_ids)
-        self.last = scores.float().log_softmax(-1)
+        self.last = scores[: self.rows]
         return scores
 
     def note(self, input_ids: torch.Tensor) -> None:
         if self.last is not None:
-            self.costs.append(-self.last.gather(1, input_ids[:, -1:])[:, 0].cpu())
+            self.costs.append(F.cross_entropy(self.last.float(), input_ids[: self.rows, -1], reduction="none").cpu())
 
     def per_row(self, sequences: torch.Tensor) -> list[list[float]]:
         """After `generate`: rows x tokens."""
@@ -72,26 +76,27 @@ class _Costs(LogitsProcessor):
 
 @dataclass
 class _Shared:
-    """The tokens that all prompts of a list begin with, and their keys and values, computed once."""
+    """The tokens that all prompts of a list begin with, and both models' keys and values there, computed once."""
 
     length: int = 0
-    cache: DynamicCache | None = None
+    cache: DynamicCache | None = None  # row 0 the base model's, row 1 the short-circuited one's
 
-    def rows(self, number: int) -> DynamicCache | None:
-        """The cache for so many rows; each batch goes on writing in its own."""
+    def rows(self, adapted: Sequence[bool]) -> DynamicCache | None:
+        """The cache for a batch of such rows; each batch goes on writing in its own."""
         if self.cache is None:
             return None
         cache = copy.deepcopy(self.cache)
-        cache.batch_repeat_interleave(number)
+        cache.batch_select_indices(torch.tensor(adapted, dtype=torch.long))
         return cache
 
 
 @dataclass
 class Pair:
-    """The two models in one set of weights."""
+    """The two models in one set of weights; `adapted_rows` is that of `lora.adapt_rows(model)`."""
 
     model: PeftModel
     tokenizer: PreTrainedTokenizerBase
+    adapted_rows: AdaptedRows
 
     def __post_init__(self) -> None:
         config = self.model.config.get_text_config()
@@ -103,6 +108,15 @@ class Pair:
 
     def using(self, adapted: bool) -> AbstractContextManager:
         return nullcontext() if adapted else self.model.disable_adapter()
+
+    @contextmanager
+    def base_rows(self, number: int) -> Iterator[None]:
+        """The first so many rows of a batch are the base model's, the others the short-circuited one's."""
+        self.adapted_rows.first = number
+        try:
+            yield
+        finally:
+            self.adapted_rows.first = 0
 
     def prompt_ids(self, attempt: Attempt) -> list[int]:
         chat = [{"role": role, "content": content} for role, content in attempt.messages]
@@ -121,13 +135,13 @@ class Pair:
         if batch:
             yield batch
 
-    def _share(self, prompts: list[list[int]], adapted: bool) -> _Shared:
+    def _share(self, prompts: list[list[int]]) -> _Shared:
         """Attacks put the same words before every request; those are read once for all."""
         length = min(len(os.path.commonprefix(prompts)), min(map(len, prompts)) - 1)
         if len(prompts) < 2 or length < MIN_SHARED:
             return _Shared()
-        ids = torch.tensor([prompts[0][:length]], device=self.model.device)
-        with self.using(adapted):
+        ids = torch.tensor([prompts[0][:length]] * 2, device=self.model.device)
+        with self.base_rows(1):
             cache = self.model.get_base_model().base_model(input_ids=ids, use_cache=True).cache
         # Sliding windows and recurrent states would have to know of the padding that follows.
         plain = isinstance(cache, DynamicCache) and all(type(layer) is DynamicLayer for layer in cache.layers)
@@ -135,22 +149,31 @@ class Pair:
 
     @torch.no_grad()
     def generate(
-        self, attempts: list[Attempt], *, adapted: bool, max_new_tokens: int
+        self, attempts: list[Attempt], adapted: list[bool], *, max_new_tokens: int
     ) -> Iterator[list[tuple[int, Answer]]]:
-        """Yield (attempt's number, its answer) batch by batch; greedy unless the attempt has a temperature."""
+        """Yield (attempt's number, its answer) batch by batch; greedy unless the attempt has a temperature.
+
+        `adapted` says for each attempt which model answers; both do in one batch, which reads the weights once.
+        """
         if not attempts:
             return
         prompts = [self.prompt_ids(attempt) for attempt in attempts]
-        shared = self._share(prompts, adapted)
+        shared = self._share(prompts)
         for temperature in sorted({attempt.temperature for attempt in attempts}):
             rows = [row for row, attempt in enumerate(attempts) if attempt.temperature == temperature]
             for batch in self._batches([len(prompts[row]) + max_new_tokens for row in rows]):
-                chosen = [rows[position] for position in batch]
-                answers = self._generate([prompts[row] for row in chosen], shared, adapted, temperature, max_new_tokens)
+                chosen = sorted((rows[position] for position in batch), key=adapted.__getitem__)  # the base model first
+                answers = self._generate(
+                    [prompts[row] for row in chosen],
+                    [adapted[row] for row in chosen],
+                    shared,
+                    temperature,
+                    max_new_tokens,
+                )
                 yield list(zip(chosen, answers, strict=True))
 
     def _generate(
-        self, prompts: list[list[int]], shared: _Shared, adapted: bool, temperature: float, max_new_tokens: int
+        self, prompts: list[list[int]], adapted: list[bool], shared: _Shared, temperature: float, max_new_tokens: int
     ) -> list[Answer]:
         """One batch; padding stands between what is shared and the rest."""
         pad, width = self.tokenizer.pad_token_id, max(map(len, prompts))
@@ -161,22 +184,23 @@ class Pair:
             ids[row, width - len(prompt) + shared.length :] = torch.tensor(prompt[shared.length :])
             mask[row, : shared.length] = mask[row, width - len(prompt) + shared.length :] = 1
         sampling = {"do_sample": True, "temperature": temperature} if temperature else {"do_sample": False}
-        costs = _Costs()
-        with self.using(adapted):
+        base = adapted.count(False)
+        costs = _Costs(base)
+        with self.base_rows(base):
             out = self.model.generate(
                 input_ids=ids.to(self.model.device),
                 attention_mask=mask.to(self.model.device),
-                cache=shared.rows(len(prompts)),
+                cache=shared.rows(adapted),
                 max_new_tokens=max_new_tokens,
                 pad_token_id=pad,
                 logits_processor=LogitsProcessorList([costs]),
                 **sampling,
             )
-        end, answers = {pad, self.tokenizer.eos_token_id}, []
-        for new, cost in zip(out[:, width:].tolist(), costs.per_row(out), strict=True):
+        end, answers, per_row = {pad, self.tokenizer.eos_token_id}, [], costs.per_row(out)
+        for row, new in enumerate(out[:, width:].tolist()):
             while new and new[-1] in end:
                 new.pop()
-            nats = sum(cost[: len(new)]) / len(new) if new else None
+            nats = sum(per_row[row][: len(new)]) / len(new) if new and row < base else None
             answers.append(Answer(new, self.tokenizer.decode(new, skip_special_tokens=True), nats))
         return answers
 
@@ -187,22 +211,21 @@ class Pair:
         if not prompts:
             return
         pad = self.tokenizer.pad_token_id
-        shared = {adapted: self._share(prompts, adapted) for adapted in which}
+        shared = self._share(prompts)
         for batch in self._batches([len(p) + len(a) for p, a in zip(prompts, answers, strict=True)]):
+            rows = [prompts[row][shared.length :] + answers[row] for row in batch]
+            ids = torch.full((len(rows), max(map(len, rows))), pad)
+            for position, row in enumerate(rows):
+                ids[position, : len(row)] = torch.tensor(row)
             states = []
             for adapted in which:
-                start = shared[adapted].length
-                rows = [prompts[row][start:] + answers[row] for row in batch]
-                ids = torch.full((len(rows), max(map(len, rows))), pad)
-                for position, row in enumerate(rows):
-                    ids[position, : len(row)] = torch.tensor(row)
-                cache = shared[adapted].rows(len(rows))
+                cache = shared.rows([adapted] * len(rows))
                 with self.using(adapted):  # padding on the right is never attended to
                     body = self.model.get_base_model().base_model
-                    states.append((start, body(input_ids=ids.to(self.model.device), cache=cache, use_cache=False)[0]))
+                    states.append(body(input_ids=ids.to(self.model.device), cache=cache, use_cache=False)[0])
             for position, row in enumerate(batch):
-                first, last = len(prompts[row]) - 1, len(prompts[row]) - 1 + len(answers[row])
-                yield row, [self._logits(hidden[position, first - start : last - start]) for start, hidden in states]
+                first = len(prompts[row]) - 1 - shared.length
+                yield row, [self._logits(hidden[position, first : first + len(answers[row])]) for hidden in states]
 
     def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """(tokens, hidden_size) -> (tokens, vocabulary) in float32, as the model itself makes them: after the head,
@@ -253,15 +276,12 @@ class Pair:
         for example in examples:
             prompt = self.prompt_ids(Attempt(example.messages))
             answer = self.tokenizer(example.response, add_special_tokens=False).input_ids
-            ids = torch.tensor([prompt + answer], device=self.model.device)
-            states = []
-            for adapted in (False, True):
-                with self.using(adapted):
-                    output = self.model.get_base_model().base_model(
-                        input_ids=ids, output_hidden_states=True, use_cache=False
-                    )
-                states.append([hidden[0, len(prompt) :].float() for hidden in output.hidden_states[1:]])
-            cosines = torch.stack([F.cosine_similarity(a, b, dim=-1).sum() for a, b in zip(*states, strict=True)])
+            ids = torch.tensor([prompt + answer] * 2, device=self.model.device)
+            with self.base_rows(1):
+                body = self.model.get_base_model().base_model
+                layers = body(input_ids=ids, output_hidden_states=True, use_cache=False).hidden_states[1:]
+            answers = [hidden[:, len(prompt) :].float() for hidden in layers]
+            cosines = torch.stack([F.cosine_similarity(base, short, dim=-1).sum() for base, short in answers])
             totals = cosines if totals is None else totals + cosines
             count += len(answer)
         return (totals / count).tolist() if count else []
