@@ -8,6 +8,7 @@ import json
 import os
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -150,9 +151,7 @@ def export(
     run = _with_adapter(run_dir)
     from cbgui.export import export_run
 
-    difference = export_run(
-        run, output, max_shard_size=max_shard_size, progress=lambda share, words: typer.echo(f"{share:4.0%} {words}")
-    )
+    difference = export_run(run, output, max_shard_size=max_shard_size, progress=_progress_lines())
     typer.echo(f"{output}: merged and base + adapter differ by at most {difference:.2g} in any token's probability.")
 
 
@@ -202,7 +201,7 @@ def evaluate(
         tasks=_names(tasks),
         max_new_tokens=max_new_tokens,
         limit=limit,
-        progress=lambda share, words: typer.echo(f"{share:4.0%} {words}"),
+        progress=_progress_lines(),
     )
     typer.echo(f"\n{'attack':<40} {'base answers':>13} {'short-circuited':>16} {'derailed':>9}")
     for attack in report["attacks"]:
@@ -328,6 +327,20 @@ def bench(
     typer.echo(text)
     if output is not None:
         output.write_text(text + "\n", "utf-8")
+
+
+def _progress_lines() -> Callable[[float, str], None]:
+    """Prints a line when the percentage changes, or what is being done."""
+    last: tuple[str, str] | None = None
+
+    def show(share: float, words: str) -> None:
+        nonlocal last
+        step = (f"{share:4.0%}", words.partition(":")[0])
+        if step != last:
+            typer.echo(f"{step[0]} {words}")
+        last = step
+
+    return show
 
 
 def _with_adapter(run_dir: Path) -> runs.Run:

@@ -1,4 +1,5 @@
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from cbgui.config import InputError, load_config, override
 from cbgui.data.refusals import is_refusal
+from cbgui.evaluation import metrics
+from cbgui.evaluation.answers import generate
 from cbgui.evaluation.attacks import ATTACKS, TITLES, Attempt
 from cbgui.evaluation.compare import compare, read_report
 from cbgui.evaluation.evaluate import evaluate_run
@@ -60,10 +63,11 @@ def test_answers_in_a_batch_are_those_of_one_request_at_a_time(trained, demo, tm
     pair = Pair(chat.model, chat.tokenizer, chat.adapted_rows)
     before = (("user", "Hello there, I have some questions."), ("assistant", "Go on, I am listening."))
     asked = ["What is rain?", "Name three rivers that flow through large cities in Europe.", "Why?", "Who was Bach?"]
-    attempts = [Attempt((*before, ("user", text))) for text in asked]
+    attempts = [Attempt((*before, ("user", text))) for text in asked] + [Attempt((("user", asked[1]),))]
     both = [*attempts, *attempts]
-    adapted = [False, True, False, True, True, False, True, False]
-    together = dict(row for batch in pair.generate(both, adapted, max_new_tokens=12) for row in batch)
+    adapted = [False, True, False, True, False, True, False, True, False, True]
+    groups = [len(attempt.messages) for attempt in both]
+    together = dict(row for batch in generate(pair, both, adapted, groups, max_new_tokens=12) for row in batch)
     base, tokenizer = load_full_model(demo, config.model), load_tokenizer(demo)
     answers = {False: {}, True: {}}
     for row, attempt in enumerate(both):
@@ -73,8 +77,10 @@ def test_answers_in_a_batch_are_those_of_one_request_at_a_time(trained, demo, tm
         assert tokenizer.decode(alone[0, ids.shape[1] :], skip_special_tokens=True) == together[row].text
         answers[adapted[row]][attempt] = together[row]
     assert all(answers[True][attempt].text != answers[False][attempt].text for attempt in attempts)
-    written = [answers[False][attempt] for attempt in attempts]
-    assert pair.base_nats(attempts, written) == pytest.approx([answer.nats for answer in written], abs=1e-4)
+    for its in answers.values():
+        written = [its[attempt] for attempt in attempts]
+        nats = [answer.nats if answer.ids else math.inf for answer in written]
+        assert pair.base_nats(attempts, written) == pytest.approx(nats, abs=1e-4)
 
 
 def test_logits_are_the_models_own_where_it_caps_or_scales_them(demo):
@@ -127,13 +133,17 @@ def test_other_sets_a_classifier_and_two_reports_side_by_side(trained, demo, tmp
 
 
 @pytest.mark.slow
-def test_an_unbroken_model_is_called_too_weak_and_the_evaluation_goes_on_where_it_stopped(trained, tmp_path):
+def test_an_unbroken_model_is_called_too_weak_and_the_evaluation_goes_on_where_it_stopped(
+    trained, tmp_path, monkeypatch
+):
     """Four steps break nothing."""
+    monkeypatch.setattr(metrics, "BATCH_TOKENS", 256)  # some three answers
+    monkeypatch.setattr(metrics, "MIN_BATCH_TOKENS", 256)
     shutil.copytree(trained.path, tmp_path / "run")
     run = open_run(tmp_path / "run")
 
     def stop(share, words):
-        if words.startswith("Answers of the two"):
+        if words.startswith("Answers of the two") and (run.path / "report" / "answers.jsonl").is_file():
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

@@ -18,6 +18,7 @@ from transformers import set_seed
 from cbgui import hardware
 from cbgui.config import InputError
 from cbgui.data.examples import read_examples
+from cbgui.evaluation.answers import generate
 from cbgui.evaluation.attacks import DEFAULT_ATTACKS, SOFT_PROMPT, TITLES, Attempt
 from cbgui.evaluation.cases import KEEP, Case, cases_of
 from cbgui.evaluation.judges import Classifier, by_rules, load_classifier
@@ -152,20 +153,28 @@ def _target_layers(run: Run) -> list[str]:
 def _fill(
     attempts: list[Attempt],
     adapted: list[bool],
+    groups: list[tuple[int, str]],
     keys: list[str],
     pair: Pair,
     store: Store,
     max_new_tokens: int,
-    tell: Callable[[int], None],
+    tell: Callable[[float], None],
 ) -> None:
-    """Generate and keep the answers that are not in `store` yet; `tell` gets how many are there now."""
+    """Generate and keep the answers that are not in `store` yet; `tell` gets how many of `keys` are there now."""
     rows = [row for row, key in enumerate(keys) if key not in store.known]
-    if len(rows) < len(keys):
-        tell(len(keys) - len(rows))
-    pending = [attempts[row] for row in rows], [adapted[row] for row in rows]
-    for batch in pair.generate(*pending, max_new_tokens=max_new_tokens):
+    ready = written = float(len(keys) - len(rows))
+
+    def told(more: float) -> None:
+        nonlocal written
+        written += more
+        tell(min(written, len(keys)))
+
+    tell(ready)
+    columns = [[column[row] for row in rows] for column in (attempts, adapted, groups)]
+    for batch in generate(pair, *columns, max_new_tokens=max_new_tokens, tell=told):
         store.add({keys[rows[position]]: asdict(answer) for position, answer in batch})
-        tell(len(batch))
+        ready = written = ready + len(batch)  # some end before max_new_tokens
+        tell(ready)
 
 
 def _with_responses(
@@ -178,8 +187,8 @@ def _with_responses(
     attempts = [Attempt(example.messages) for example in missing]
     keys = answer_keys(attempts, base, max_new_tokens)
     words = f"Answers of the base model to {prompts.title}"
-    base_only = [False] * len(attempts)
-    _fill(attempts, base_only, keys, pair, store, max_new_tokens, lambda new: progress(0.02, words))
+    base_only, one_group = [False] * len(missing), [(0, prompts.title)] * len(missing)
+    _fill(attempts, base_only, one_group, keys, pair, store, max_new_tokens, lambda ready: progress(0.02, words))
     written = {example: store.answer(key).text for example, key in zip(missing, keys, strict=True)}
 
     def filled(examples):
@@ -191,42 +200,38 @@ def _with_responses(
 def _answers(
     cases: list[Case], pair: Pair, store: Store, models: dict[str, str], max_new_tokens: int, progress: Progress
 ) -> dict[str, list[Answer]]:
-    """Model -> each case's answer, an attack at a time: its prompts begin alike, and that is computed once."""
+    """Model -> each case's answer."""
     keys = {
         model: answer_keys([c.attempt for c in cases], weights, max_new_tokens) for model, weights in models.items()
     }
-    total, ready = 2 * len(cases), 0
+    total = 2 * len(cases)
 
-    def tell(new: int) -> None:
-        nonlocal ready
-        ready += new
-        progress(0.03 + 0.72 * ready / total, f"Answers of the two models: {ready} of {total}")
+    def tell(ready: float) -> None:
+        progress(0.03 + 0.77 * ready / total, f"Answers of the two models: {int(ready)} of {total}")
 
-    for rows in _alike(cases):
-        attempts = [cases[row].attempt for row in rows for _ in MODELS]
-        its = [keys[model][row] for row in rows for model in MODELS.values()]
-        _fill(attempts, list(MODELS) * len(rows), its, pair, store, max_new_tokens, tell)
+    _fill(
+        [case.attempt for case in cases for _ in MODELS],
+        list(MODELS) * len(cases),
+        [(case.set_number, case.attack) for case in cases for _ in MODELS],
+        [keys[model][row] for row in range(len(cases)) for model in MODELS.values()],
+        pair,
+        store,
+        max_new_tokens,
+        tell,
+    )
     return {model: [store.answer(key) for key in keys[model]] for model in models}
-
-
-def _alike(cases: list[Case]) -> list[list[int]]:
-    """Row numbers of the cases of each attack, and of the keep prompts."""
-    groups: dict[str, list[int]] = {}
-    for row, case in enumerate(cases):
-        groups.setdefault(case.attack, []).append(row)
-    return list(groups.values())
 
 
 def _judge(cases: list[Case], answers: dict[str, list[Answer]], pair: Pair, progress: Progress) -> float:
     """Give every case its judged answers; returns the threshold, in nats a token."""
-    # Read anew only where the base model did not write the answer itself.
     nats = {model: [math.inf if a.nats is None else a.nats for a in answers[model]] for model in answers}
-    groups = _alike(cases)
-    for number, rows in enumerate(groups):
-        progress(0.76 + 0.04 * number / len(groups), "Reading the answers with the base model")
-        read = pair.base_nats([cases[row].attempt for row in rows], [answers["short_circuited"][row] for row in rows])
-        for row, value in zip(rows, read, strict=True):
-            nats["short_circuited"][row] = value
+    # An evaluation that was stopped has answers of the short-circuited model that the base model has yet to read.
+    unread = [row for row, answer in enumerate(answers["short_circuited"]) if answer.ids and answer.nats is None]
+    if unread:
+        progress(0.8, "Reading the answers with the base model")
+    read = pair.base_nats([cases[row].attempt for row in unread], [answers["short_circuited"][row] for row in unread])
+    for row, value in zip(unread, read, strict=True):
+        nats["short_circuited"][row] = value
     held_out = [row for row, case in enumerate(cases) if case.set_number == 0 and case.attack in (KEEP, "direct")]
     ordinary = sorted(nats["base"][row] for row in held_out if math.isfinite(nats["base"][row])) or [0.0]
     threshold = max(MINIMUM, MARGIN * ordinary[int(0.99 * (len(ordinary) - 1))])

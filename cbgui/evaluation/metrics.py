@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from peft import PeftModel
-from transformers import DynamicCache, LogitsProcessor, LogitsProcessorList, PreTrainedTokenizerBase
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import DynamicLayer
 
 from cbgui import hardware
@@ -21,7 +21,8 @@ from cbgui.data.examples import Example
 from cbgui.evaluation.attacks import Attempt
 from cbgui.lora import AdaptedRows
 
-BATCH_TOKENS, MIN_BATCH_TOKENS = 24_576, 1024  # padded tokens in one pass without gradients
+BATCH_TOKENS, MIN_BATCH_TOKENS = 24_576, 1024  # padded tokens that answers are written to at a time
+READ_TOKENS = 1024  # padded tokens in one pass over texts that are there; more were no faster (two cores, measured)
 MIN_SHARED = 8  # tokens at the beginning of all prompts that are worth computing apart
 
 
@@ -42,40 +43,16 @@ def wilson(successes: int, trials: int, z: float = 1.96) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Answer:
-    """`ids` without the prefill and without end tokens; `nats`: what they cost the base model that wrote them, a token
-    (None for the short-circuited model's)."""
+    """`ids` without the prefill and without end tokens; `nats`: what they cost the base model, a token, where that was
+    found out along the way."""
 
     ids: list[int]
     text: str
     nats: float | None = None
 
 
-class _Costs(LogitsProcessor):
-    """Notes, at each token that `generate` chooses, the choosing model's own nats for it (before any temperature), in
-    the first `rows` rows of the batch."""
-
-    def __init__(self, rows: int) -> None:
-        self.rows = rows
-        self.costs: list[torch.Tensor] = []  # (rows,) each
-        self.last: torch.Tensor | None = None  # (rows, vocabulary): the logits that the newest token was chosen from
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        self.note(input_ids)
-        self.last = scores[: self.rows]
-        return scores
-
-    def note(self, input_ids: torch.Tensor) -> None:
-        if self.last is not None:
-            self.costs.append(F.cross_entropy(self.last.float(), input_ids[: self.rows, -1], reduction="none").cpu())
-
-    def per_row(self, sequences: torch.Tensor) -> list[list[float]]:
-        """After `generate`: rows x tokens."""
-        self.note(sequences)
-        return torch.stack(self.costs, dim=1).tolist()
-
-
 @dataclass
-class _Shared:
+class Shared:
     """The tokens that all prompts of a list begin with, and both models' keys and values there, computed once."""
 
     length: int = 0
@@ -105,6 +82,14 @@ class Pair:
         token = 2 * config.num_hidden_layers * heads * size * self.model.dtype.itemsize  # keys and values
         # A third of what is free, and a cache that grows is there twice while it is copied.
         self.batch_tokens = max(MIN_BATCH_TOKENS, min(BATCH_TOKENS, hardware.free_memory() // 6 // token))
+        # Sliding windows and recurrent states would have to know of the padding after what prompts share.
+        layers = DynamicCache(config=self.model.config).layers
+        self.plain_cache = bool(layers) and all(type(layer) is DynamicLayer for layer in layers)
+
+    @property
+    def body(self) -> PreTrainedModel:
+        """Without the head."""
+        return self.model.get_base_model().base_model
 
     def using(self, adapted: bool) -> AbstractContextManager:
         return nullcontext() if adapted else self.model.disable_adapter()
@@ -123,86 +108,33 @@ class Pair:
         text = prompt_text(self.tokenizer, chat) + attempt.prefill
         return self.tokenizer(text, add_special_tokens=self.tokenizer.chat_template is None).input_ids
 
-    def _batches(self, lengths: list[int]) -> Iterator[list[int]]:
-        """Row numbers, neighbours in length together, at most `batch_tokens` padded tokens each."""
+    def padded(self, rows: list[list[int]]) -> torch.Tensor:
+        """(rows, longest) token ids, padded on the right."""
+        ids = torch.full((len(rows), max(map(len, rows))), self.tokenizer.pad_token_id)
+        for position, row in enumerate(rows):
+            ids[position, : len(row)] = torch.tensor(row)
+        return ids.to(self.model.device)
+
+    def batches(self, lengths: list[int], tokens: int) -> Iterator[list[int]]:
+        """Row numbers, neighbours in length together, at most so many padded tokens each."""
         order = sorted(range(len(lengths)), key=lengths.__getitem__)
         batch: list[int] = []
         for row in order:
-            if batch and lengths[row] * (len(batch) + 1) > self.batch_tokens:
+            if batch and lengths[row] * (len(batch) + 1) > tokens:
                 yield batch
                 batch = []
             batch.append(row)
         if batch:
             yield batch
 
-    def _share(self, prompts: list[list[int]]) -> _Shared:
+    def share(self, prompts: list[list[int]]) -> Shared:
         """Attacks put the same words before every request; those are read once for all."""
         length = min(len(os.path.commonprefix(prompts)), min(map(len, prompts)) - 1)
-        if len(prompts) < 2 or length < MIN_SHARED:
-            return _Shared()
+        if len(prompts) < 2 or length < MIN_SHARED or not self.plain_cache:
+            return Shared()
         ids = torch.tensor([prompts[0][:length]] * 2, device=self.model.device)
         with self.base_rows(1):
-            cache = self.model.get_base_model().base_model(input_ids=ids, use_cache=True).cache
-        # Sliding windows and recurrent states would have to know of the padding that follows.
-        plain = isinstance(cache, DynamicCache) and all(type(layer) is DynamicLayer for layer in cache.layers)
-        return _Shared(length, cache) if plain else _Shared()
-
-    @torch.no_grad()
-    def generate(
-        self, attempts: list[Attempt], adapted: list[bool], *, max_new_tokens: int
-    ) -> Iterator[list[tuple[int, Answer]]]:
-        """Yield (attempt's number, its answer) batch by batch; greedy unless the attempt has a temperature.
-
-        `adapted` says for each attempt which model answers; both do in one batch, which reads the weights once.
-        """
-        if not attempts:
-            return
-        prompts = [self.prompt_ids(attempt) for attempt in attempts]
-        shared = self._share(prompts)
-        for temperature in sorted({attempt.temperature for attempt in attempts}):
-            rows = [row for row, attempt in enumerate(attempts) if attempt.temperature == temperature]
-            for batch in self._batches([len(prompts[row]) + max_new_tokens for row in rows]):
-                chosen = sorted((rows[position] for position in batch), key=adapted.__getitem__)  # the base model first
-                answers = self._generate(
-                    [prompts[row] for row in chosen],
-                    [adapted[row] for row in chosen],
-                    shared,
-                    temperature,
-                    max_new_tokens,
-                )
-                yield list(zip(chosen, answers, strict=True))
-
-    def _generate(
-        self, prompts: list[list[int]], adapted: list[bool], shared: _Shared, temperature: float, max_new_tokens: int
-    ) -> list[Answer]:
-        """One batch; padding stands between what is shared and the rest."""
-        pad, width = self.tokenizer.pad_token_id, max(map(len, prompts))
-        ids = torch.full((len(prompts), width), pad)
-        mask = torch.zeros_like(ids)
-        for row, prompt in enumerate(prompts):
-            ids[row, : shared.length] = torch.tensor(prompt[: shared.length])
-            ids[row, width - len(prompt) + shared.length :] = torch.tensor(prompt[shared.length :])
-            mask[row, : shared.length] = mask[row, width - len(prompt) + shared.length :] = 1
-        sampling = {"do_sample": True, "temperature": temperature} if temperature else {"do_sample": False}
-        base = adapted.count(False)
-        costs = _Costs(base)
-        with self.base_rows(base):
-            out = self.model.generate(
-                input_ids=ids.to(self.model.device),
-                attention_mask=mask.to(self.model.device),
-                cache=shared.rows(adapted),
-                max_new_tokens=max_new_tokens,
-                pad_token_id=pad,
-                logits_processor=LogitsProcessorList([costs]),
-                **sampling,
-            )
-        end, answers, per_row = {pad, self.tokenizer.eos_token_id}, [], costs.per_row(out)
-        for row, new in enumerate(out[:, width:].tolist()):
-            while new and new[-1] in end:
-                new.pop()
-            nats = sum(per_row[row][: len(new)]) / len(new) if new and row < base else None
-            answers.append(Answer(new, self.tokenizer.decode(new, skip_special_tokens=True), nats))
-        return answers
+            return Shared(length, self.body(input_ids=ids, use_cache=True).cache)
 
     def _read(
         self, prompts: list[list[int]], answers: list[list[int]], which: tuple[bool, ...]
@@ -210,24 +142,20 @@ class Pair:
         """(row number, the logits of the answer's tokens for each of `which` models), batched, padded on the right."""
         if not prompts:
             return
-        pad = self.tokenizer.pad_token_id
-        shared = self._share(prompts)
-        for batch in self._batches([len(p) + len(a) for p, a in zip(prompts, answers, strict=True)]):
-            rows = [prompts[row][shared.length :] + answers[row] for row in batch]
-            ids = torch.full((len(rows), max(map(len, rows))), pad)
-            for position, row in enumerate(rows):
-                ids[position, : len(row)] = torch.tensor(row)
+        shared = self.share(prompts)
+        for batch in self.batches([len(p) + len(a) for p, a in zip(prompts, answers, strict=True)], READ_TOKENS):
+            ids = self.padded([prompts[row][shared.length :] + answers[row] for row in batch])
             states = []
             for adapted in which:
-                cache = shared.rows([adapted] * len(rows))
                 with self.using(adapted):  # padding on the right is never attended to
-                    body = self.model.get_base_model().base_model
-                    states.append(body(input_ids=ids.to(self.model.device), cache=cache, use_cache=False)[0])
+                    states.append(
+                        self.body(input_ids=ids, cache=shared.rows([adapted] * len(batch)), use_cache=False)[0]
+                    )
             for position, row in enumerate(batch):
                 first = len(prompts[row]) - 1 - shared.length
-                yield row, [self._logits(hidden[position, first : first + len(answers[row])]) for hidden in states]
+                yield row, [self.logits(hidden[position, first : first + len(answers[row])]) for hidden in states]
 
-    def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """(tokens, hidden_size) -> (tokens, vocabulary) in float32, as the model itself makes them: after the head,
         Gemma caps them, Cohere and Granite scale them (their `forward` in transformers)."""
         config = self.model.config.get_text_config()
@@ -278,8 +206,7 @@ class Pair:
             answer = self.tokenizer(example.response, add_special_tokens=False).input_ids
             ids = torch.tensor([prompt + answer] * 2, device=self.model.device)
             with self.base_rows(1):
-                body = self.model.get_base_model().base_model
-                layers = body(input_ids=ids, output_hidden_states=True, use_cache=False).hidden_states[1:]
+                layers = self.body(input_ids=ids, output_hidden_states=True, use_cache=False).hidden_states[1:]
             answers = [hidden[:, len(prompt) :].float() for hidden in layers]
             cosines = torch.stack([F.cosine_similarity(base, short, dim=-1).sum() for base, short in answers])
             totals = cosines if totals is None else totals + cosines

@@ -1,0 +1,189 @@
+"""Both models' answers to many prompts, and on the way what each answer costs the base model.
+
+The weights are read once for both models, the beginning that an attack puts before every prompt is computed once, and
+the base model reads the other's answers with the keys and values that it has of the prompts already.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from transformers import DynamicCache, LogitsProcessor, LogitsProcessorList
+
+from cbgui.evaluation.attacks import Attempt
+from cbgui.evaluation.metrics import READ_TOKENS, Answer, Pair, Shared
+
+
+class _Costs(LogitsProcessor):
+    """Notes, at each token that `generate` chooses, the choosing model's own nats for it (before any temperature), in
+    the first `rows` rows of the batch; and tells that a token is there."""
+
+    def __init__(self, rows: int, told: Callable[[], None]) -> None:
+        self.rows, self.told = rows, told
+        self.costs: list[torch.Tensor] = []  # (rows,) each
+        self.first: torch.Tensor | None = None  # (rows, vocabulary): the logits of the first token
+        self.last: torch.Tensor | None = None  # those that the newest token was chosen from
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        self.note(input_ids)
+        self.last = scores[: self.rows]
+        if self.first is None:
+            self.first = self.last.clone()
+        self.told()
+        return scores
+
+    def note(self, input_ids: torch.Tensor) -> None:
+        if self.last is not None:
+            self.costs.append(F.cross_entropy(self.last.float(), input_ids[: self.rows, -1], reduction="none").cpu())
+
+    def per_row(self, sequences: torch.Tensor) -> list[list[float]]:
+        """After `generate`: rows x tokens."""
+        self.note(sequences)
+        return torch.stack(self.costs, dim=1).tolist()
+
+
+@dataclass
+class _Batch:
+    """Rows of one `generate`, the base model's first. Padding stands between what is shared and the rest."""
+
+    prompts: list[list[int]]
+    adapted: list[bool]
+    shared: list[Shared]
+
+    @property
+    def left(self) -> int:
+        """Columns for what is shared."""
+        return max(shared.length for shared in self.shared)
+
+    def tokens(self, pad: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """input_ids and attention_mask, (rows, columns)."""
+        rests = [len(prompt) - shared.length for prompt, shared in zip(self.prompts, self.shared, strict=True)]
+        ids = torch.full((len(self.prompts), self.left + max(rests)), pad)
+        mask = torch.zeros_like(ids)
+        for row, (prompt, shared, rest) in enumerate(zip(self.prompts, self.shared, rests, strict=True)):
+            ids[row, : shared.length] = torch.tensor(prompt[: shared.length])
+            ids[row, -rest:] = torch.tensor(prompt[shared.length :])
+            mask[row, : shared.length] = mask[row, -rest:] = 1
+        return ids, mask
+
+    def cache(self) -> DynamicCache:
+        """Each row's keys and values of what it shares, in the columns on the left."""
+        cache = DynamicCache()
+        some = next((shared.cache for shared in self.shared if shared.cache), None)
+        for number, layer in enumerate(some.layers if some else ()):
+            columns = []
+            for name in ("keys", "values"):
+                like = getattr(layer, name)
+                column = like.new_zeros(len(self.prompts), like.shape[1], self.left, like.shape[3])
+                for row, (shared, adapted) in enumerate(zip(self.shared, self.adapted, strict=True)):
+                    if shared.cache:
+                        column[row, :, : shared.length] = getattr(shared.cache.layers[number], name)[int(adapted)]
+                columns.append(column)
+            cache.update(*columns, number)
+        return cache
+
+
+@torch.no_grad()
+def generate(
+    pair: Pair,
+    attempts: Sequence[Attempt],
+    adapted: Sequence[bool],
+    groups: Sequence[Hashable],
+    *,
+    max_new_tokens: int,
+    tell: Callable[[float], None] = lambda answers: None,
+) -> Iterator[list[tuple[int, Answer]]]:
+    """Yield (attempt's number, its answer) batch by batch; greedy unless the attempt has a temperature.
+
+    `adapted` says for each attempt which model answers. Prompts of one group begin alike. `tell` gets how many answers'
+    worth of tokens came since it was called last; an exception that it raises stops generation.
+    """
+    prompts = [pair.prompt_ids(attempt) for attempt in attempts]
+    shared = {
+        group: pair.share([prompts[row] for row, other in enumerate(groups) if other == group])
+        for group in dict.fromkeys(groups)
+    }
+    for temperature in sorted({attempt.temperature for attempt in attempts}):
+        rows = [row for row, attempt in enumerate(attempts) if attempt.temperature == temperature]
+        for positions in pair.batches([len(prompts[row]) + max_new_tokens for row in rows], pair.batch_tokens):
+            chosen = sorted((rows[position] for position in positions), key=adapted.__getitem__)
+            batch = _Batch(
+                [prompts[row] for row in chosen],
+                [adapted[row] for row in chosen],
+                [shared[groups[row]] for row in chosen],
+            )
+            told = functools.partial(tell, len(chosen) / max_new_tokens)
+            yield list(zip(chosen, _answers(pair, batch, temperature, max_new_tokens, told), strict=True))
+
+
+def _answers(
+    pair: Pair, batch: _Batch, temperature: float, max_new_tokens: int, told: Callable[[], None]
+) -> list[Answer]:
+    pad, device, base = pair.tokenizer.pad_token_id, pair.model.device, batch.adapted.count(False)
+    ids, mask = (tensor.to(device) for tensor in batch.tokens(pad))
+    cache = batch.cache() if pair.plain_cache else None
+    sampling = {"do_sample": True, "temperature": temperature} if temperature else {"do_sample": False}
+    costs = _Costs(base, told)
+    with pair.base_rows(base):
+        out = pair.model.generate(
+            input_ids=ids,
+            attention_mask=mask,
+            cache=cache,
+            max_new_tokens=max_new_tokens,
+            pad_token_id=pad,
+            logits_processor=LogitsProcessorList([costs]),
+            **sampling,
+        )
+    end = {pad, pair.tokenizer.eos_token_id}
+    answers = out[:, ids.shape[1] :].tolist()
+    for answer in answers:
+        while answer and answer[-1] in end:
+            answer.pop()
+    nats: list[float | None] = [None] * len(answers)
+    for row, cost in enumerate(costs.per_row(out)):
+        if length := len(answers[row]):
+            nats[row] = sum(cost[:length]) / length
+    if cache is not None:
+        for row, value in _others_nats(pair, batch, cache, mask, costs.first, answers):
+            nats[row] = value
+    texts = pair.tokenizer.batch_decode(answers, skip_special_tokens=True)
+    return [Answer(*parts) for parts in zip(answers, texts, nats, strict=True)]
+
+
+def _others_nats(
+    pair: Pair,
+    batch: _Batch,
+    cache: DynamicCache,
+    mask: torch.Tensor,
+    first: torch.Tensor,
+    answers: list[list[int]],
+) -> Iterator[tuple[int, float]]:
+    """(row, what the short-circuited model's answer costs the base model, a token) of each prompt that the base model
+    was asked in the same batch: its keys and values are in `cache`, its logits of the first token in `first`."""
+    base, width = batch.adapted.count(False), mask.shape[1]
+    asked = {tuple(prompt): row for row, prompt in enumerate(batch.prompts[:base])}
+    rows = [row for row in range(base, len(answers)) if answers[row] and tuple(batch.prompts[row]) in asked]
+    for positions in pair.batches([len(answers[row]) for row in rows], READ_TOKENS):
+        chosen = [rows[position] for position in positions]
+        theirs = torch.tensor([asked[tuple(batch.prompts[row])] for row in chosen], device=mask.device)
+        ids = pair.padded([answers[row] for row in chosen])
+        known = DynamicCache()
+        for number, layer in enumerate(cache.layers):
+            known.update(layer.keys[theirs, :, :width], layer.values[theirs, :, :width], number)
+        seen = torch.cat([mask[theirs], torch.ones_like(ids)], dim=1)
+        with pair.using(False):
+            hidden = pair.body(
+                input_ids=ids,
+                attention_mask=seen,
+                position_ids=(seen.cumsum(-1) - 1)[:, width:],
+                cache=known,
+                use_cache=True,
+            )[0]
+        for position, row in enumerate(chosen):
+            length = len(answers[row])
+            logits = torch.cat([first[theirs[position], None].float(), pair.logits(hidden[position, : length - 1])])
+            yield row, F.cross_entropy(logits, ids[position, :length]).item()
