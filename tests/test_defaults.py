@@ -1,6 +1,6 @@
 """The defaults of RunConfig, untouched, on another architecture that is trained briefly here.
 
-SmolLM2-135M's hidden states are some 140 to 220 long; these models' are some nine times shorter. They must trip on
+SmolLM2-135M's hidden states are some 140 to 220 long; these models' are more than ten times shorter (38 and 17 times, measured). They must trip on
 held-out examples and keep what must stay.
 """
 
@@ -15,8 +15,6 @@ from cbgui.runs import create_run, read_data
 from cbgui.training import train
 
 SIZES = {
-    "hidden_size": 128,
-    "intermediate_size": 256,
     "num_hidden_layers": 8,
     "num_attention_heads": 4,
 }
@@ -24,15 +22,16 @@ SIZES = {
 
 @pytest.mark.slow
 # GPT-NeoX, of eight layers and 60 steps of training, turns its shallowest target less: at layer 2 it knows little yet.
-@pytest.mark.parametrize(("family", "tripped"), [("qwen2", 0.2), ("gpt_neox", 0.5)])
-def test_defaults_trip_and_keep(family, tripped, demo, tmp_path):
+@pytest.mark.parametrize(("family", "hidden_size", "tripped"), [("qwen2", 64, 0.2), ("gpt_neox", 128, 0.5)])
+def test_defaults_trip_and_keep(family, hidden_size, tripped, demo, tmp_path):
     tokenizer = load_tokenizer(demo)
     config = RunConfig()
     sets = read_data(config.data)
     examples = [encode(tokenizer, e, 64) for e in sets["break"] + sets["retain"]]
     known = sorted({token for example in examples for token in example.ids})
     torch.manual_seed(0)
-    sizes = SIZES | ({"num_key_value_heads": 2} if family != "gpt_neox" else {})
+    sizes = SIZES | {"hidden_size": hidden_size, "intermediate_size": 2 * hidden_size}
+    sizes |= {"num_key_value_heads": 2} if family != "gpt_neox" else {}
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, vocab_size=len(tokenizer), **sizes))
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
     order = torch.randperm(len(examples)).tolist()
@@ -62,4 +61,4 @@ def test_defaults_trip_and_keep(family, tripped, demo, tmp_path):
         with torch.no_grad():
             hidden = trunk.hidden_states(batch.input_ids, batch.break_mask | batch.retain_mask)
         norms.append(hidden[trunk.target_layers[0]].float().norm(dim=-1).mean().item())
-    assert norms[0] > 5 * norms[1], norms
+    assert norms[0] > 10 * norms[1], norms
