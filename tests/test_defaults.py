@@ -1,7 +1,7 @@
 """The defaults of RunConfig, untouched, on another architecture that is trained briefly here.
 
-SmolLM2-135M's hidden states are some 140 to 220 long; these models' are more than ten times shorter (38 and 17 times, measured). They must trip on
-held-out examples and keep what must stay.
+SmolLM2-135M's hidden states are some 140 long at the first target layer; these models' are more than ten times shorter
+(38 and 17 times, measured). They must trip on held-out examples and keep what must stay.
 """
 
 import pytest
