@@ -87,7 +87,7 @@ def test_bench_measures_what_the_estimate_says(settings):
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout[done.stdout.index("{") :])
     assert result["layers_run"] == 19 and result["seconds_per_step"] > 0
-    # Checkpointing was fitted where the processor computes in bfloat16; in float32 it was measured 5% above its estimate.
+    # Fitted where the processor computes in bfloat16; in float32 checkpointing was measured 5% above its estimate.
     lowest = 1.0 if result["dtype"] == "bfloat16" else 0.88
     assert lowest * result["peak_mib"] <= result["estimate_mib"] <= 1.15 * result["peak_mib"], result
 
