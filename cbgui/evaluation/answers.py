@@ -73,14 +73,14 @@ class _Batch:
     def cache(self) -> DynamicCache:
         """Each row's keys and values of what it shares, in the columns on the left."""
         cache = DynamicCache()
-        some = next((shared.cache for shared in self.shared if shared.cache), None)
-        for number, layer in enumerate(some.layers if some else ()):
+        some = next((shared.cache for shared in self.shared if shared.cache is not None), None)
+        for number, layer in enumerate(() if some is None else some.layers):
             columns = []
             for name in ("keys", "values"):
                 like = getattr(layer, name)
                 column = like.new_zeros(len(self.prompts), like.shape[1], self.left, like.shape[3])
                 for row, (shared, adapted) in enumerate(zip(self.shared, self.adapted, strict=True)):
-                    if shared.cache:
+                    if shared.cache is not None:
                         column[row, :, : shared.length] = getattr(shared.cache.layers[number], name)[int(adapted)]
                 columns.append(column)
             cache.update(*columns, number)

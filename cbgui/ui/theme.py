@@ -57,7 +57,9 @@ CSS = """
 .shaded {line-height: 1.9; overflow-wrap: anywhere; color: var(--body-text-color);}
 .shaded span {border-radius: 3px; white-space: pre-wrap;}
 .shaded .legend {font-size: 12px; display: flex; gap: 14px; flex-wrap: wrap; margin-bottom: 6px;}
-#report iframe {width: 100%; height: 900px; border: 1px solid var(--border-color-primary); border-radius: 8px;}
+#report iframe {width: 100%; height: 900px; border: 1px solid var(--border-color-primary); border-radius: 8px;
+  color-scheme: light;}
+.dark #report iframe {color-scheme: dark;}
 .sample {border: 1px solid var(--border-color-primary); border-radius: 8px; padding: 8px 12px; margin-bottom: 8px;
   color: var(--body-text-color); font-size: 13px;}
 .sample .two {display: grid; grid-template-columns: 1fr 1fr; gap: 12px;}
