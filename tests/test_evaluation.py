@@ -150,8 +150,13 @@ def test_an_unbroken_model_is_called_too_weak_and_the_evaluation_goes_on_where_i
         evaluate_run(run, attacks=["direct", "prefill"], limit=2, max_new_tokens=16, progress=stop)
     kept = (run.path / "report" / "answers.jsonl").read_text("utf-8").splitlines()
     assert kept
+    # As if the stop had come between the two models' answers: the base model reads these now.
+    kept = [json.dumps(json.loads(line) | {"nats": None}) for line in kept]
+    (run.path / "report" / "answers.jsonl").write_text("\n".join(kept) + "\n", "utf-8")
     report = evaluate_run(run, attacks=["direct", "prefill"], limit=2, max_new_tokens=16)
     assert (run.path / "report" / "answers.jsonl").read_text("utf-8").splitlines()[: len(kept)] == kept
+    for attack in report["attacks"]:
+        assert attack["base"]["tripped"]["rate"] == attack["short_circuited"]["tripped"]["rate"] == 0
     assert report["verdict"]["name"] == "too_weak"
     assert report["attacks"][0]["short_circuited"]["answered"]["of"] == 2
     assert json.loads((run.path / "report" / "report.json").read_text("utf-8"))["run"] == "run"

@@ -21,7 +21,7 @@ from cbgui.data.examples import Example
 from cbgui.evaluation.attacks import Attempt
 from cbgui.lora import AdaptedRows
 
-# Padded tokens that answers are written to at a time: what a stop loses. Twice as many were hardly faster.
+# Padded tokens that answers are written to at a time: what a stop loses. Twice as many were not faster.
 BATCH_TOKENS, MIN_BATCH_TOKENS = 12_288, 1024
 READ_TOKENS = 1024  # padded tokens in one pass over texts that are there; more were no faster (two cores, measured)
 MIN_SHARED = 8  # tokens at the beginning of all prompts that are worth computing apart
