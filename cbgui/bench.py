@@ -158,6 +158,10 @@ def step_flops(trunk: Trunk, lengths: list[int], frozen_pass: bool) -> float:
     return forward * (2 if frozen_pass else 1) + 2 * weights * sum(lengths) + 2 * attention
 
 
+def _with_steps(config: RunConfig, steps: int) -> RunConfig:
+    return config.model_copy(update={"training": config.training.model_copy(update={"steps": steps})})
+
+
 def bench(
     model: str,
     config: RunConfig,
@@ -175,9 +179,13 @@ def bench(
     source = None if named else resolve_model(model)
     model_config = architecture(model, layers) if named else read_model_config(source)
     device = hardware.kind()
-    # The estimate's constants were fitted to these peaks with the frozen states of a run of 60 steps in the sum.
-    config = config.model_copy(update={"training": config.training.model_copy(update={"steps": FITTED_STEPS})})
-    choice = estimate(model_config, config, memory or hardware.memory_for_training(), device, with_data=False)
+    room = memory or hardware.memory_for_training()
+    # The estimate's constants were fitted to these peaks with the frozen states of a run of 60 steps in the sum, which
+    # stand for the blocks that glibc keeps; with gradient checkpointing it gives them back.
+    choice = estimate(model_config, _with_steps(config, FITTED_STEPS), room, device, with_data=False)
+    if choice.config.training.gradient_checkpointing:
+        choice = estimate(model_config, _with_steps(choice.config, steps), room, device, with_data=False)
+        hardware.return_freed_memory()
     limit_memory(memory)
     config = choice.config.model_copy(deep=True)
     config.training.steps = steps

@@ -118,13 +118,15 @@ def parts_of(
     layer = _activation_bytes(shape, width, length, config.lora.r, eager=eager)
     if config.model.quantization == "nf4":
         layer *= NF4_ACTIVATIONS[width]
-    if training.gradient_checkpointing:
-        activations = tokens * (shape.layers * shape.hidden_size * width + layer)
+    hidden_layers = len({*trunk.target_layers, *trunk.retain_layers})
+    # float32 copies of both models' states and what the losses keep of them.
+    losses = tokens * hidden_layers * 8 * 4 * shape.hidden_size
+    workspace = tokens * 3 * width * shape.intermediate_size  # the widest products of a layer in flight
+    if training.gradient_checkpointing:  # a layer is computed again when the losses have gone
+        activations = tokens * shape.layers * shape.hidden_size * width + max(tokens * layer, losses)
     else:
         activations = tokens * shape.layers * layer
-    hidden_layers = len({*trunk.target_layers, *trunk.retain_layers})
-    # float32 copies of both models' states and what the losses keep of them; the widest products of a layer in flight.
-    workspace = tokens * (hidden_layers * 8 * 4 * shape.hidden_size + 3 * width * shape.intermediate_size)
+        workspace += losses
     if config.model.quantization == "nf4":  # one layer's widest weight, unpacked
         workspace += 2 * width * max(i * o for i, o in shape.linears)
     parts = [

@@ -347,6 +347,8 @@ def build_trainer(run: Run, config: RunConfig) -> RerouteTrainer:
         run.append_event("status", state="loading", text="No held-out examples; probing some of the training ones")
     if choice.reasons:
         run.append_event("status", state="loading", text="Chosen: " + "; ".join(choice.reasons))
+    if config.training.gradient_checkpointing:  # or what each layer frees would stay with the process, on a CPU
+        hardware.return_freed_memory()
     set_seed(training.seed)
     trunk = load_trunk(source, config)
     add_lora(trunk, config.lora, training.seed)

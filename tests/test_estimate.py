@@ -80,6 +80,16 @@ def test_out_of_memory_halves_the_passes_and_goes_on(short_config, tmp_path, mon
         ["--batch", "2", "--tokens", "256"],
         ["--batch", "2", "--tokens", "256", "--set", "model.quantization=nf4"],
         ["--batch", "4", "--tokens", "256", "--set", "training.gradient_checkpointing=true"],
+        [
+            "--batch",
+            "4",
+            "--tokens",
+            "256",
+            "--set",
+            "training.gradient_checkpointing=true",
+            "--set",
+            "model.quantization=nf4",
+        ],
     ],
 )
 def test_bench_measures_what_the_estimate_says(settings):
@@ -87,9 +97,7 @@ def test_bench_measures_what_the_estimate_says(settings):
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout[done.stdout.index("{") :])
     assert result["layers_run"] == 19 and result["seconds_per_step"] > 0
-    # Fitted where the processor computes in bfloat16; in float32 checkpointing was measured 5% above its estimate.
-    lowest = 0.88 if result["dtype"] == "float32" and result["gradient_checkpointing"] else 1.0
-    assert lowest * result["peak_mib"] <= result["estimate_mib"] <= 1.15 * result["peak_mib"], result
+    assert result["peak_mib"] <= result["estimate_mib"] <= 1.15 * result["peak_mib"], result
 
 
 def test_bench_under_a_cap_says_what_does_not_fit():
