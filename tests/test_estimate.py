@@ -73,23 +73,27 @@ def test_out_of_memory_halves_the_passes_and_goes_on(short_config, tmp_path, mon
     assert losses[0] == pytest.approx(losses[1], rel=0.02)
 
 
+@pytest.mark.parametrize("checkpointing", [True, False])
+def test_training_returns_freed_memory_with_checkpointing(short_config, tmp_path, monkeypatch, checkpointing):
+    """The peaks are measured by the bench, below; here: that training does the same."""
+    calls = []
+    monkeypatch.setattr(training.hardware, "return_freed_memory", lambda: calls.append(1))
+    config = override(short_config, [f"training.gradient_checkpointing={str(checkpointing).lower()}"])
+    training.build_trainer(create_run(tmp_path / "run", config), config)
+    assert bool(calls) is checkpointing
+
+
+CHECKPOINTED = ["--batch", "4", "--tokens", "256", "--set", "training.gradient_checkpointing=true"]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [
         ["--batch", "2", "--tokens", "256"],
         ["--batch", "2", "--tokens", "256", "--set", "model.quantization=nf4"],
-        ["--batch", "4", "--tokens", "256", "--set", "training.gradient_checkpointing=true"],
-        [
-            "--batch",
-            "4",
-            "--tokens",
-            "256",
-            "--set",
-            "training.gradient_checkpointing=true",
-            "--set",
-            "model.quantization=nf4",
-        ],
+        CHECKPOINTED,
+        [*CHECKPOINTED, "--set", "model.quantization=nf4"],
     ],
 )
 def test_bench_measures_what_the_estimate_says(settings):
