@@ -186,6 +186,8 @@ def bench(
     if choice.config.training.gradient_checkpointing:
         choice = estimate(model_config, _with_steps(choice.config, steps), room, device, with_data=False)
         hardware.return_freed_memory()
+    else:
+        hardware.keep_freed_memory()
     limit_memory(memory)
     config = choice.config.model_copy(deep=True)
     config.training.steps = steps

@@ -11,6 +11,7 @@ from typing import Literal
 import psutil
 import torch
 
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc, malloc.h
 NO_MEMORY = ("can't allocate memory", "not enough memory", "CUBLAS_STATUS_ALLOC_FAILED")
 
 
@@ -83,10 +84,25 @@ def return_freed_memory() -> None:
     glibc raises the size from which it does so by itself, up to 32 MiB (mallopt(3), M_MMAP_THRESHOLD); blocks under it
     stay with the process, in pieces, and its memory grows with all that ever passed through. Elsewhere: nothing.
     """
+    _mallopt({M_MMAP_THRESHOLD: 2**20})
+
+
+def keep_freed_memory() -> None:
+    """From now on, keep freed blocks for the next step, which needs as many.
+
+    Else glibc gives the heap's end back after a step, and the system clears the same pages anew in the next one
+    (docs/benchmarks.md). Setting one threshold fixes the other (mallopt(3)), so both are set. Elsewhere: nothing.
+    """
+    _mallopt({M_MMAP_THRESHOLD: 32 * 2**20, M_TRIM_THRESHOLD: 2**31 - 1})
+
+
+def _mallopt(settings: dict[int, int]) -> None:
     try:
-        ctypes.CDLL(None).mallopt(-3, 2**20)
+        mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):  # macOS, Windows, musl
-        pass
+        return
+    for parameter, value in settings.items():
+        mallopt(parameter, value)
 
 
 def free_memory() -> int:

@@ -50,7 +50,8 @@ class Losses:
 class FrozenStates:
     """The frozen model's hidden states of the tokens that count, kept for when an example comes round again.
 
-    Kept in ordinary memory up to `budget` bytes: one example of 400 tokens and 4,096 channels takes 3 MiB a layer.
+    Of each example only the layers that its loss reads. Kept in ordinary memory up to `budget` bytes: one example of
+    400 tokens and 4,096 channels takes 3 MiB a layer.
     """
 
     def __init__(self, trunk: Trunk, pad_token_id: int, budget: int) -> None:
@@ -58,8 +59,13 @@ class FrozenStates:
         self.kept: dict[Encoded, dict[int, torch.Tensor]] = {}
 
     @torch.no_grad()
-    def __call__(self, examples: list[Encoded], device: torch.device) -> dict[int, torch.Tensor]:
-        """Layer number -> (tokens, hidden_size), example after example."""
+    def __call__(
+        self, examples: list[Encoded], device: torch.device
+    ) -> tuple[dict[int, torch.Tensor], dict[int, torch.Tensor]]:
+        """Target layers of the break examples, and retain layers of the retain examples; {} for a side without any.
+
+        Layer number -> (tokens, hidden_size), example after example.
+        """
         found = {example: self.kept[example] for example in examples if example in self.kept}
         missing = [example for example in dict.fromkeys(examples) if example not in found]
         if missing:
@@ -73,10 +79,14 @@ class FrozenStates:
             lengths = [example.loss_tokens for example in missing]
             parts = {layer: hidden.split(lengths) for layer, hidden in states.items()}
             for row, example in enumerate(missing):
-                found[example] = {layer: split[row] for layer, split in parts.items()}
+                layers = self.trunk.target_layers if example.is_break else self.trunk.retain_layers
+                found[example] = {layer: parts[layer][row] for layer in layers}
                 self._keep(example, found[example])
-        layers = next(iter(found.values())).keys()
-        return {layer: torch.cat([found[e][layer].to(device) for e in examples]) for layer in layers}
+        sides = [found[e] for e in examples if e.is_break], [found[e] for e in examples if not e.is_break]
+        return tuple(
+            {layer: torch.cat([states[layer].to(device) for states in side]) for layer in (side[0] if side else ())}
+            for side in sides
+        )
 
     def _keep(self, example: Encoded, states: dict[int, torch.Tensor]) -> None:
         size = sum(hidden.nbytes for hidden in states.values())
@@ -103,22 +113,22 @@ def pass_losses(
     mask = batch.break_mask | batch.retain_mask
     is_break = batch.break_mask[mask]
     example = mask.nonzero()[:, 0]
-    frozen = frozen_states(examples, device)
+    frozen_break, frozen_retain = frozen_states(examples, device)
     adapted = trunk.hidden_states(batch.input_ids, mask)
 
     objective = config.objective
     zero = next(iter(adapted.values())).new_zeros((), dtype=torch.float32)
-    losses = Losses(zero, zero)
+    losses = Losses(zero, zero, cosine=dict.fromkeys(trunk.target_layers, 0.0))
     with torch.autocast(device.type, enabled=False):
-        for layer in trunk.target_layers:
-            a, f = (trunk.read(layer, states[layer][is_break].float()) for states in (adapted, frozen))
+        for layer, frozen in frozen_break.items():
+            a, f = (trunk.read(layer, states.float()) for states in (adapted[layer][is_break], frozen))
             per_layer = max(break_tokens, 1) * len(trunk.target_layers)
             losses.reroute = losses.reroute + REROUTE[objective.reroute](a, f, example[is_break]).sum() / per_layer
             with torch.no_grad():
                 cosine = torch.cosine_similarity(a.detach().float(), f.float(), dim=-1)
             losses.cosine[layer] = (cosine.sum() / max(break_tokens, 1)).item()
-        for layer in trunk.retain_layers:
-            a, f = (trunk.read(layer, states[layer][~is_break].float()) for states in (adapted, frozen))
+        for layer, frozen in frozen_retain.items():
+            a, f = (trunk.read(layer, states.float()) for states in (adapted[layer][~is_break], frozen))
             per_layer = max(retain_tokens, 1) * len(trunk.retain_layers)
             losses.retain = losses.retain + RETAIN[objective.retain](a, f, example[~is_break]).sum() / per_layer
             losses.drift += retain_relative(a.detach(), f, example[~is_break]).sum().item() / per_layer
@@ -349,6 +359,8 @@ def build_trainer(run: Run, config: RunConfig) -> RerouteTrainer:
         run.append_event("status", state="loading", text="Chosen: " + "; ".join(choice.reasons))
     if config.training.gradient_checkpointing:  # or what each layer frees would stay with the process, on a CPU
         hardware.return_freed_memory()
+    else:
+        hardware.keep_freed_memory()
     set_seed(training.seed)
     trunk = load_trunk(source, config)
     add_lora(trunk, config.lora, training.seed)

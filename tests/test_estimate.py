@@ -1,4 +1,8 @@
+import functools
 import json
+import platform
+import subprocess
+import sys
 
 import pytest
 from test_cli import cbgui
@@ -74,13 +78,40 @@ def test_out_of_memory_halves_the_passes_and_goes_on(short_config, tmp_path, mon
 
 
 @pytest.mark.parametrize("checkpointing", [True, False])
-def test_training_returns_freed_memory_with_checkpointing(short_config, tmp_path, monkeypatch, checkpointing):
+def test_training_returns_freed_memory_only_with_checkpointing(short_config, tmp_path, monkeypatch, checkpointing):
     """The peaks are measured by the bench, below; here: that training does the same."""
     calls = []
-    monkeypatch.setattr(training.hardware, "return_freed_memory", lambda: calls.append(1))
+    for name in ("return_freed_memory", "keep_freed_memory"):
+        monkeypatch.setattr(training.hardware, name, functools.partial(calls.append, name))
     config = override(short_config, [f"training.gradient_checkpointing={str(checkpointing).lower()}"])
     training.build_trainer(create_run(tmp_path / "run", config), config)
-    assert bool(calls) is checkpointing
+    assert calls == ["return_freed_memory" if checkpointing else "keep_freed_memory"]
+
+
+FAULTS_OF_A_STEP = """
+import resource, torch
+from cbgui import hardware
+
+def step():
+    blocks = [torch.ones(10**6) for _ in range(40)]
+
+if {keep}:
+    hardware.keep_freed_memory()
+for _ in range(3):  # until the heap has its shape
+    step()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+step()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")
+def test_kept_memory_serves_the_next_step():
+    faults = {}
+    for keep in (True, False):
+        code = FAULTS_OF_A_STEP.format(keep=keep)
+        faults[keep] = int(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout)
+    assert faults[True] < faults[False] / 10, faults
 
 
 CHECKPOINTED = ["--batch", "4", "--tokens", "256", "--set", "training.gradient_checkpointing=true"]

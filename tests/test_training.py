@@ -43,7 +43,7 @@ def test_events_say_what_design_promises(trained):
 
 
 def test_losses_do_not_depend_on_the_micro_batches(demo, short_config):
-    config = override(short_config, ["model.dtype=float32", "lora.init_std=0.05"])
+    config = override(short_config, ["model.dtype=float32", "lora.init_std=0.05", "objective.retain_layers=all"])
     tokenizer = load_tokenizer(demo)
     trunk = load_trunk(demo, config)
     add_lora(trunk, config.lora, seed=0)
@@ -75,6 +75,8 @@ def test_losses_do_not_depend_on_the_micro_batches(demo, short_config):
             total += loss.item()
         gradients.append((total, torch.cat([p.grad.flatten() for p in trunk.model.parameters() if p.grad is not None])))
     assert len(frozen_states.kept) == 6
+    for example, states in frozen_states.kept.items():
+        assert sorted(states) == (trunk.target_layers if example.is_break else trunk.retain_layers)
     for total, gradient in gradients[1:]:
         assert total == pytest.approx(gradients[0][0], rel=1e-4)
         assert torch.allclose(gradient, gradients[0][1], rtol=1e-2, atol=1e-4)
