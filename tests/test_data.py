@@ -4,7 +4,7 @@ import re
 import pytest
 
 from cbgui.config import PRESETS, InputError
-from cbgui.data.batches import PairedSteps, collate, encode, micro_batches
+from cbgui.data.batches import Encoded, PairedSteps, collate, encode, micro_batches
 from cbgui.data.examples import read_examples, write_examples
 from cbgui.models import load_tokenizer
 
@@ -75,6 +75,18 @@ def test_tokens_that_count(demo):
     assert without.ids[without.loss_start :] == encoded.ids[encoded.loss_start :]
     short = encode(tokenizer, example, 40)
     assert len(short.ids) == 40 and short.loss_tokens >= 20
+
+
+def test_passes_are_cut_where_that_saves_padding():
+    """A pass of its own costs as much as PASS_TOKENS of padding."""
+    lengths = [700, 80, 90, 720, 88]
+    examples = [Encoded(tuple(range(length)), 0, True) for length in lengths]
+    cut = [[len(e.ids) for e in part] for part in micro_batches(examples, 8)]
+    assert cut == [[80, 88, 90], [700, 720]]
+    assert [len(part) for part in micro_batches(examples[:1] * 20, 16)] in ([4, 16], [16, 4])
+    assert len(micro_batches([examples[1], examples[2]], 8)) == 1  # ten tokens of padding are no reason to cut
+    assert all(len(part) <= 2 for part in micro_batches(examples, 2))
+    assert micro_batches([], 4) == []
 
 
 def test_batches_pad_to_the_longest_and_mask_what_counts(demo):

@@ -12,6 +12,9 @@ from transformers import PreTrainedTokenizerBase
 
 from cbgui.data.examples import Example
 
+# What a pass costs besides its tokens, in tokens: 35 (float32) to 380 (bfloat16) on two CPU cores (docs/benchmarks.md).
+PASS_TOKENS = 256
+
 
 @dataclass(frozen=True)
 class Encoded:
@@ -78,9 +81,21 @@ def collate(examples: list[Encoded], pad_token_id: int) -> Batch:
 
 
 def micro_batches(examples: list[Encoded], size: int) -> list[list[Encoded]]:
-    """Neighbours in length together, so that little is padded."""
+    """Passes of at most `size` examples, neighbours in length together, with the least cost in all.
+
+    A pass costs its padded tokens and PASS_TOKENS; a step of mixed lengths is cut where that saves padding.
+    """
     ordered = sorted(examples, key=lambda example: len(example.ids))
-    return [ordered[start : start + size] for start in range(0, len(ordered), size)]
+    best: list[tuple[int, int]] = [(0, 0)]  # of the first n examples: the cost, and where their last pass starts
+    for end, longest in enumerate(ordered, start=1):
+        starts = range(max(0, end - size), end)
+        best.append(min((best[s][0] + (end - s) * len(longest.ids) + PASS_TOKENS, s) for s in starts))
+    passes, end = [], len(ordered)
+    while end:
+        start = best[end][1]
+        passes.insert(0, ordered[start:end])
+        end = start
+    return passes
 
 
 def _endless(items: list[Example], generator: random.Random) -> Iterator[Example]:
