@@ -21,6 +21,7 @@ GIB = 2**30
 # Memory that is taken before the first weight: Python, PyTorch and transformers on a CPU (resident, measured); CUDA's
 # context and libraries on a GPU (from NVIDIA's tools, not measured here).
 CONTEXT = {"cpu": 520 * 2**20, "cuda": 600 * 2**20}
+BFLOAT16_CONTEXT = 80 * 2**20  # oneDNN's kernels for bfloat16 on a CPU and their scratch memory (measured, with AMX)
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)  # a weight: 4 bits, an 8-bit scale each 64, a float32 scale each 256 of these
 DATA = 130 * 2**20  # tokenizer, examples and what writes events and checkpoints; the bench has none of it
 # 4-bit layers keep PEFT's forward, which holds more (measured), by the bytes of a number: bfloat16, float32.
@@ -130,7 +131,7 @@ def parts_of(
     if config.model.quantization == "nf4":  # one layer's widest weight, unpacked
         workspace += 2 * width * max(i * o for i, o in shape.linears)
     parts = [
-        Part("context", CONTEXT[device]),
+        Part("context", CONTEXT[device] + (BFLOAT16_CONTEXT if device == "cpu" and width == 2 else 0)),
         Part("data", DATA if with_data and device == "cpu" else 0),
         Part("trunk", int(linear_bytes + shape.other_weights * width)),
         Part("embedding", 0 if config.model.embedding_on_cpu and device != "cpu" else shape.embedding * width),

@@ -11,7 +11,7 @@ from cbgui.jobs import Job
 
 
 def wait(job: Job, *states: str) -> str:
-    for _ in range(600):
+    for _ in range(3000):  # five minutes, for a busy machine
         if job.state() in states:
             return job.state()
         time.sleep(0.1)
