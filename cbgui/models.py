@@ -37,7 +37,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from cbgui import hardware
+from cbgui import attention, hardware
 from cbgui.config import InputError, LoraConfig, ModelConfig, ObjectiveConfig, RunConfig
 from cbgui.hub_errors import asks_to_slow_down
 from cbgui.lora import fuse
@@ -288,10 +288,13 @@ class Trunk:
         embedding.register_forward_hook(lambda module, inputs, output: output.to(device))
 
     def use_fast_attention(self, longest: int) -> None:
-        """Plain matrix products instead of SDPA where these were measured faster (docs/benchmarks.md): short rows in
-        bfloat16 on a CPU."""
-        if self.device.type == "cpu" and self.model.dtype == torch.bfloat16 and longest <= 256:
-            self.model.set_attn_implementation("eager")
+        """On a CPU, attention in blocks of queries where a row of `longest` tokens is not too long to keep its weights.
+
+        A model that does not run SDPA (soft-capped scores, for one) keeps what it has.
+        """
+        sdpa = self.model.config._attn_implementation == "sdpa"
+        if self.device.type == "cpu" and sdpa and longest <= attention.LONGEST:
+            self.model.set_attn_implementation(attention.NAME)
 
     def read(self, layer: int, hidden: torch.Tensor) -> torch.Tensor:
         norm = self.norms.get(layer)

@@ -1,0 +1,58 @@
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from cbgui import attention
+
+SETTINGS = {
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
+IDS = torch.randint(0, 64, (2, 11), generator=torch.Generator().manual_seed(1))
+
+
+def outcome(model, implementation: str):
+    model.set_attn_implementation(implementation)
+    model.zero_grad()
+    logits = model(input_ids=IDS, use_cache=False).logits
+    logits.square().sum().backward()
+    return logits.detach(), {name: p.grad.clone() for name, p in model.named_parameters()}
+
+
+def tiny(kind: str, **more):
+    torch.manual_seed(0)
+    return AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **SETTINGS, **more)).float()
+
+
+@pytest.mark.parametrize(
+    ("kind", "more"),
+    [
+        ("llama", {}),
+        ("llama", {"head_dim": 12}),
+        ("mistral", {"sliding_window": 4}),  # a mask of its own
+        ("gemma3_text", {"query_pre_attn_scalar": 100, "head_dim": 8}),  # scores scaled otherwise
+    ],
+)
+@pytest.mark.parametrize("block", [4, 64])
+def test_blocks_of_queries_attend_as_the_plain_form_does(kind, more, block, monkeypatch):
+    monkeypatch.setattr(attention, "BLOCK", block)
+    model = tiny(kind, **more)
+    plain, plain_gradients = outcome(model, "eager")
+    blocks, block_gradients = outcome(model, attention.NAME)
+    assert torch.allclose(plain, blocks, atol=1e-5)
+    for name, gradient in plain_gradients.items():
+        assert (gradient - block_gradients[name]).norm() <= 1e-4 * gradient.norm() + 1e-9, name
+
+
+def test_answers_written_token_by_token_are_those_of_sdpa():
+    model = tiny("llama").eval()
+    ids = torch.cat([torch.zeros(2, 1, dtype=torch.long), IDS], 1)  # padded on the left
+    answers = []
+    for implementation in ("sdpa", attention.NAME):
+        model.set_attn_implementation(implementation)
+        answers.append(model.generate(ids, attention_mask=(ids > 0).long(), max_new_tokens=6, do_sample=False))
+    assert torch.equal(*answers)
