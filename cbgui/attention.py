@@ -1,4 +1,4 @@
-"""Causal attention for training on a CPU: plain matrix products, a block of queries at a time.
+"""Causal attention for training in bfloat16 on a CPU: plain matrix products, a block of queries at a time.
 
 There the backward pass of PyTorch's fused attention costs several times what its products do (docs/benchmarks.md).
 A block of queries looks only at the keys up to its own end, so nearly half of the products are never made.

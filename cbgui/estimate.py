@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from transformers import PretrainedConfig
 
-from cbgui import hardware
+from cbgui import attention, hardware
 from cbgui.config import InputError, RunConfig
 from cbgui.models import Trunk, compute_dtype, empty_trunk, target_layers
 
@@ -73,7 +73,7 @@ def _shape(trunk: Trunk) -> _Shape:
     linears = [(m.in_features, m.out_features) for m in first.modules() if isinstance(m, torch.nn.Linear)]
     in_linears = sum(i * o for i, o in linears) * len(layers)
     hidden = config.hidden_size
-    attention = max((i for name, m in first.named_modules() if "attn" in name or "attention" in name
+    attention_width = max((i for name, m in first.named_modules() if "attn" in name or "attention" in name
                      for i in [getattr(m, "in_features", 0)]), default=hidden)  # fmt: skip
     norms = sum("norm" in name and "." not in name for name, _ in first.named_modules())
     return _Shape(
@@ -82,14 +82,14 @@ def _shape(trunk: Trunk) -> _Shape:
         linears=linears,
         other_weights=sum(p.numel() for p in layers.parameters()) - in_linears,
         embedding=model.get_input_embeddings().weight.numel(),
-        attention_width=attention,
+        attention_width=attention_width,
         intermediate_size=getattr(config, "intermediate_size", None) or 4 * hidden,
         norms=norms or 2,
         heads=config.num_attention_heads,
     )
 
 
-def _activation_bytes(shape: _Shape, width: int, length: int, r: int, *, eager: bool) -> float:
+def _activation_bytes(shape: _Shape, width: int, length: int, r: int, *, blocks: bool) -> float:
     """Bytes that autograd keeps of one token in one layer; `width` is the bytes of a number, `length` the row's.
 
     Inputs of the linear layers (q, k and v share theirs, gate and up too), the float32 copies that norms work on,
@@ -98,8 +98,8 @@ def _activation_bytes(shape: _Shape, width: int, length: int, r: int, *, eager: 
     h, q, i = shape.hidden_size, shape.attention_width, shape.intermediate_size
     kept = width * (2 * h + q + i) + 4 * h * shape.norms + width * 4 * q + width * 3 * i
     kept += width * r * len(shape.linears)
-    if eager:  # attention weights, in float32 out of the softmax and in `width` for the product
-        kept += (4 + 2 * width) * shape.heads * length
+    if blocks:  # attention weights, of the keys up to the end of each query's block
+        kept += width * shape.heads * min(length, (length + attention.BLOCK) / 2)
     return kept
 
 
@@ -115,8 +115,8 @@ def parts_of(
     in_linears = shape.layers * sum(i * o for i, o in shape.linears)
     linear_bytes = in_linears * (NF4_BYTES if config.model.quantization == "nf4" else width)
     adapter = 4 * config.lora.r * shape.layers * sum(i + o for i, o in shape.linears)
-    eager = device == "cpu" and width == 2 and length <= 256
-    layer = _activation_bytes(shape, width, length, config.lora.r, eager=eager)
+    blocks = device == "cpu" and width == 2 and length <= attention.LONGEST
+    layer = _activation_bytes(shape, width, length, config.lora.r, blocks=blocks)
     if config.model.quantization == "nf4":
         layer *= NF4_ACTIVATIONS[width]
     hidden_layers = len({*trunk.target_layers, *trunk.retain_layers})

@@ -74,13 +74,16 @@ class FrozenStates:
             batch = collate(missing, self.pad_token_id).to(device)
             self.trunk.set_training(False)
             with model.disable_adapter():
-                states = self.trunk.hidden_states(batch.input_ids, batch.break_mask | batch.retain_mask)
+                sides = self.trunk.hidden_states(batch.input_ids, batch.break_mask, batch.retain_mask)
             self.trunk.set_training(training)
-            lengths = [example.loss_tokens for example in missing]
-            parts = {layer: hidden.split(lengths) for layer, hidden in states.items()}
-            for row, example in enumerate(missing):
-                layers = self.trunk.target_layers if example.is_break else self.trunk.retain_layers
-                found[example] = {layer: parts[layer][row] for layer in layers}
+            for states, is_break in zip(sides, (True, False), strict=True):
+                side = [example for example in missing if example.is_break == is_break]
+                for example in side:
+                    found[example] = {}
+                for layer, hidden in states.items():
+                    for example, part in zip(side, hidden.split([e.loss_tokens for e in side]), strict=True):
+                        found[example][layer] = part
+            for example in missing:
                 self._keep(example, found[example])
         sides = [found[e] for e in examples if e.is_break], [found[e] for e in examples if not e.is_break]
         return tuple(
@@ -110,28 +113,26 @@ def pass_losses(
     """
     device = trunk.device
     batch = collate(examples, frozen_states.pad_token_id).to(device)
-    mask = batch.break_mask | batch.retain_mask
-    is_break = batch.break_mask[mask]
-    example = mask.nonzero()[:, 0]
+    example_of_break, example_of_retain = batch.break_mask.nonzero()[:, 0], batch.retain_mask.nonzero()[:, 0]
     frozen_break, frozen_retain = frozen_states(examples, device)
-    adapted = trunk.hidden_states(batch.input_ids, mask)
+    adapted_break, adapted_retain = trunk.hidden_states(batch.input_ids, batch.break_mask, batch.retain_mask)
 
     objective = config.objective
-    zero = next(iter(adapted.values())).new_zeros((), dtype=torch.float32)
+    zero = torch.zeros((), device=device)
     losses = Losses(zero, zero, cosine=dict.fromkeys(trunk.target_layers, 0.0))
     with torch.autocast(device.type, enabled=False):
         for layer, frozen in frozen_break.items():
-            a, f = (trunk.read(layer, states.float()) for states in (adapted[layer][is_break], frozen))
+            a, f = (trunk.read(layer, states.float()) for states in (adapted_break[layer], frozen))
             per_layer = max(break_tokens, 1) * len(trunk.target_layers)
-            losses.reroute = losses.reroute + REROUTE[objective.reroute](a, f, example[is_break]).sum() / per_layer
+            losses.reroute = losses.reroute + REROUTE[objective.reroute](a, f, example_of_break).sum() / per_layer
             with torch.no_grad():
                 cosine = torch.cosine_similarity(a.detach().float(), f.float(), dim=-1)
             losses.cosine[layer] = (cosine.sum() / max(break_tokens, 1)).item()
         for layer, frozen in frozen_retain.items():
-            a, f = (trunk.read(layer, states.float()) for states in (adapted[layer][~is_break], frozen))
+            a, f = (trunk.read(layer, states.float()) for states in (adapted_retain[layer], frozen))
             per_layer = max(retain_tokens, 1) * len(trunk.retain_layers)
-            losses.retain = losses.retain + RETAIN[objective.retain](a, f, example[~is_break]).sum() / per_layer
-            losses.drift += retain_relative(a.detach(), f, example[~is_break]).sum().item() / per_layer
+            losses.retain = losses.retain + RETAIN[objective.retain](a, f, example_of_retain).sum() / per_layer
+            losses.drift += retain_relative(a.detach(), f, example_of_retain).sum().item() / per_layer
     return losses
 
 

@@ -59,6 +59,7 @@ def test_defaults_trip_and_keep(family, hidden_size, tripped, demo, tmp_path):
         trunk = load_trunk(resolve_model(name), config)
         batch = collate(examples[:4], tokenizer.pad_token_id)
         with torch.no_grad():
-            hidden = trunk.hidden_states(batch.input_ids, batch.break_mask | batch.retain_mask)
+            mask = batch.break_mask | batch.retain_mask
+            hidden, _ = trunk.hidden_states(batch.input_ids, mask, mask)
         norms.append(hidden[trunk.target_layers[0]].float().norm(dim=-1).mean().item())
     assert norms[0] > 10 * norms[1], norms

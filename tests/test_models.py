@@ -61,7 +61,7 @@ def test_trunk_reads_the_full_models_hidden_states(family):
     ids = torch.randint(1, 128, (2, 9), generator=torch.Generator().manual_seed(1))
     mask = torch.ones_like(ids)
     with torch.no_grad():
-        ours = trunk.hidden_states(ids, mask.bool())
+        ours, _ = trunk.hidden_states(ids, mask.bool(), mask.bool())
         theirs = full(input_ids=ids, attention_mask=mask, output_hidden_states=True).hidden_states
     for layer in (2, 3):
         assert torch.allclose(ours[layer], theirs[layer].reshape(-1, 64), atol=1e-5)
@@ -78,7 +78,7 @@ def test_adapter_loads_on_the_full_model_and_does_the_same_there(family, tmp_pat
     ids = torch.randint(1, 128, (1, 9), generator=torch.Generator().manual_seed(1))
     mask = torch.ones_like(ids)
     with torch.no_grad():
-        ours = trunk.hidden_states(ids, mask.bool())[3]
+        ours = trunk.hidden_states(ids, mask.bool(), mask.bool())[0][3]
         theirs = adapted(input_ids=ids, output_hidden_states=True).hidden_states[3][0]
         with adapted.disable_adapter():
             base = adapted(input_ids=ids, output_hidden_states=True).hidden_states[3][0]
@@ -99,11 +99,11 @@ def test_nf4_passes_gradients_on_after_a_frozen_pass(family):
     for _ in range(2):
         trunk.set_training(True)
         trunk.model.zero_grad()
-        trunk.hidden_states(ids, mask)[3].float().square().sum().backward()
+        trunk.hidden_states(ids, mask, mask)[0][3].float().square().sum().backward()
         gradients.append({n: p.grad.clone() for n, p in trunk.model.named_parameters() if p.grad is not None})
         trunk.set_training(False)
         with torch.no_grad(), trunk.model.disable_adapter():
-            trunk.hidden_states(ids, mask)
+            trunk.hidden_states(ids, mask, mask)
     assert all("lora_" in name for name in gradients[0]) and len(gradients[0]) == 2 * 7 * 3
     for name, gradient in gradients[0].items():
         assert torch.allclose(gradient, gradients[1][name], rtol=1e-3, atol=1e-5), name
