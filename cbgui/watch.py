@@ -14,17 +14,23 @@ RUNAWAY = 0.5  # kept hidden states that moved by half their length read as anot
 TRIPPED = 0.5  # above this at the end, the layer was turned half-way at most
 HELD = 0.1  # kept hidden states that moved by less, while nothing breaks: the retain loss holds the model in place
 RELIEF, LEAST_SHARE = 1 / 4, 1 / 64
+STRETCH = 10  # steps; the first such stretch is always like that
 Probe = dict[str, Any]
 
 
 def retain_share(probes: list[Probe]) -> float:
     """The share of the scheduled retain coefficient that training goes on with: 1 while things break.
 
-    Each probe, from the second on, that finds a layer unbroken and the kept examples nearly where they were divides it
-    by four: no one weight serves every model. It depends on the probes alone, so a resumed run goes on with it.
+    Each stretch of STRETCH steps, from the second on, in which a probe finds a layer unbroken and the kept examples
+    nearly where they were divides it by four: no one weight serves every model. It depends on the probes alone, so a
+    resumed run goes on with it, and not on how often one probes.
     """
-    held = sum(max(probe["cosine"].values()) > UNTOUCHED and probe["drift"] < HELD for probe in probes[1:])
-    return max(RELIEF**held, LEAST_SHARE)
+    held = {
+        probe["step"] // STRETCH
+        for probe in probes
+        if probe["step"] >= 2 * STRETCH and max(probe["cosine"].values()) > UNTOUCHED and probe["drift"] < HELD
+    }
+    return max(RELIEF ** len(held), LEAST_SHARE)
 
 
 def warnings(probes: list[Probe], steps: int, config: RunConfig) -> dict[str, str]:

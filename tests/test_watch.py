@@ -36,9 +36,14 @@ def test_a_target_is_met_only_by_probes_in_a_row():
 
 
 def test_the_keep_weight_falls_while_it_holds_the_model_in_place():
-    held, breaking, first = probe(20, {10: 0.2, 20: 0.98}), probe(20, {10: 0.2, 20: 0.5}), probe(10, {10: 1.0, 20: 1.0})
+    def held(step):
+        return probe(step, {10: 0.2, 20: 0.98})
+
+    first, breaking = probe(10, {10: 1.0, 20: 1.0}), probe(40, {10: 0.2, 20: 0.5})
     assert retain_share([first]) == 1  # the first steps are always like this
-    assert retain_share([first, held]) == 1 / 4
-    assert retain_share([first, held, held, breaking]) == 1 / 16
+    assert retain_share([first, held(20)]) == 1 / 4
+    assert retain_share([first, held(20), held(30), breaking]) == 1 / 16
     assert retain_share([first, probe(20, {10: 0.99}, drift=0.4)]) == 1  # what must stay has moved already
-    assert retain_share([first] + [held] * 20) == 1 / 64
+    assert retain_share([first] + [held(step) for step in range(20, 120, 10)]) == 1 / 64
+    often = [held(step) for step in range(5, 40, 5)]
+    assert retain_share(often) == retain_share([first, held(20), held(30)])  # how often one probes changes nothing
