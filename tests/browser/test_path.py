@@ -10,6 +10,8 @@ from helpers import open_tab
 from playwright.sync_api import expect
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from cbgui.config import load_config
+
 
 @pytest.mark.slow
 def test_the_whole_path(url, page, tmp_path):
@@ -22,7 +24,7 @@ def test_the_whole_path(url, page, tmp_path):
     expect(page.locator("#model textarea, #model input").first).to_have_value("demo")
     page.locator("#more button.label-wrap").click()
     steps = page.locator("#training-steps input")
-    expect(steps).to_have_value("100")  # the preset's; it has been filled in
+    expect(steps).to_have_value(str(load_config("demo").training.steps))  # the preset's; it has been filled in
     steps.fill("6")
     steps.press("Tab")
     page.locator("#start").click()

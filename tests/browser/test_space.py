@@ -13,6 +13,8 @@ import pytest
 from helpers import open_tab
 from playwright.sync_api import expect
 
+from cbgui.config import load_config
+
 pytestmark = pytest.mark.slow
 SECRET = "the-first-visitors-secret-topic"
 
@@ -168,7 +170,7 @@ def test_runs_wait_in_line_whoever_started_them(app, browser):
         open_tab(page, "Train")
         page.locator("#more button.label-wrap").click()
         field = page.locator("#training-steps input")
-        expect(field).to_have_value("100", timeout=60_000)
+        expect(field).to_have_value(str(load_config("demo").training.steps), timeout=60_000)
         field.fill(steps)
         field.press("Tab")
         page.locator("#start").click()
