@@ -67,7 +67,7 @@ SETTINGS: dict[str, list[Setting]] = {
             "Weights over time",
             "published: half exchange",
             "choice",
-            (("keep rises early", "rise"), ("half exchange", "linear"), ("full exchange", "full"),
+            (("keep rises early", "rise"), ("keep rises late", "late"), ("half exchange", "linear"), ("full exchange", "full"),
              ("constant", "constant")),
         ),
         Setting("objective.without_request", "Break examples without request", "share, so that the answer trips; "
