@@ -67,8 +67,8 @@ SETTINGS: dict[str, list[Setting]] = {
             "Weights over time",
             "published: half exchange",
             "choice",
-            (("keep rises early", "rise"), ("keep rises late", "late"), ("half exchange", "linear"), ("full exchange", "full"),
-             ("constant", "constant")),
+            (("keep rises early", "rise"), ("keep rises late", "late"), ("half exchange", "linear"),
+             ("full exchange", "full"), ("constant", "constant")),
         ),
         Setting("objective.without_request", "Break examples without request", "share, so that the answer trips; "
                 "published: 0.5"),
