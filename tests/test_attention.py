@@ -1,17 +1,11 @@
 import pytest
 import torch
+from random_models import TINY
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from cbgui import attention
+from cbgui.models import Trunk
 
-SETTINGS = {
-    "vocab_size": 64,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-}
 IDS = torch.randint(0, 64, (2, 11), generator=torch.Generator().manual_seed(1))
 
 
@@ -25,7 +19,7 @@ def outcome(model, implementation: str):
 
 def tiny(kind: str, **more):
     torch.manual_seed(0)
-    return AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **SETTINGS, **more)).float()
+    return AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **TINY, **more)).float()
 
 
 @pytest.mark.parametrize(
@@ -48,11 +42,27 @@ def test_blocks_of_queries_attend_as_the_plain_form_does(kind, more, block, monk
         assert (gradient - block_gradients[name]).norm() <= 1e-4 * gradient.norm() + 1e-9, name
 
 
-def test_answers_written_token_by_token_are_those_of_sdpa():
+@pytest.mark.parametrize("padding", [0, 1])
+def test_answers_written_token_by_token_are_those_of_sdpa(padding):
     model = tiny("llama").eval()
-    ids = torch.cat([torch.zeros(2, 1, dtype=torch.long), IDS], 1)  # padded on the left
+    ids = torch.cat([torch.zeros(2, padding, dtype=torch.long), IDS.clamp_min(1)], 1)
     answers = []
     for implementation in ("sdpa", attention.NAME):
         model.set_attn_implementation(implementation)
         answers.append(model.generate(ids, attention_mask=(ids > 0).long(), max_new_tokens=6, do_sample=False))
     assert torch.equal(*answers)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "longest", "kind", "chosen"),
+    [
+        (torch.bfloat16, 1024, "llama", attention.NAME),
+        (torch.bfloat16, 1025, "llama", "sdpa"),  # the weights that are kept grow with the square
+        (torch.float32, 64, "llama", "sdpa"),
+        (torch.bfloat16, 64, "gemma2", "eager"),  # soft-capped scores
+    ],
+)
+def test_blocks_are_chosen_where_they_were_measured_faster(dtype, longest, kind, chosen):
+    model = tiny(kind).model.to(dtype)
+    Trunk(model, [1], [1], {}).use_fast_attention(longest)
+    assert model.config._attn_implementation == chosen

@@ -1,24 +1,16 @@
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from random_models import TINY
 from transformers import AutoConfig, AutoModel
 
 from cbgui.lora import fuse
-
-SETTINGS = {
-    "vocab_size": 64,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-}
 
 
 def adapted(dtype: torch.dtype, dropout: float = 0.0):
     torch.manual_seed(0)
     # Qwen2's q, k and v have a bias
-    model = AutoModel.from_config(AutoConfig.for_model("qwen2", **SETTINGS)).to(dtype)
+    model = AutoModel.from_config(AutoConfig.for_model("qwen2", **TINY)).to(dtype)
     model = get_peft_model(model, LoraConfig(r=4, lora_alpha=6, lora_dropout=dropout, target_modules="all-linear"))
     for name, parameter in model.named_parameters():
         if "lora_" in name:
