@@ -125,7 +125,8 @@ def parts_of(
     workspace = tokens * 3 * width * shape.intermediate_size  # the widest products of a layer in flight
     if training.gradient_checkpointing:  # a layer is computed again when the losses have gone
         activations = tokens * shape.layers * shape.hidden_size * width + max(tokens * layer, losses)
-        if blocks:  # scores, softmax and its gradient of one block in flight; elsewhere the losses' states outweigh them
+        # Scores, softmax and its gradient of one block in flight; without checkpointing the losses outweigh them.
+        if blocks:
             workspace += 3 * width * tokens * shape.heads * min(length, attention.BLOCK)
     else:
         activations = tokens * shape.layers * layer
