@@ -15,6 +15,7 @@ from transformers import PretrainedConfig
 
 from cbgui import attention, hardware
 from cbgui.config import InputError, RunConfig
+from cbgui.data.batches import padded
 from cbgui.models import Trunk, compute_dtype, empty_trunk, target_layers
 
 GIB = 2**30
@@ -109,7 +110,7 @@ def parts_of(
     """The parts for concrete settings. `longest` is the longest example's tokens; `data.max_tokens` by default."""
     training, shape = config.training, _shape(trunk)
     width = torch.finfo(compute_dtype(config.model)).bits // 8
-    length = longest or config.data.max_tokens
+    length = padded(longest or config.data.max_tokens)
     rows = min(training.micro_batch_size, training.batch_size)
     tokens = rows * length
     in_linears = shape.layers * sum(i * o for i, o in shape.linears)

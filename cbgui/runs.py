@@ -63,6 +63,17 @@ def detached() -> dict[str, Any]:
     return {"env": environment, "start_new_session": True}
 
 
+def training_environment() -> dict[str, str]:
+    """What the C library and oneDNN are told before a training process starts (docs/benchmarks.md); the user's own
+    settings go before these.
+
+    glibc takes memory in pages of 2 MiB where the system allows that (tunable `glibc.malloc.hugetlb`, 2.35 and later;
+    others ignore it). oneDNN keeps half a MiB for every shape of matrix product in bfloat16, 1,024 of them by default.
+    """
+    settings = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1", "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "128"}
+    return {name: os.environ.get(name, value) for name, value in settings.items()}
+
+
 def write_whole(path: Path, text: str) -> None:
     """Write and rename, so that a reader never sees half a file."""
     part = path.with_name(path.name + ".part")
@@ -205,13 +216,15 @@ class Run:
             raise InputError(f"run {self.name!r} is running already; stop it first.")
         self.ask("run")
         (self.path / WAITING).unlink(missing_ok=True)
+        options = detached()
+        options["env"] = options["env"] | training_environment()
         with self.log.open("ab") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "cbgui.training", str(self.path)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                **detached(),
+                **options,
             )
         self.record_process(process.pid)
 

@@ -17,7 +17,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from cbgui import hardware, watch
 from cbgui.config import InputError, RunConfig
-from cbgui.data.batches import Encoded, PairedSteps, collate, encode, micro_batches
+from cbgui.data.batches import Encoded, PairedSteps, collate, encode, micro_batches, padded
 from cbgui.data.examples import Example
 from cbgui.estimate import estimate
 from cbgui.models import (
@@ -376,7 +376,7 @@ def make_trainer(
 ) -> RerouteTrainer:
     """The trainer of a trunk with LoRA; each item of `steps` is one step's break and retain examples."""
     training = config.training
-    trunk.use_fast_attention(max(len(e.ids) for step in steps for e in step))
+    trunk.use_fast_attention(padded(max(len(e.ids) for step in steps for e in step)))
     arguments = TrainingArguments(
         output_dir=str(run.path / "checkpoints"),
         max_steps=training.steps,

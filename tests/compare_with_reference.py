@@ -1,6 +1,6 @@
 """Seconds a step and peak memory beside the published pipeline, on the same examples, one after the other.
 
-python tests/compare_with_reference.py [--steps 4] [--batch 2] [--reference ../shared/bench/reference_rr.py]
+python tests/compare_with_reference.py [--steps 4] [--batch 2] [--micro-batch 4] [--reference reference_rr.py]
 
 64 + 64 examples with answers of 80 to 500 words (the demo's answers, strung together). Both do the published objective
 on layers 10 and 20 with the published LoRA. Ours goes through the examples twice: once with every example new, once
@@ -10,6 +10,7 @@ Prints one JSON line a program, and what became of it.
 
 import argparse
 import json
+import os
 import random
 import statistics
 import subprocess
@@ -51,7 +52,7 @@ def write_examples(path: Path, tokenizer) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
 
 
-def ours(folder: str, data: str, batch: int, dtype: str) -> None:
+def ours(folder: str, data: str, batch: int, micro_batch: int, dtype: str) -> None:
     """Runs in a process of its own, so that its peak is its own."""
     from cbgui import hardware
     from cbgui.bench import matmul_rate, step_flops
@@ -68,7 +69,7 @@ def ours(folder: str, data: str, batch: int, dtype: str) -> None:
     settings = [f"{key}={value}" for key, value in PUBLISHED.items()]
     settings += [f"training.steps={steps}", f"training.break_batch_size={batch}", f"training.retain_batch_size={batch}"]
     settings += [f"model.dtype={dtype}", "data.max_tokens=1024", "training.gradient_checkpointing=false"]
-    settings += [f"training.micro_batch_size={2 * batch}"]  # what cbgui chooses where memory is not short
+    settings += [f"training.micro_batch_size={micro_batch}"]
     hardware.keep_freed_memory()
     config = override(RunConfig(), settings)
     source = ModelSource(Path(folder), folder)
@@ -114,15 +115,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--micro-batch", type=int, help="examples in a pass of ours; by default all, as cbgui chooses")
     parser.add_argument("--reference", default=ROOT.parent / "shared" / "bench" / "reference_rr.py")
     parser.add_argument("--ours", nargs=3, metavar=("FOLDER", "DATA", "DTYPE"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    micro_batch = arguments.micro_batch or 2 * arguments.batch
     if arguments.ours:
         folder, data, dtype = arguments.ours
-        ours(folder, data, arguments.batch, dtype)
+        ours(folder, data, arguments.batch, micro_batch, dtype)
         return
     from cbgui.bench import machine
     from cbgui.models import load_tokenizer, resolve_model
+    from cbgui.runs import training_environment
 
     source = resolve_model("demo")
     print(machine(), flush=True)
@@ -131,8 +135,12 @@ def main() -> None:
         write_examples(data, load_tokenizer(source))
         sizes = ["--steps", str(arguments.steps), "--batch", str(arguments.batch)]
         for dtype in ("float32", "bfloat16"):
-            own = [sys.executable, __file__, *sizes, "--ours", str(source.path), str(data), dtype]
-            print(subprocess.run(own, capture_output=True, text=True, check=True).stdout.strip().splitlines()[-1])
+            own = [sys.executable, __file__, *sizes, "--micro-batch", str(micro_batch)]
+            own += ["--ours", str(source.path), str(data), dtype]
+            done = subprocess.run(
+                own, capture_output=True, text=True, check=True, env=os.environ | training_environment()
+            )
+            print(done.stdout.strip().splitlines()[-1], flush=True)
         base = [sys.executable, str(arguments.reference), "--model", str(source.path), "--data", str(data), *sizes]
         print(
             "reference_rr.py, float32", subprocess.run(base, capture_output=True, text=True, check=True).stdout.strip()

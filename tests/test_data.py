@@ -4,7 +4,7 @@ import re
 import pytest
 
 from cbgui.config import PRESETS, InputError
-from cbgui.data.batches import Encoded, PairedSteps, collate, encode, micro_batches
+from cbgui.data.batches import PAD_TO, Encoded, PairedSteps, collate, encode, micro_batches
 from cbgui.data.examples import read_examples, write_examples
 from cbgui.models import load_tokenizer
 
@@ -102,7 +102,9 @@ def test_batches_pad_to_the_longest_and_mask_what_counts(demo):
     parts = micro_batches(steps[0], 4)
     assert sorted(map(len, parts)) == [4, 4]
     batch = collate(steps[0], tokenizer.pad_token_id)
-    assert batch.input_ids.shape == (8, max(len(e.ids) for e in steps[0]))
+    longest = max(len(e.ids) for e in steps[0])
+    rows, length = batch.input_ids.shape
+    assert rows == 8 and length % PAD_TO == 0 and longest <= length < longest + PAD_TO
     assert batch.input_ids[0, : len(steps[0][0].ids)].tolist() == list(steps[0][0].ids)
     assert batch.break_mask.sum() == sum(e.loss_tokens for e in steps[0] if e.is_break)
     assert batch.retain_mask.sum() == sum(len(e.ids) for e in steps[0] if not e.is_break)

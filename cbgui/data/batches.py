@@ -14,6 +14,13 @@ from cbgui.data.examples import Example
 
 # What a pass costs besides its tokens, in tokens: 35 (float32) to 380 (bfloat16) on two CPU cores (docs/benchmarks.md).
 PASS_TOKENS = 256
+# Rows are padded to a multiple of this: oneDNN makes a kernel for every shape, in milliseconds (docs/benchmarks.md).
+PAD_TO = 32
+
+
+def padded(tokens: int) -> int:
+    """The length of a row that holds `tokens`."""
+    return -(-tokens // PAD_TO) * PAD_TO
 
 
 @dataclass(frozen=True)
@@ -69,8 +76,8 @@ def encode(
 
 
 def collate(examples: list[Encoded], pad_token_id: int) -> Batch:
-    """Pad to the longest of `examples`."""
-    shape = (len(examples), max(len(example.ids) for example in examples))
+    """Pad to the longest of `examples`, and on to a multiple of PAD_TO."""
+    shape = (len(examples), padded(max(len(example.ids) for example in examples)))
     input_ids = torch.full(shape, pad_token_id)
     break_mask, retain_mask = torch.zeros(shape, dtype=torch.bool), torch.zeros(shape, dtype=torch.bool)
     for row, example in enumerate(examples):
@@ -89,7 +96,7 @@ def micro_batches(examples: list[Encoded], size: int) -> list[list[Encoded]]:
     best: list[tuple[int, int]] = [(0, 0)]  # of the first n examples: the cost, and where their last pass starts
     for end, longest in enumerate(ordered, start=1):
         starts = range(max(0, end - size), end)
-        best.append(min((best[s][0] + (end - s) * len(longest.ids) + PASS_TOKENS, s) for s in starts))
+        best.append(min((best[s][0] + (end - s) * padded(len(longest.ids)) + PASS_TOKENS, s) for s in starts))
     passes, end = [], len(ordered)
     while end:
         start = best[end][1]
