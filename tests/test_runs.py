@@ -37,3 +37,17 @@ def test_a_deleted_run_comes_back_until_the_trash_is_emptied(run):
         runs.restore(place)
     with pytest.raises(InputError):
         runs.restore(place.parent.parent)  # nothing outside the trash
+
+
+def test_a_training_process_starts_with_large_pages_and_few_kernels_kept(run, monkeypatch):
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    monkeypatch.setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "7")  # the user's own choice stays
+    run.start()
+    process = run.process()
+    try:
+        environment = process.environ()
+    finally:
+        process.kill()
+        process.wait(10)
+    assert environment["GLIBC_TUNABLES"] == "glibc.malloc.hugetlb=1"
+    assert environment["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == "7"
