@@ -1,7 +1,8 @@
-"""Causal attention for training in bfloat16 on a CPU: plain matrix products, a block of queries at a time.
+"""Two attention functions for training: examples packed in one row, and blocks of queries on a CPU.
 
-There the backward pass of PyTorch's fused attention costs several times what its products do (docs/benchmarks.md).
-A block of queries looks only at the keys up to its own end, so nearly half of the products are never made.
+On a CPU the backward pass of PyTorch's fused attention costs several times what its products do, above all in bfloat16
+(docs/benchmarks.md). A block of queries looks only at the keys up to its own end, so nearly half of the products are
+never made.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 NAME = "query_blocks"
+PACKED = "packed"
 BLOCK = 192  # queries; of 64 to 256 the fastest or close to it for rows of 88 to 600 tokens (docs/benchmarks.md)
 LONGEST = 1024  # tokens in a row; the attention weights are kept for the backward pass, and grow with its square
 
@@ -53,5 +55,41 @@ def query_blocks(
     return torch.cat(outputs, 2).transpose(1, 2).contiguous(), None
 
 
+def packed(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attention within each example of a packed row; an ordinary batch as transformers' SDPA has it.
+
+    Shapes as above, with one example. `attention_mask` is (1, 1, segments, 2), integers: where each segment starts and
+    ends. The first, which may be empty, comes before each of the others, and these do not see each other.
+    (transformers passes a mask of four dimensions through as it is, masking_utils.)
+    """
+    if attention_mask is None or attention_mask.is_floating_point() or attention_mask.dtype == torch.bool:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
+    lengths = (attention_mask[0, 0, :, 1] - attention_mask[0, 0, :, 0]).tolist()
+    shared, window, outputs = lengths[0], kwargs.get("sliding_window"), []
+    in_blocks = query.device.type == "cpu" and shared + max(lengths[1:]) <= LONGEST
+    attend = query_blocks if in_blocks else sdpa_attention_forward
+    first, *segments = zip(*(states.split(lengths, 2) for states in (query, key, value)), strict=True)
+    for segment in segments:
+        # The shared tokens ask again, so that the plain causal form serves: its fused kernel skips what is masked.
+        states = [torch.cat(parts, 2) for parts in zip(first, segment, strict=True)] if shared else segment
+        mask, tokens = None, states[0].shape[2]
+        if window is not None and tokens > window:
+            mask = torch.ones(tokens, tokens, dtype=torch.bool, device=query.device).tril_().triu_(1 - window)
+        output, _ = attend(module, *states, mask, dropout, scaling, **kwargs)
+        outputs.append(output[:, shared if outputs else 0 :])
+    return torch.cat(outputs, 1), None
+
+
 AttentionInterface.register(NAME, query_blocks)
-AttentionMaskInterface.register(NAME, sdpa_mask)  # None where causal attention needs no mask
+AttentionInterface.register(PACKED, packed)
+for _name in (NAME, PACKED):
+    AttentionMaskInterface.register(_name, sdpa_mask)  # None where causal attention needs no mask

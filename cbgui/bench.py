@@ -23,7 +23,6 @@ from cbgui.config import InputError, RunConfig
 from cbgui.data.batches import Encoded
 from cbgui.estimate import GIB, estimate
 from cbgui.models import (
-    Trunk,
     add_lora,
     compute_dtype,
     empty_trunk,
@@ -34,6 +33,7 @@ from cbgui.models import (
 )
 from cbgui.runs import Run
 from cbgui.training import make_trainer
+from cbgui.trunk import Trunk
 
 
 def _architecture(
@@ -52,7 +52,6 @@ def _architecture(
 
 
 # Sizes as published in the models' config.json.
-FITTED_STEPS = 60
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "smollm2-135m": _architecture("llama", 576, 1536, 30, 9, 3, 49152),
     "llama-3.2-1b": _architecture("llama", 2048, 8192, 16, 32, 8, 128256, head_dim=64),
@@ -158,10 +157,6 @@ def step_flops(trunk: Trunk, lengths: list[int], frozen_pass: bool) -> float:
     return forward * (2 if frozen_pass else 1) + 2 * weights * sum(lengths) + 2 * attention
 
 
-def _with_steps(config: RunConfig, steps: int) -> RunConfig:
-    return config.model_copy(update={"training": config.training.model_copy(update={"steps": steps})})
-
-
 def bench(
     model: str,
     config: RunConfig,
@@ -180,11 +175,8 @@ def bench(
     model_config = architecture(model, layers) if named else read_model_config(source)
     device = hardware.kind()
     room = memory or hardware.memory_for_training()
-    # The estimate's constants were fitted to these peaks with the frozen states of a run of 60 steps in the sum, which
-    # stand for the blocks that glibc keeps; with gradient checkpointing it gives them back.
-    choice = estimate(model_config, _with_steps(config, FITTED_STEPS), room, device, with_data=False)
+    choice = estimate(model_config, config, room, device, with_data=False)
     if choice.config.training.gradient_checkpointing:
-        choice = estimate(model_config, _with_steps(choice.config, steps), room, device, with_data=False)
         hardware.return_freed_memory()
     else:
         hardware.keep_freed_memory()

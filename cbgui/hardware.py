@@ -112,11 +112,6 @@ def free_memory() -> int:
     return psutil.virtual_memory().available
 
 
-def spare_memory() -> int:
-    """Bytes of ordinary memory that no process uses."""
-    return psutil.virtual_memory().available
-
-
 def describe() -> str:
     """One line for the header and the log."""
     if torch.cuda.is_available():

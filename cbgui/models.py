@@ -17,7 +17,6 @@ from pathlib import Path
 import httpx2
 import torch
 import transformers
-from bitsandbytes.nn import Linear4bit
 from huggingface_hub import constants, snapshot_download
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, RepositoryNotFoundError
 from peft import LoraConfig as PeftLoraConfig
@@ -37,11 +36,12 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from cbgui import attention, hardware
+from cbgui import hardware
 from cbgui.config import InputError, LoraConfig, ModelConfig, ObjectiveConfig, RunConfig
 from cbgui.hub_errors import asks_to_slow_down
 from cbgui.lora import fuse
 from cbgui.space import refuse_folder
+from cbgui.trunk import Trunk
 
 DEMO_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 HUB_TIMEOUT = 3.0  # seconds
@@ -241,73 +241,6 @@ def _load_options(config: ModelConfig) -> dict:
 def load_full_model(source: ModelSource, config: ModelConfig) -> PreTrainedModel:
     """The whole model with its head, for chat, evaluation and verification."""
     return AutoModelForCausalLM.from_pretrained(source.path, **_load_options(config)).eval()
-
-
-@dataclass
-class Trunk:
-    """Embedding + decoder layers up to the highest target, and the reading of their hidden states."""
-
-    model: PreTrainedModel | PeftModel
-    target_layers: list[int]
-    retain_layers: list[int]
-    norms: dict[int, torch.nn.Module]  # how layer l's output is read by layer l + 1; empty for read: residual
-
-    def hidden_states(
-        self, input_ids: torch.Tensor, break_mask: torch.Tensor, retain_mask: torch.Tensor
-    ) -> tuple[dict[int, torch.Tensor], dict[int, torch.Tensor]]:
-        """Target layers where `break_mask` is true, and retain layers where `retain_mask` is; both (examples, tokens).
-
-        Layer number -> (tokens, hidden_size). Rows are padded on the right, so no real token ever attends to padding
-        and no attention mask is needed; without one, attention takes its faster causal path.
-        """
-        layers = sorted({*self.target_layers, *self.retain_layers})
-        # transformers keeps only the listed layers (5.x, utils/output_capturing.py).
-        output = self.model(input_ids=input_ids, output_hidden_states=layers, use_cache=False)
-        flat = {layer: output.hidden_states[layer].flatten(0, 1) for layer in layers}
-        found = []
-        for kept, mask in ((self.target_layers, break_mask), (self.retain_layers, retain_mask)):
-            # On a CPU the gradient of indexing by a mask takes three to five times that of `index_select`.
-            places = mask.flatten().nonzero()[:, 0].to(self.device)
-            found.append({layer: flat[layer].index_select(0, places) for layer in kept})
-        return tuple(found)
-
-    @property
-    def device(self) -> torch.device:
-        """Where the layers are (the embedding may be elsewhere)."""
-        layers = self.model.get_base_model().layers if isinstance(self.model, PeftModel) else self.model.layers
-        return next(layers.parameters()).device
-
-    def set_training(self, training: bool) -> None:
-        """`train()` or `eval()`, but 4-bit layers stay in training mode.
-
-        On a CPU, bitsandbytes packs them for inference at the first pass in eval mode, and what is packed passes no
-        gradient on (bitsandbytes 0.50, `matmul_4bit`).
-        """
-        self.model.train(training)
-        for module in self.model.modules():
-            if isinstance(module, Linear4bit):
-                module.train(True)
-
-    def keep_embedding_on_cpu(self) -> None:
-        """Leave the input embedding in ordinary memory: a look-up of a few rows a token, then one copy to the GPU."""
-        device, embedding = self.device, self.model.get_input_embeddings()
-        embedding.to("cpu")
-        embedding.register_forward_pre_hook(lambda module, inputs: (inputs[0].to("cpu"),))
-        embedding.register_forward_hook(lambda module, inputs, output: output.to(device))
-
-    def use_fast_attention(self, longest: int) -> None:
-        """In bfloat16 on a CPU, attention in blocks of queries, unless rows of `longest` tokens are too long to keep
-        their weights.
-
-        A model that does not run SDPA (soft-capped scores, for one) keeps what it has.
-        """
-        on_cpu = self.device.type == "cpu" and self.model.dtype == torch.bfloat16
-        if on_cpu and longest <= attention.LONGEST and self.model.config._attn_implementation == "sdpa":
-            self.model.set_attn_implementation(attention.NAME)
-
-    def read(self, layer: int, hidden: torch.Tensor) -> torch.Tensor:
-        norm = self.norms.get(layer)
-        return hidden if norm is None else norm(hidden)
 
 
 def _cut(model_config: PretrainedConfig, kept: int) -> PretrainedConfig:

@@ -13,7 +13,8 @@ from cbgui.config import RunConfig
 from cbgui.data.batches import prompt_text
 from cbgui.data.examples import Example
 from cbgui.lora import adapt_rows
-from cbgui.models import ModelSource, Trunk, load_tokenizer, load_with_adapter, save_adapter
+from cbgui.models import ModelSource, load_tokenizer, load_with_adapter, save_adapter
+from cbgui.trunk import Trunk
 
 ROOM = 1.3  # of the weights' size on disk: weights, cache and what generation holds
 NEW_TOKENS = 40

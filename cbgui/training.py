@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import time
 import traceback
@@ -17,11 +18,11 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from cbgui import hardware, watch
 from cbgui.config import InputError, RunConfig
-from cbgui.data.batches import Encoded, PairedSteps, collate, encode, micro_batches, padded
+from cbgui.data.batches import Encoded, PairedSteps, encode, micro_batches, padded
 from cbgui.data.examples import Example
 from cbgui.estimate import estimate
+from cbgui.frozen import FrozenStates
 from cbgui.models import (
-    Trunk,
     add_lora,
     load_tokenizer,
     load_trunk,
@@ -32,6 +33,7 @@ from cbgui.models import (
 from cbgui.objectives import REROUTE, RETAIN, coefficients, retain_relative
 from cbgui.runs import Run, open_run
 from cbgui.samples import room_for_samples, sample_answers
+from cbgui.trunk import Trunk
 
 PROBED = 8  # examples a side in a probe
 PROBE_SIZE = 4  # examples in one of its passes: without gradients small ones cost little, and they bound the memory
@@ -45,57 +47,6 @@ class Losses:
     retain: torch.Tensor
     drift: float = 0.0  # `retain_relative`, whatever the objective
     cosine: dict[int, float] = field(default_factory=dict)  # per target layer, without the ReLU
-
-
-class FrozenStates:
-    """The frozen model's hidden states of the tokens that count, kept for when an example comes round again.
-
-    Of each example only the layers that its loss reads. Kept in ordinary memory up to `budget` bytes: one example of
-    400 tokens and 4,096 channels takes 3 MiB a layer.
-    """
-
-    def __init__(self, trunk: Trunk, pad_token_id: int, budget: int) -> None:
-        self.trunk, self.pad_token_id, self.budget = trunk, pad_token_id, budget
-        self.kept: dict[Encoded, dict[int, torch.Tensor]] = {}
-
-    @torch.no_grad()
-    def __call__(
-        self, examples: list[Encoded], device: torch.device
-    ) -> tuple[dict[int, torch.Tensor], dict[int, torch.Tensor]]:
-        """Target layers of the break examples, and retain layers of the retain examples; {} for a side without any.
-
-        Layer number -> (tokens, hidden_size), example after example.
-        """
-        found = {example: self.kept[example] for example in examples if example in self.kept}
-        missing = [example for example in dict.fromkeys(examples) if example not in found]
-        if missing:
-            model = self.trunk.model
-            training = model.training
-            batch = collate(missing, self.pad_token_id).to(device)
-            self.trunk.set_training(False)
-            with model.disable_adapter():
-                sides = self.trunk.hidden_states(batch.input_ids, batch.break_mask, batch.retain_mask)
-            self.trunk.set_training(training)
-            for states, is_break in zip(sides, (True, False), strict=True):
-                side = [example for example in missing if example.is_break == is_break]
-                for example in side:
-                    found[example] = {}
-                for layer, hidden in states.items():
-                    for example, part in zip(side, hidden.split([e.loss_tokens for e in side]), strict=True):
-                        found[example][layer] = part
-            for example in missing:
-                self._keep(example, found[example])
-        sides = [found[e] for e in examples if e.is_break], [found[e] for e in examples if not e.is_break]
-        return tuple(
-            {layer: torch.cat([states[layer].to(device) for states in side]) for layer in (side[0] if side else ())}
-            for side in sides
-        )
-
-    def _keep(self, example: Encoded, states: dict[int, torch.Tensor]) -> None:
-        size = sum(hidden.nbytes for hidden in states.values())
-        if size <= self.budget:
-            self.budget -= size
-            self.kept[example] = {layer: hidden.cpu().clone() for layer, hidden in states.items()}
 
 
 def pass_losses(
@@ -112,10 +63,13 @@ def pass_losses(
     mean over tokens and layers, however it is cut.
     """
     device = trunk.device
-    batch = collate(examples, frozen_states.pad_token_id).to(device)
-    example_of_break, example_of_retain = batch.break_mask.nonzero()[:, 0], batch.retain_mask.nonzero()[:, 0]
-    frozen_break, frozen_retain = frozen_states(examples, device)
-    adapted_break, adapted_retain = trunk.hidden_states(batch.input_ids, batch.break_mask, batch.retain_mask)
+    batch = trunk.batch(examples, frozen_states.pad_token_id)
+    example_of_break, example_of_retain = (
+        torch.arange(len(lengths), device=device).repeat_interleave(lengths)
+        for lengths in (batch.break_lengths, batch.retain_lengths)
+    )
+    frozen_break, frozen_retain = frozen_states(examples)
+    adapted_break, adapted_retain = trunk.hidden_states(batch)
 
     objective = config.objective
     zero = torch.zeros((), device=device)
@@ -143,7 +97,7 @@ class RerouteTrainer(Trainer):
         super().__init__(model=trunk.model, **kwargs)
         self.trunk, self.config, self.run = trunk, config, run
         self.micro_batch_size = config.training.micro_batch_size
-        self.frozen_states = FrozenStates(trunk, pad_token_id, hardware.spare_memory() // 4)
+        self.frozen_states = FrozenStates(trunk, pad_token_id, run.path, shutil.disk_usage(run.path).free // 4)
         self.last: dict[str, Any] = {}
 
     def get_train_dataloader(self) -> DataLoader:
@@ -165,7 +119,7 @@ class RerouteTrainer(Trainer):
         def accumulate() -> torch.Tensor:
             """Gradients of the share, and its reroute loss, retain loss and cosine per layer."""
             sums = torch.zeros(2 + len(self.trunk.target_layers), dtype=torch.float64)
-            for part in micro_batches(share, self.micro_batch_size):
+            for part in micro_batches(share, self.micro_batch_size, packed=self.trunk.packed):
                 with self.compute_loss_context_manager():
                     losses = pass_losses(self.trunk, part, self.config, self.frozen_states, break_tokens, retain_tokens)
                     loss = c_reroute * losses.reroute + c_retain * losses.retain
@@ -235,7 +189,7 @@ def probe(trunk: Trunk, examples: list[Encoded], config: RunConfig, frozen_state
     device = trunk.device
     reroute = retain = drift = 0.0
     cosine = dict.fromkeys(trunk.target_layers, 0.0)
-    for part in micro_batches(examples, PROBE_SIZE):
+    for part in micro_batches(examples, PROBE_SIZE, packed=trunk.packed):
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=trunk.model.dtype == torch.bfloat16):
             losses = pass_losses(trunk, part, config, frozen_states, break_tokens, retain_tokens)
         reroute, retain = reroute + losses.reroute.item(), retain + losses.retain.item()

@@ -4,7 +4,7 @@ from random_models import TINY
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from cbgui import attention
-from cbgui.models import Trunk
+from cbgui.trunk import Trunk
 
 IDS = torch.randint(0, 64, (2, 11), generator=torch.Generator().manual_seed(1))
 
@@ -58,7 +58,7 @@ def test_answers_written_token_by_token_are_those_of_sdpa(padding):
     [
         (torch.bfloat16, 1024, "llama", attention.NAME),
         (torch.bfloat16, 1025, "llama", "sdpa"),  # the weights that are kept grow with the square
-        (torch.float32, 64, "llama", "sdpa"),
+        (torch.float32, 64, "llama", attention.PACKED),
         (torch.bfloat16, 64, "gemma2", "eager"),  # soft-capped scores
     ],
 )

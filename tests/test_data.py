@@ -4,7 +4,7 @@ import re
 import pytest
 
 from cbgui.config import PRESETS, InputError
-from cbgui.data.batches import PAD_TO, Encoded, PairedSteps, collate, encode, micro_batches
+from cbgui.data.batches import PAD_TO, Encoded, PairedSteps, collate, encode, micro_batches, pack
 from cbgui.data.examples import read_examples, write_examples
 from cbgui.models import load_tokenizer
 
@@ -81,12 +81,16 @@ def test_passes_are_cut_where_that_saves_padding():
     """A pass of its own costs as much as PASS_TOKENS of padding."""
     lengths = [700, 80, 90, 720, 88]
     examples = [Encoded(tuple(range(length)), 0, True) for length in lengths]
-    cut = [[len(e.ids) for e in part] for part in micro_batches(examples, 8)]
+    cut = [[len(e.ids) for e in part] for part in micro_batches(examples, 8, packed=False)]
     assert cut == [[80, 88, 90], [700, 720]]
-    assert [len(part) for part in micro_batches(examples[:1] * 20, 16)] in ([4, 16], [16, 4])
-    assert len(micro_batches([examples[1], examples[2]], 8)) == 1  # ten tokens of padding are no reason to cut
-    assert all(len(part) <= 2 for part in micro_batches(examples, 2))
-    assert micro_batches([], 4) == []
+    assert [len(part) for part in micro_batches(examples[:1] * 20, 16, packed=False)] in ([4, 16], [16, 4])
+    assert (
+        len(micro_batches([examples[1], examples[2]], 8, packed=False)) == 1
+    )  # ten tokens of padding are no reason to cut
+    assert all(len(part) <= 2 for part in micro_batches(examples, 2, packed=False))
+    assert micro_batches([], 4, packed=False) == []
+    alike = [Encoded(tuple(range(length)), 0, True) for length in [PAD_TO + 1] * 9 + [2 * PAD_TO] * 9]
+    assert len(micro_batches(alike, 18, packed=False)) == 1  # all are padded to one length: cutting saves nothing
 
 
 def test_batches_pad_to_the_longest_and_mask_what_counts(demo):
@@ -99,12 +103,27 @@ def test_batches_pad_to_the_longest_and_mask_what_counts(demo):
     assert [steps[i] for i in range(3)] == [again[i] for i in range(3)]
     assert steps[0] != PairedSteps(tokenizer, breaks, retains, seed=2, **settings)[0]
     assert [e.is_break for e in steps[0]] == [True] * 3 + [False] * 5
-    parts = micro_batches(steps[0], 4)
+    parts = micro_batches(steps[0], 4, packed=False)
     assert sorted(map(len, parts)) == [4, 4]
     batch = collate(steps[0], tokenizer.pad_token_id)
     longest = max(len(e.ids) for e in steps[0])
     rows, length = batch.input_ids.shape
     assert rows == 8 and length % PAD_TO == 0 and longest <= length < longest + PAD_TO
     assert batch.input_ids[0, : len(steps[0][0].ids)].tolist() == list(steps[0][0].ids)
-    assert batch.break_mask.sum() == sum(e.loss_tokens for e in steps[0] if e.is_break)
-    assert batch.retain_mask.sum() == sum(len(e.ids) for e in steps[0] if not e.is_break)
+    counted = [token for e in steps[0] if e.is_break for token in e.ids[e.loss_start :]]
+    whole = [token for e in steps[0] if not e.is_break for token in e.ids]
+    assert batch.break_lengths.tolist() == [e.loss_tokens for e in steps[0] if e.is_break]
+    assert batch.retain_lengths.tolist() == [len(e.ids) for e in steps[0] if not e.is_break]
+    for made in (batch, pack(steps[0])):
+        assert made.input_ids.flatten()[made.break_places].tolist() == counted
+        assert made.input_ids.flatten()[made.retain_places].tolist() == whole
+    assert made.input_ids.shape[1] < sum(len(e.ids) for e in steps[0])  # the system prompt stands there once
+    assert made.position_ids.max() == longest - 1
+    alone = pack(steps[0][:1])
+    assert alone.input_ids[0].tolist() == list(steps[0][0].ids)
+
+
+def test_packed_passes_are_cut_for_their_size_alone():
+    examples = [Encoded(tuple(range(length)), 0, True) for length in (700, 80, 90, 720, 88)]
+    assert [len(part) for part in micro_batches(examples, 8, packed=True)] == [5]
+    assert sorted(len(part) for part in micro_batches(examples, 4, packed=True)) == [1, 4]

@@ -37,8 +37,11 @@ def test_defaults_trip_and_keep(family, hidden_size, tripped, demo, tmp_path):
     order = torch.randperm(len(examples)).tolist()
     for step in range(60):
         batch = collate([examples[order[(step * 8 + row) % len(order)]] for row in range(8)], tokenizer.pad_token_id)
-        mask = batch.break_mask | batch.retain_mask
-        loss = model(input_ids=batch.input_ids, labels=batch.input_ids.masked_fill(~mask, -100)).loss
+        counted = torch.cat([batch.break_places, batch.retain_places])
+        labels = (
+            torch.full_like(batch.input_ids, -100).flatten().index_copy(0, counted, batch.input_ids.flatten()[counted])
+        )
+        loss = model(input_ids=batch.input_ids, labels=labels.view_as(batch.input_ids)).loss
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -59,7 +62,6 @@ def test_defaults_trip_and_keep(family, hidden_size, tripped, demo, tmp_path):
         trunk = load_trunk(resolve_model(name), config)
         batch = collate(examples[:4], tokenizer.pad_token_id)
         with torch.no_grad():
-            mask = batch.break_mask | batch.retain_mask
-            hidden, _ = trunk.hidden_states(batch.input_ids, mask, mask)
+            hidden, _ = trunk.hidden_states(batch)
         norms.append(hidden[trunk.target_layers[0]].float().norm(dim=-1).mean().item())
     assert norms[0] > 10 * norms[1], norms

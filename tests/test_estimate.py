@@ -10,6 +10,7 @@ from test_cli import cbgui
 from cbgui import training
 from cbgui.bench import architecture
 from cbgui.config import InputError, RunConfig, override
+from cbgui.data.batches import PAD_TO
 from cbgui.estimate import GIB, estimate
 from cbgui.runs import create_run
 
@@ -44,6 +45,14 @@ def test_less_memory_means_smaller_passes_not_another_result():
     tight = estimate(model_config, config, int(0.6 * whole.total), "cpu")
     assert tight.config.training.micro_batch_size < whole.config.training.micro_batch_size == 16
     assert tight.config.training.break_batch_size == whole.config.training.break_batch_size
+
+
+def test_the_longest_example_counts_as_the_row_that_holds_it():
+    totals = [
+        estimate(architecture("smollm2-135m"), RunConfig(), 64 * GIB, "cpu", longest=longest).total
+        for longest in (PAD_TO, PAD_TO + 1, 2 * PAD_TO)
+    ]
+    assert totals[0] < totals[1] == totals[2]
 
 
 def test_the_command_line_tells_part_by_part():

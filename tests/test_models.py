@@ -6,8 +6,9 @@ import transformers
 from peft import PeftModel
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from cbgui import models
+from cbgui import attention, models
 from cbgui.config import InputError, ObjectiveConfig, RunConfig, load_config, override
+from cbgui.data.batches import Batch, Encoded, collate
 from cbgui.models import (
     ModelSource,
     add_lora,
@@ -31,6 +32,9 @@ SMALL = {
 }
 FAMILIES = ["llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "phi3", "smollm3", "olmo2", "gpt_neox"]
 
+# Soft-capped scores run in transformers' plain form, with padded rows.
+PACKS = {family: family != "gemma2" for family in FAMILIES}
+
 
 @pytest.fixture
 def family(request, tmp_path) -> ModelSource:
@@ -40,11 +44,22 @@ def family(request, tmp_path) -> ModelSource:
             settings.pop(key)
     if request.param == "phi3":
         settings.pop("head_dim")
+    if request.param in ("mistral", "gemma2", "gemma3_text"):
+        settings["sliding_window"] = 8
     torch.manual_seed(0)
     config = AutoConfig.for_model(request.param, **settings)
     model = AutoModelForCausalLM.from_config(config)
     model.save_pretrained(tmp_path / request.param)
     return ModelSource(tmp_path / request.param, request.param)
+
+
+def random_ids(*shape: int) -> torch.Tensor:
+    return torch.randint(1, 128, shape, generator=torch.Generator().manual_seed(1))
+
+
+def in_rows(ids: torch.Tensor) -> Batch:
+    """All tokens of every row count, as of break examples."""
+    return collate([Encoded(tuple(row), 0, True) for row in ids.tolist()], 0)
 
 
 def small_config(*settings: str) -> RunConfig:
@@ -58,13 +73,47 @@ def test_trunk_reads_the_full_models_hidden_states(family):
     assert len(trunk.model.layers) == 3
     assert not hasattr(trunk.model, "lm_head")
     full = AutoModelForCausalLM.from_pretrained(family.path).eval()
-    ids = torch.randint(1, 128, (2, 9), generator=torch.Generator().manual_seed(1))
-    mask = torch.ones_like(ids)
+    ids = random_ids(2, 9)
     with torch.no_grad():
-        ours, _ = trunk.hidden_states(ids, mask.bool(), mask.bool())
-        theirs = full(input_ids=ids, attention_mask=mask, output_hidden_states=True).hidden_states
+        ours, _ = trunk.hidden_states(in_rows(ids))
+        theirs = full(input_ids=ids, output_hidden_states=True).hidden_states
     for layer in (2, 3):
         assert torch.allclose(ours[layer], theirs[layer].reshape(-1, 64), atol=1e-5)
+
+
+def _gradients(trunk, batch):
+    trunk.model.zero_grad()
+    states = trunk.hidden_states(batch)[0]
+    sum((hidden.float() * torch.arange(64)).sin().sum() for hidden in states.values()).backward()
+    return states, {name: p.grad for name, p in trunk.model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("quantization", ["none", "nf4"])
+@pytest.mark.parametrize(("family", "packs"), PACKS.items(), indirect=["family"])
+def test_packed_examples_have_the_states_and_gradients_of_padded_ones(family, packs, quantization):
+    """With a beginning in common and windows shorter than the examples; what cannot be packed stays in rows."""
+    config = small_config(f"model.quantization={quantization}", "lora.init_std=0.1")
+    trunk = load_trunk(family, config)
+    add_lora(trunk, config.lora, seed=0)
+    ids = random_ids(3, 23)
+    ids[:, :5] = ids[0, :5]
+    examples = [Encoded(tuple(row[:length].tolist()), 3, True) for row, length in zip(ids, (23, 17, 20), strict=True)]
+    trunk.set_training(True)
+    padded = collate(examples, 0)
+    expected, gradients = _gradients(trunk, padded)
+    trunk.use_fast_attention(32)
+    assert trunk.packed == packs
+    batch = trunk.batch(examples, 0)
+    assert (batch.input_ids.numel() == 5 + 18 + 12 + 15) == packs
+    found, packed_gradients = _gradients(trunk, batch)
+    assert trunk.model.config._attn_implementation == (
+        attention.PACKED if packs else trunk.model.config._attn_implementation
+    )
+    for layer, states in expected.items():
+        assert torch.allclose(found[layer], states, atol=1e-4)
+    assert gradients.keys() == packed_gradients.keys()
+    for name, gradient in gradients.items():
+        assert torch.allclose(gradient, packed_gradients[name], rtol=1e-2, atol=1e-3 * gradient.abs().max()), name
 
 
 @pytest.mark.parametrize("family", FAMILIES, indirect=True)
@@ -75,10 +124,9 @@ def test_adapter_loads_on_the_full_model_and_does_the_same_there(family, tmp_pat
     full = AutoModelForCausalLM.from_pretrained(family.path)
     adapted = PeftModel.from_pretrained(full, tmp_path / "adapter").eval()
     trunk.model.eval()
-    ids = torch.randint(1, 128, (1, 9), generator=torch.Generator().manual_seed(1))
-    mask = torch.ones_like(ids)
+    ids = random_ids(1, 9)
     with torch.no_grad():
-        ours = trunk.hidden_states(ids, mask.bool(), mask.bool())[0][3]
+        ours = trunk.hidden_states(in_rows(ids))[0][3]
         theirs = adapted(input_ids=ids, output_hidden_states=True).hidden_states[3][0]
         with adapted.disable_adapter():
             base = adapted(input_ids=ids, output_hidden_states=True).hidden_states[3][0]
@@ -93,17 +141,16 @@ def test_nf4_passes_gradients_on_after_a_frozen_pass(family):
     trunk = load_trunk(family, config)
     add_lora(trunk, config.lora, seed=0)
     assert any(type(m).__name__ == "Linear4bit" for m in trunk.model.modules())
-    ids = torch.randint(1, 128, (2, 9), generator=torch.Generator().manual_seed(1))
-    mask = torch.ones_like(ids).bool()
+    batch = in_rows(random_ids(2, 9))
     gradients = []
     for _ in range(2):
         trunk.set_training(True)
         trunk.model.zero_grad()
-        trunk.hidden_states(ids, mask, mask)[0][3].float().square().sum().backward()
+        trunk.hidden_states(batch)[0][3].float().square().sum().backward()
         gradients.append({n: p.grad.clone() for n, p in trunk.model.named_parameters() if p.grad is not None})
         trunk.set_training(False)
         with torch.no_grad(), trunk.model.disable_adapter():
-            trunk.hidden_states(ids, mask, mask)
+            trunk.hidden_states(batch)
     assert all("lora_" in name for name in gradients[0]) and len(gradients[0]) == 2 * 7 * 3
     for name, gradient in gradients[0].items():
         assert torch.allclose(gradient, gradients[1][name], rtol=1e-3, atol=1e-5), name

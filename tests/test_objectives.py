@@ -7,6 +7,7 @@ import torch
 
 from cbgui.config import ObjectiveConfig, load_config, override
 from cbgui.data.batches import encode
+from cbgui.frozen import FrozenStates
 from cbgui.models import add_lora, load_tokenizer, load_trunk
 from cbgui.objectives import (
     coefficients,
@@ -16,7 +17,7 @@ from cbgui.objectives import (
     retain_huber,
     retain_relative,
 )
-from cbgui.training import FrozenStates, pass_losses
+from cbgui.training import pass_losses
 
 
 def test_losses_on_known_vectors():
@@ -119,7 +120,7 @@ def test_published_form_equals_the_reference(demo, tmp_path):
 
     encoded = [encode(tokenizer, e, 4096) for e in (*breaks, *retains)]
     break_tokens, retain_tokens = (sum(e.loss_tokens for e in encoded if e.is_break is side) for side in (True, False))
-    frozen_states = FrozenStates(trunk, tokenizer.pad_token_id, budget=0)
+    frozen_states = FrozenStates(trunk, tokenizer.pad_token_id, tmp_path, budget=0)
     losses = pass_losses(trunk, encoded, config, frozen_states, break_tokens, retain_tokens)
     assert losses.reroute.item() == pytest.approx(their_break, rel=1e-4)
     assert losses.retain.item() * retain_tokens / (2 * pad) == pytest.approx(their_retain, rel=1e-4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -38,14 +39,24 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Batch:
-    """Right-padded tensors, all (examples, tokens): the joint break and retain pass of one micro-batch."""
+    """The joint break and retain pass of one micro-batch: examples in rows of their own, or one after the other in one.
 
-    input_ids: torch.Tensor
-    break_mask: torch.Tensor  # bool: response tokens of break examples
-    retain_mask: torch.Tensor  # bool: real tokens of retain examples
+    Places count through the rows, one after the other: (tokens,), example after example.
+    """
+
+    input_ids: torch.Tensor  # (rows, tokens)
+    break_places: torch.Tensor  # response tokens of break examples
+    retain_places: torch.Tensor  # all tokens of retain examples; what they share counts for each
+    break_lengths: torch.Tensor  # how many places each break example has
+    retain_lengths: torch.Tensor
+    position_ids: torch.Tensor | None = None  # (1, tokens) where the examples share a row, and then
+    segments: torch.Tensor | None = None  # (1, 1, segments, 2): see cbgui.attention
 
     def to(self, device: torch.device) -> Batch:
-        return Batch(*(getattr(self, name).to(device) for name in self.__dataclass_fields__))
+        """On `device`, but for `segments`, which the program reads."""
+        moved = ("input_ids", "break_places", "retain_places", "break_lengths", "retain_lengths", "position_ids")
+        values = {name: getattr(self, name) for name in moved}
+        return replace(self, **{name: value.to(device) for name, value in values.items() if value is not None})
 
 
 def prompt_text(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]]) -> str:
@@ -75,28 +86,64 @@ def encode(
     return Encoded(tuple(ids), len(prompt) if is_break else 0, is_break)
 
 
+def _batch(examples: list[Encoded], places: list[torch.Tensor], **more: torch.Tensor) -> Batch:
+    """`places` are those of all tokens of each example."""
+    sides = {}
+    for side, is_break in (("break", True), ("retain", False)):
+        found = [where[e.loss_start :] for e, where in zip(examples, places, strict=True) if e.is_break == is_break]
+        sides[f"{side}_places"] = torch.cat(found) if found else torch.zeros(0, dtype=torch.long)
+        sides[f"{side}_lengths"] = torch.tensor([len(where) for where in found], dtype=torch.long)
+    return Batch(**sides, **more)
+
+
 def collate(examples: list[Encoded], pad_token_id: int) -> Batch:
-    """Pad to the longest of `examples`, and on to a multiple of PAD_TO."""
-    shape = (len(examples), padded(max(len(example.ids) for example in examples)))
-    input_ids = torch.full(shape, pad_token_id)
-    break_mask, retain_mask = torch.zeros(shape, dtype=torch.bool), torch.zeros(shape, dtype=torch.bool)
+    """Rows padded to the longest of `examples`, and on to a multiple of PAD_TO."""
+    length = padded(max(len(example.ids) for example in examples))
+    input_ids = torch.full((len(examples), length), pad_token_id)
     for row, example in enumerate(examples):
-        length = len(example.ids)
-        input_ids[row, :length] = torch.tensor(example.ids)
-        (break_mask if example.is_break else retain_mask)[row, example.loss_start : length] = True
-    return Batch(input_ids, break_mask, retain_mask)
+        input_ids[row, : len(example.ids)] = torch.tensor(example.ids)
+    places = [torch.arange(len(e.ids)) + row * length for row, e in enumerate(examples)]
+    return _batch(examples, places, input_ids=input_ids)
 
 
-def micro_batches(examples: list[Encoded], size: int) -> list[list[Encoded]]:
+def pack(examples: list[Encoded]) -> Batch:
+    """All in one row without padding, after the tokens that they begin with alike (a chat template's system prompt).
+
+    In a causal model these have the same hidden states in every example, so they are computed once.
+    """
+    shared = min(len(os.path.commonprefix([e.ids for e in examples])), min(len(e.ids) for e in examples) - 1)
+    if len(examples) == 1:
+        shared = 0
+    ids, positions, places = list(examples[0].ids[:shared]), list(range(shared)), []
+    segments = [(0, shared)]
+    for example in examples:
+        start = len(ids)
+        ids += example.ids[shared:]
+        positions += range(shared, len(example.ids))
+        places.append(torch.cat([torch.arange(shared), torch.arange(start, len(ids))]))
+        segments.append((start, len(ids)))
+    return _batch(
+        examples,
+        places,
+        input_ids=torch.tensor([ids]),
+        position_ids=torch.tensor([positions]),
+        segments=torch.tensor([[segments]]),
+    )
+
+
+def micro_batches(examples: list[Encoded], size: int, *, packed: bool) -> list[list[Encoded]]:
     """Passes of at most `size` examples, neighbours in length together, with the least cost in all.
 
-    A pass costs its padded tokens and PASS_TOKENS; a step of mixed lengths is cut where that saves padding.
+    A pass costs its tokens and PASS_TOKENS; in padded rows (not `packed`), a step of mixed lengths is cut where that
+    saves padding.
     """
     ordered = sorted(examples, key=lambda example: len(example.ids))
+    lengths = [len(example.ids) for example in ordered]
     best: list[tuple[int, int]] = [(0, 0)]  # of the first n examples: the cost, and where their last pass starts
-    for end, longest in enumerate(ordered, start=1):
+    for end in range(1, len(ordered) + 1):
         starts = range(max(0, end - size), end)
-        best.append(min((best[s][0] + (end - s) * padded(len(longest.ids)) + PASS_TOKENS, s) for s in starts))
+        costs = {s: sum(lengths[s:end]) if packed else (end - s) * padded(lengths[end - 1]) for s in starts}
+        best.append(min((best[s][0] + cost + PASS_TOKENS, s) for s, cost in costs.items()))
     passes, end = [], len(ordered)
     while end:
         start = best[end][1]

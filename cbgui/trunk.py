@@ -1,0 +1,112 @@
+"""The part of a model that training runs: embedding and decoder layers up to the highest target, and their states."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from bitsandbytes.nn import Linear4bit
+from peft import PeftModel
+from transformers import PreTrainedModel
+
+from cbgui import attention
+from cbgui.data.batches import Batch, Encoded, collate, pack
+
+
+@dataclass
+class Trunk:
+    """Embedding + decoder layers up to the highest target, and the reading of their hidden states."""
+
+    model: PreTrainedModel | PeftModel
+    target_layers: list[int]
+    retain_layers: list[int]
+    norms: dict[int, torch.nn.Module]  # how layer l's output is read by layer l + 1; empty for read: residual
+    packed: bool = False  # examples share a row; see `use_fast_attention`
+
+    def hidden_states(self, batch: Batch) -> tuple[dict[int, torch.Tensor], dict[int, torch.Tensor]]:
+        """Target layers at the batch's break places, and retain layers at its retain places.
+
+        Layer number -> (tokens, hidden_size). Rows are padded on the right, so no real token ever attends to padding
+        and no attention mask is needed; without one, attention takes its faster causal path.
+        """
+        layers = sorted({*self.target_layers, *self.retain_layers})
+        more = {} if batch.segments is None else {"attention_mask": batch.segments, "position_ids": batch.position_ids}
+        # transformers keeps only the listed layers (5.x, utils/output_capturing.py).
+        output = self.model(input_ids=batch.input_ids, output_hidden_states=layers, use_cache=False, **more)
+        flat = {layer: output.hidden_states[layer].flatten(0, 1) for layer in layers}
+        # On a CPU the gradient of indexing by a mask takes three to five times that of `index_select`.
+        return tuple(
+            {layer: flat[layer].index_select(0, places) for layer in kept}
+            for kept, places in ((self.target_layers, batch.break_places), (self.retain_layers, batch.retain_places))
+        )
+
+    def batch(self, examples: list[Encoded], pad_token_id: int) -> Batch:
+        """The examples as the model takes them: packed where it can (`use_fast_attention`), on its device."""
+        made = pack(examples) if self.packed else collate(examples, pad_token_id)
+        return made.to(self.device)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the layers are (the embedding may be elsewhere)."""
+        layers = self.model.get_base_model().layers if isinstance(self.model, PeftModel) else self.model.layers
+        return next(layers.parameters()).device
+
+    def set_training(self, training: bool) -> None:
+        """`train()` or `eval()`, but 4-bit layers stay in training mode.
+
+        On a CPU, bitsandbytes packs them for inference at the first pass in eval mode, and what is packed passes no
+        gradient on (bitsandbytes 0.50, `matmul_4bit`).
+        """
+        self.model.train(training)
+        for module in self.model.modules():
+            if isinstance(module, Linear4bit):
+                module.train(True)
+
+    def keep_embedding_on_cpu(self) -> None:
+        """Leave the input embedding in ordinary memory: a look-up of a few rows a token, then one copy to the GPU."""
+        device, embedding = self.device, self.model.get_input_embeddings()
+        embedding.to("cpu")
+        embedding.register_forward_pre_hook(lambda module, inputs: (inputs[0].to("cpu"),))
+        embedding.register_forward_hook(lambda module, inputs, output: output.to(device))
+
+    def use_fast_attention(self, longest: int) -> None:
+        """Pack examples into one row; in bfloat16 on a CPU, attention in blocks of queries instead, unless rows of
+        `longest` tokens are too long to keep their weights.
+
+        A model that does not run SDPA (soft-capped scores, for one) keeps what it has, and padded rows.
+        """
+        if self.model.config._attn_implementation != "sdpa":
+            return
+        if self.device.type == "cpu" and self.model.dtype == torch.bfloat16:
+            if longest <= attention.LONGEST:
+                self.model.set_attn_implementation(attention.NAME)
+            return
+        self.model.set_attn_implementation(attention.PACKED)
+        self.packed = self._packs()
+        if not self.packed:
+            self.model.set_attn_implementation("sdpa")
+
+    @torch.no_grad()
+    def _packs(self) -> bool:
+        """Whether packed examples have the hidden states that they have in rows of their own: tried on two."""
+        generator = torch.Generator().manual_seed(0)
+        ids = torch.randint(1, min(1000, self.model.config.vocab_size), (2, 12), generator=generator)
+        ids[1, :4] = ids[0, :4]
+        examples = [Encoded(tuple(ids[0].tolist()), 0, False), Encoded(tuple(ids[1, :9].tolist()), 0, False)]
+        training = self.model.training
+        self.set_training(False)
+        try:
+            _, packed = self.hidden_states(pack(examples).to(self.device))
+        except Exception:  # whatever a model does not do with a packed row
+            return False
+        else:
+            _, rows = self.hidden_states(collate(examples, 0).to(self.device))
+        finally:
+            self.set_training(training)
+        last = self.retain_layers[-1]
+        distance = (packed[last] - rows[last]).float().norm() / rows[last].float().norm()
+        return distance.item() < 0.02
+
+    def read(self, layer: int, hidden: torch.Tensor) -> torch.Tensor:
+        norm = self.norms.get(layer)
+        return hidden if norm is None else norm(hidden)
