@@ -1,7 +1,8 @@
 import pytest
 import torch
 from random_models import TINY
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from cbgui import attention
 from cbgui.trunk import Trunk
@@ -66,3 +67,15 @@ def test_blocks_are_chosen_where_they_were_measured_faster(dtype, longest, kind,
     model = tiny(kind).model.to(dtype)
     Trunk(model, [1], [1], {}).use_fast_attention(longest)
     assert model.config._attn_implementation == chosen
+
+
+def test_a_model_that_reads_a_packed_row_otherwise_keeps_padded_rows(monkeypatch):
+    def across_examples(module, query, key, value, attention_mask, *rest, **more):
+        return sdpa_attention_forward(module, query, key, value, None, *rest, **more)
+
+    for packs, function in ((True, attention.packed), (False, across_examples)):
+        monkeypatch.setitem(AttentionInterface._global_mapping, attention.PACKED, function)
+        trunk = Trunk(tiny("llama").model, [1], [1], {})
+        trunk.use_fast_attention(64)
+        assert trunk.packed == packs
+        assert trunk.model.config._attn_implementation == (attention.PACKED if packs else "sdpa")
