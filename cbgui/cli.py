@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -323,6 +325,10 @@ def bench(
     sizes = [f"training.break_batch_size={batch}", f"training.retain_batch_size={batch}", f"data.max_tokens={tokens}"]
     config = override(RunConfig(), [*sizes, *(assignments or [])])
     limit = parse_size(memory, "--memory") if memory else None
+    environment = runs.training_environment()
+    if not environment.items() <= os.environ.items():  # the C library reads at its start what training gives it
+        again = subprocess.run([sys.executable, "-m", "cbgui", *sys.argv[1:]], env=os.environ | environment)
+        raise typer.Exit(again.returncode)
     text = json.dumps(run_bench(model, config, layers=layers, memory=limit, steps=steps), indent=2)
     typer.echo(text)
     if output is not None:

@@ -15,7 +15,7 @@ from transformers import PretrainedConfig
 
 from cbgui import attention
 from cbgui.config import InputError, RunConfig
-from cbgui.data.batches import padded
+from cbgui.data.batches import CPU_PASS_TOKENS, padded, pass_tokens, passes
 from cbgui.models import compute_dtype, empty_trunk, target_layers
 from cbgui.trunk import Trunk
 
@@ -27,10 +27,12 @@ BFLOAT16_CONTEXT = 80 * 2**20  # oneDNN's kernels for bfloat16 on a CPU and thei
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)  # a weight: 4 bits, an 8-bit scale each 64, a float32 scale each 256 of these
 DATA = 130 * 2**20  # tokenizer, examples and what writes events and checkpoints; the bench has none of it
 # 4-bit layers keep PEFT's forward, which holds more (measured), by the bytes of a number: bfloat16, float32.
-NF4_ACTIVATIONS = {2: 1.15, 4: 1.36}
+NF4_ACTIVATIONS = {2: 1.15, 4: 1.1}
 SLACK = 1.06  # allocator rounding and fragments
-# On a CPU without gradient checkpointing freed blocks are kept, in pieces (measured), by the bytes of a number.
-KEPT_SLACK = {2: 1.29, 4: 1.18}
+# On a CPU without gradient checkpointing freed blocks are kept, and do not fit the next pass (measured), by the bytes
+# of a number and whether a step has more than one pass.
+KEPT_SLACK = {(2, False): 1.29, (2, True): 1.45, (4, False): 1.0, (4, True): 1.45}
+Steps = list[list[int]] | None
 MICRO_BATCHES = (64, 32, 16, 8, 4, 2, 1)
 
 
@@ -108,18 +110,23 @@ def _activation_bytes(shape: _Shape, width: int, length: int, r: int, *, blocks:
 
 
 def parts_of(
-    trunk: Trunk, config: RunConfig, device: str, *, longest: int | None = None, with_data: bool = True
+    trunk: Trunk, config: RunConfig, device: str, *, steps: Steps = None, shared: int = 0, with_data: bool = True
 ) -> list[Part]:
-    """The parts for concrete settings. `longest` is the longest example's tokens; `data.max_tokens` by default."""
+    """The parts for concrete settings; `steps` and `shared` as for `estimate`."""
     training, shape = config.training, _shape(trunk)
     width = torch.finfo(compute_dtype(config.model)).bits // 8
-    length = padded(longest or config.data.max_tokens)
-    rows = min(training.micro_batch_size, training.batch_size)
-    tokens = rows * length
+    steps = steps or [[config.data.max_tokens] * training.batch_size]
+    length = padded(max(max(lengths) for lengths in steps))
+    sdpa = trunk.model.config._attn_implementation == "sdpa"
+    packed = sdpa and not (device == "cpu" and width == 2)  # as Trunk.use_fast_attention chooses
+    how = {"packed": packed, "shared": shared}
+    limit = CPU_PASS_TOKENS if device == "cpu" else None
+    cuts = [(lengths, passes(lengths, training.micro_batch_size, max_tokens=limit, **how)) for lengths in steps]
+    tokens = max(pass_tokens([lengths[place] for place in part], **how) for lengths, parts in cuts for part in parts)
     in_linears = shape.layers * sum(i * o for i, o in shape.linears)
     linear_bytes = in_linears * (NF4_BYTES if config.model.quantization == "nf4" else width)
     adapter = 4 * config.lora.r * shape.layers * sum(i + o for i, o in shape.linears)
-    blocks = device == "cpu" and length <= attention.LONGEST
+    blocks = sdpa and device == "cpu" and length <= attention.LONGEST
     layer = _activation_bytes(shape, width, length, config.lora.r, blocks=blocks)
     if config.model.quantization == "nf4":
         layer *= NF4_ACTIVATIONS[width]
@@ -137,7 +144,9 @@ def parts_of(
         workspace += losses
     if config.model.quantization == "nf4":  # one layer's widest weight, unpacked
         workspace += 2 * width * max(i * o for i, o in shape.linears)
-    slack = KEPT_SLACK[width] if device == "cpu" and not training.gradient_checkpointing else SLACK
+    slack = SLACK
+    if device == "cpu" and not training.gradient_checkpointing:
+        slack = KEPT_SLACK[width, max(len(parts) for _, parts in cuts) > 1]
     parts = [
         Part("context", CONTEXT[device] + (BFLOAT16_CONTEXT if device == "cpu" and width == 2 else 0)),
         Part("data", DATA if with_data and device == "cpu" else 0),
@@ -158,12 +167,14 @@ def estimate(
     memory: int,
     device: str,
     *,
-    longest: int | None = None,
+    steps: Steps = None,
+    shared: int = 0,
     with_data: bool = True,
 ) -> Estimate:
     """Choose what is left open (`auto`) so that the peak stays within `memory` bytes on `device` ("cpu" or "cuda").
 
-    `longest` is the longest example's tokens, `data.max_tokens` by default.
+    `steps` are the tokens of each step's examples; by default one step, of examples of `data.max_tokens`.
+    All of them begin with the same `shared` tokens.
 
     Raises InputError when nothing fits, naming the nearest settings that would.
     """
@@ -171,7 +182,7 @@ def estimate(
     trunk = empty_trunk(model_config, config, targets)
     nearest: Estimate | None = None
     for candidate, reasons in _candidates(config, device):
-        parts = parts_of(trunk, candidate, device, longest=longest, with_data=with_data)
+        parts = parts_of(trunk, candidate, device, steps=steps, shared=shared, with_data=with_data)
         result = Estimate(parts, candidate, device, reasons)
         if result.total <= memory:
             return result
@@ -222,7 +233,7 @@ def _reasons(asked: RunConfig, chosen: RunConfig) -> list[str]:
         reasons.append(f"model.quantization {chosen.model.quantization}: {why[chosen.model.quantization]}")
     if asked.training.micro_batch_size == "auto":
         whole = chosen.training.micro_batch_size >= asked.training.batch_size
-        why = "a whole step fits in one pass" if whole else "more examples in a pass would not fit"
+        why = "a whole step fits" if whole else "more examples in a pass would not fit"
         reasons.append(f"training.micro_batch_size {chosen.training.micro_batch_size}: {why}")
     if asked.training.gradient_checkpointing == "auto":
         on = chosen.training.gradient_checkpointing

@@ -68,9 +68,15 @@ def training_environment() -> dict[str, str]:
     settings go before these.
 
     glibc takes memory in pages of 2 MiB where the system allows that (tunable `glibc.malloc.hugetlb`, 2.35 and later;
-    others ignore it). oneDNN keeps half a MiB for every shape of matrix product in bfloat16, 1,024 of them by default.
+    others ignore it), and keeps no small freed blocks aside, which would lie between large ones and hold them apart
+    (`tcache_count`, `mxfast`). oneDNN keeps half a MiB for every shape of matrix product in bfloat16, 1,024 of them by
+    default.
     """
-    settings = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1", "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "128"}
+    tunables = {"hugetlb": 1, "tcache_count": 0, "mxfast": 0}
+    settings = {
+        "GLIBC_TUNABLES": ":".join(f"glibc.malloc.{name}={value}" for name, value in tunables.items()),
+        "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "128",
+    }
     return {name: os.environ.get(name, value) for name, value in settings.items()}
 
 

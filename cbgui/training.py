@@ -18,7 +18,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from cbgui import hardware, watch
 from cbgui.config import InputError, RunConfig
-from cbgui.data.batches import Encoded, PairedSteps, encode, micro_batches, padded
+from cbgui.data.batches import Encoded, PairedSteps, encode, padded, shared_tokens
 from cbgui.data.examples import Example
 from cbgui.estimate import estimate
 from cbgui.frozen import FrozenStates
@@ -98,6 +98,7 @@ class RerouteTrainer(Trainer):
         self.trunk, self.config, self.run = trunk, config, run
         self.micro_batch_size = config.training.micro_batch_size
         self.frozen_states = FrozenStates(trunk, pad_token_id, run.path, shutil.disk_usage(run.path).free // 4)
+        self.trainable = [parameter for parameter in trunk.model.parameters() if parameter.requires_grad]
         self.last: dict[str, Any] = {}
 
     def get_train_dataloader(self) -> DataLoader:
@@ -118,8 +119,11 @@ class RerouteTrainer(Trainer):
 
         def accumulate() -> torch.Tensor:
             """Gradients of the share, and its reroute loss, retain loss and cosine per layer."""
+            for parameter in self.trainable:  # before the activations, so that they do not lie among them and stay
+                if parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
             sums = torch.zeros(2 + len(self.trunk.target_layers), dtype=torch.float64)
-            for part in micro_batches(share, self.micro_batch_size, packed=self.trunk.packed):
+            for part in self.trunk.micro_batches(share, self.micro_batch_size):
                 with self.compute_loss_context_manager():
                     losses = pass_losses(self.trunk, part, self.config, self.frozen_states, break_tokens, retain_tokens)
                     loss = c_reroute * losses.reroute + c_retain * losses.retain
@@ -170,11 +174,8 @@ class RerouteTrainer(Trainer):
         """Add the gradients of all processes, and `sums`; with one process, nothing to do."""
         if self.accelerator.num_processes == 1:
             return sums
-        for parameter in self.model.parameters():
-            if parameter.requires_grad:
-                if parameter.grad is None:  # fewer examples in the step than processes
-                    parameter.grad = torch.zeros_like(parameter)
-                torch.distributed.all_reduce(parameter.grad)
+        for parameter in self.trainable:
+            torch.distributed.all_reduce(parameter.grad)
         sums = sums.to(self.args.device, torch.float32)
         torch.distributed.all_reduce(sums)
         return sums.cpu()
@@ -189,7 +190,7 @@ def probe(trunk: Trunk, examples: list[Encoded], config: RunConfig, frozen_state
     device = trunk.device
     reroute = retain = drift = 0.0
     cosine = dict.fromkeys(trunk.target_layers, 0.0)
-    for part in micro_batches(examples, PROBE_SIZE, packed=trunk.packed):
+    for part in trunk.micro_batches(examples, PROBE_SIZE):
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=trunk.model.dtype == torch.bfloat16):
             losses = pass_losses(trunk, part, config, frozen_states, break_tokens, retain_tokens)
         reroute, retain = reroute + losses.reroute.item(), retain + losses.retain.item()
@@ -301,9 +302,13 @@ def build_trainer(run: Run, config: RunConfig) -> RerouteTrainer:
     # Without held-out examples a few of the training ones are probed, so that no run goes unwatched.
     sample = [e for e in held_out if e.kind == "break"] or breaks, [e for e in held_out if e.kind != "break"] or retains
     encoded = [encode(tokenizer, e, config.data.max_tokens) for side in sample for e in side[:PROBED]]
-    longest = max(len(e.ids) for step in [*steps, encoded] for e in step)
     choice = estimate(
-        read_model_config(source), config, hardware.memory_for_training(), hardware.kind(), longest=longest
+        read_model_config(source),
+        config,
+        hardware.memory_for_training(),
+        hardware.kind(),
+        steps=[[len(e.ids) for e in step] for step in steps],
+        shared=shared_tokens([e for step in steps for e in step]),
     )
     config = choice.config
     if run.writes:

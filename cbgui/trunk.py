@@ -10,7 +10,7 @@ from peft import PeftModel
 from transformers import PreTrainedModel
 
 from cbgui import attention
-from cbgui.data.batches import Batch, Encoded, collate, pack
+from cbgui.data.batches import CPU_PASS_TOKENS, Batch, Encoded, collate, pack, passes, shared_tokens
 
 
 @dataclass
@@ -39,6 +39,13 @@ class Trunk:
             {layer: flat[layer].index_select(0, places) for layer in kept}
             for kept, places in ((self.target_layers, batch.break_places), (self.retain_layers, batch.retain_places))
         )
+
+    def micro_batches(self, examples: list[Encoded], size: int) -> list[list[Encoded]]:
+        """A step's examples in passes of at most `size`, and on a CPU of at most CPU_PASS_TOKENS where they can be."""
+        max_tokens = CPU_PASS_TOKENS if self.device.type == "cpu" else None
+        lengths, shared = [len(e.ids) for e in examples], shared_tokens(examples)
+        parts = passes(lengths, size, packed=self.packed, shared=shared, max_tokens=max_tokens)
+        return [[examples[place] for place in part] for part in parts]
 
     def batch(self, examples: list[Encoded], pad_token_id: int) -> Batch:
         """The examples as the model takes them: packed where it can (`use_fast_attention`), on its device."""

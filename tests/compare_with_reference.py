@@ -3,8 +3,9 @@
 python tests/compare_with_reference.py [--steps 4] [--batch 2] [--micro-batch 4] [--reference reference_rr.py]
 
 64 + 64 examples with answers of 80 to 500 words (the demo's answers, strung together). Both do the published objective
-on layers 10 and 20 with the published LoRA. Ours goes through the examples twice: once with every example new, once
-with the frozen states found in memory, as in all later rounds. The baseline's steps are all alike: `--steps` of them.
+on layers 10 and 20 with the published LoRA; ours in float32, and in what it chooses on this machine. Ours goes through
+the examples twice: once with every example new, once with the frozen states found again, as in all later rounds. The
+baseline's steps are all alike: `--steps` of them.
 Prints one JSON line a program, and what became of it.
 """
 
@@ -124,6 +125,7 @@ def main() -> None:
         folder, data, dtype = arguments.ours
         ours(folder, data, arguments.batch, micro_batch, dtype)
         return
+    from cbgui import hardware
     from cbgui.bench import machine
     from cbgui.models import load_tokenizer, resolve_model
     from cbgui.runs import training_environment
@@ -134,7 +136,8 @@ def main() -> None:
         data = Path(scratch) / "examples.jsonl"
         write_examples(data, load_tokenizer(source))
         sizes = ["--steps", str(arguments.steps), "--batch", str(arguments.batch)]
-        for dtype in ("float32", "bfloat16"):
+        own_choice = str(hardware.fast_dtype()).removeprefix("torch.")
+        for dtype in dict.fromkeys(("float32", own_choice)):
             own = [sys.executable, __file__, *sizes, "--micro-batch", str(micro_batch)]
             own += ["--ours", str(source.path), str(data), dtype]
             done = subprocess.run(

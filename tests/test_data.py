@@ -4,9 +4,13 @@ import re
 import pytest
 
 from cbgui.config import PRESETS, InputError
-from cbgui.data.batches import PAD_TO, Encoded, PairedSteps, collate, encode, micro_batches, pack
+from cbgui.data.batches import PAD_TO, Encoded, PairedSteps, collate, encode, pack, passes
 from cbgui.data.examples import read_examples, write_examples
 from cbgui.models import load_tokenizer
+
+
+def cut_into_passes(examples: list[Encoded], size: int, **how) -> list[list[Encoded]]:
+    return [[examples[place] for place in part] for part in passes([len(e.ids) for e in examples], size, **how)]
 
 
 def test_jsonl_round_trip(tmp_path):
@@ -81,16 +85,16 @@ def test_passes_are_cut_where_that_saves_padding():
     """A pass of its own costs as much as PASS_TOKENS of padding."""
     lengths = [700, 80, 90, 720, 88]
     examples = [Encoded(tuple(range(length)), 0, True) for length in lengths]
-    cut = [[len(e.ids) for e in part] for part in micro_batches(examples, 8, packed=False)]
+    cut = [[len(e.ids) for e in part] for part in cut_into_passes(examples, 8, packed=False)]
     assert cut == [[80, 88, 90], [700, 720]]
-    assert [len(part) for part in micro_batches(examples[:1] * 20, 16, packed=False)] in ([4, 16], [16, 4])
+    assert [len(part) for part in cut_into_passes(examples[:1] * 20, 16, packed=False)] == [10, 10]
     assert (
-        len(micro_batches([examples[1], examples[2]], 8, packed=False)) == 1
+        len(cut_into_passes([examples[1], examples[2]], 8, packed=False)) == 1
     )  # ten tokens of padding are no reason to cut
-    assert all(len(part) <= 2 for part in micro_batches(examples, 2, packed=False))
-    assert micro_batches([], 4, packed=False) == []
+    assert all(len(part) <= 2 for part in cut_into_passes(examples, 2, packed=False))
+    assert cut_into_passes([], 4, packed=False) == []
     alike = [Encoded(tuple(range(length)), 0, True) for length in [PAD_TO + 1] * 9 + [2 * PAD_TO] * 9]
-    assert len(micro_batches(alike, 18, packed=False)) == 1  # all are padded to one length: cutting saves nothing
+    assert len(cut_into_passes(alike, 18, packed=False)) == 1  # all are padded to one length: cutting saves nothing
 
 
 def test_batches_pad_to_the_longest_and_mask_what_counts(demo):
@@ -103,7 +107,7 @@ def test_batches_pad_to_the_longest_and_mask_what_counts(demo):
     assert [steps[i] for i in range(3)] == [again[i] for i in range(3)]
     assert steps[0] != PairedSteps(tokenizer, breaks, retains, seed=2, **settings)[0]
     assert [e.is_break for e in steps[0]] == [True] * 3 + [False] * 5
-    parts = micro_batches(steps[0], 4, packed=False)
+    parts = cut_into_passes(steps[0], 4, packed=False)
     assert sorted(map(len, parts)) == [4, 4]
     batch = collate(steps[0], tokenizer.pad_token_id)
     longest = max(len(e.ids) for e in steps[0])
@@ -125,5 +129,19 @@ def test_batches_pad_to_the_longest_and_mask_what_counts(demo):
 
 def test_packed_passes_are_cut_for_their_size_alone():
     examples = [Encoded(tuple(range(length)), 0, True) for length in (700, 80, 90, 720, 88)]
-    assert [len(part) for part in micro_batches(examples, 8, packed=True)] == [5]
-    assert sorted(len(part) for part in micro_batches(examples, 4, packed=True)) == [1, 4]
+    assert [len(part) for part in cut_into_passes(examples, 8, packed=True)] == [5]
+    assert [len(part) for part in cut_into_passes(examples, 4, packed=True)] == [
+        4,
+        1,
+    ]  # 958 and 720 tokens: the evenest
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_no_pass_is_longer_than_allowed_unless_one_example_is(packed):
+    examples = [Encoded(tuple(range(length)), 0, True) for length in (96, 96, 128, 96, 320, 96)]
+    parts = cut_into_passes(examples, 8, packed=packed, max_tokens=256)
+    lengths = sorted(sorted(len(e.ids) for e in part) for part in parts)
+    assert sum(map(len, lengths)) == len(examples) and [320] in lengths
+    shared = cut_into_passes(examples, 8, packed=packed, shared=64, max_tokens=256)
+    assert len(shared) == (2 if packed else len(parts))  # 64 + 4 x 32 + 64, and 320
+    assert all(sum(part) <= 256 for part in lengths if part != [320])

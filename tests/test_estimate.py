@@ -48,8 +48,9 @@ def test_less_memory_means_smaller_passes_not_another_result():
 
 
 def test_the_longest_example_counts_as_the_row_that_holds_it():
+    config = override(RunConfig(), ["model.dtype=bfloat16", "training.gradient_checkpointing=false"])
     totals = [
-        estimate(architecture("smollm2-135m"), RunConfig(), 64 * GIB, "cpu", longest=longest).total
+        estimate(architecture("smollm2-135m"), config, 64 * GIB, "cpu", steps=[[30] * 4, [longest] * 4]).total
         for longest in (PAD_TO, PAD_TO + 1, 2 * PAD_TO)
     ]
     assert totals[0] < totals[1] == totals[2]
@@ -132,6 +133,7 @@ CHECKPOINTED = ["--batch", "4", "--tokens", "256", "--set", "training.gradient_c
     "settings",
     [
         ["--batch", "2", "--tokens", "256"],
+        ["--batch", "4", "--tokens", "256"],  # more than one pass
         ["--batch", "2", "--tokens", "256", "--set", "model.quantization=nf4"],
         CHECKPOINTED,
         [*CHECKPOINTED, "--set", "model.quantization=nf4"],

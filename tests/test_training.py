@@ -9,7 +9,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from cbgui.config import InputError, override
-from cbgui.data.batches import PairedSteps, micro_batches
+from cbgui.data.batches import PairedSteps
 from cbgui.export import export_run
 from cbgui.frozen import FrozenStates
 from cbgui.generation import load_chat_model
@@ -69,7 +69,7 @@ def test_losses_do_not_depend_on_the_micro_batches(demo, short_config, tmp_path)
         frozen_states = FrozenStates(trunk, tokenizer.pad_token_id, tmp_path, budget) if size != 3 else frozen_states
         trunk.model.zero_grad()
         total = 0.0
-        for part in micro_batches(step, size, packed=trunk.packed):
+        for part in trunk.micro_batches(step, size):
             losses = pass_losses(trunk, part, config, frozen_states, *counts)
             loss = 3 * losses.reroute + losses.retain
             loss.backward()

@@ -15,6 +15,8 @@ from cbgui.data.examples import Example
 
 # What a pass costs besides its tokens, in tokens: 35 (float32) to 380 (bfloat16) on two CPU cores (docs/benchmarks.md).
 PASS_TOKENS = 256
+# Tokens of a pass on a CPU: longer ones gain nothing there, and take more memory (docs/benchmarks.md).
+CPU_PASS_TOKENS = 1536
 # Rows are padded to a multiple of this: oneDNN makes a kernel for every shape, in milliseconds (docs/benchmarks.md).
 PAD_TO = 32
 
@@ -106,14 +108,20 @@ def collate(examples: list[Encoded], pad_token_id: int) -> Batch:
     return _batch(examples, places, input_ids=input_ids)
 
 
+def shared_tokens(examples: list[Encoded]) -> int:
+    """How many tokens two or more examples all begin with; each keeps one of its own."""
+    if len(examples) < 2:
+        return 0
+    shortest = min(len(example.ids) for example in examples)
+    return min(len(os.path.commonprefix([example.ids for example in examples])), shortest - 1)
+
+
 def pack(examples: list[Encoded]) -> Batch:
     """All in one row without padding, after the tokens that they begin with alike (a chat template's system prompt).
 
     In a causal model these have the same hidden states in every example, so they are computed once.
     """
-    shared = min(len(os.path.commonprefix([e.ids for e in examples])), min(len(e.ids) for e in examples) - 1)
-    if len(examples) == 1:
-        shared = 0
+    shared = shared_tokens(examples)
     ids, positions, places = list(examples[0].ids[:shared]), list(range(shared)), []
     segments = [(0, shared)]
     for example in examples:
@@ -131,25 +139,37 @@ def pack(examples: list[Encoded]) -> Batch:
     )
 
 
-def micro_batches(examples: list[Encoded], size: int, *, packed: bool) -> list[list[Encoded]]:
-    """Passes of at most `size` examples, neighbours in length together, with the least cost in all.
+def pass_tokens(lengths: list[int], *, packed: bool, shared: int = 0) -> int:
+    """Tokens of a pass over examples of these lengths, padding included; packed ones have the `shared` tokens once."""
+    return shared + sum(lengths) - shared * len(lengths) if packed else len(lengths) * padded(max(lengths))
 
-    A pass costs its tokens and PASS_TOKENS; in padded rows (not `packed`), a step of mixed lengths is cut where that
-    saves padding.
+
+def passes(
+    lengths: list[int], size: int, *, packed: bool, shared: int = 0, max_tokens: int | None = None
+) -> list[list[int]]:
+    """A step's examples, by their places in `lengths`, in passes of at most `size`, with the least cost in all.
+
+    A pass of neighbours in length costs its tokens and PASS_TOKENS; in padded rows (not `packed`), a step of mixed
+    lengths is cut where that saves padding. With `max_tokens`, only an example longer than that makes a longer pass,
+    by itself.
     """
-    ordered = sorted(examples, key=lambda example: len(example.ids))
-    lengths = [len(example.ids) for example in ordered]
-    best: list[tuple[int, int]] = [(0, 0)]  # of the first n examples: the cost, and where their last pass starts
-    for end in range(1, len(ordered) + 1):
-        starts = range(max(0, end - size), end)
-        costs = {s: sum(lengths[s:end]) if packed else (end - s) * padded(lengths[end - 1]) for s in starts}
-        best.append(min((best[s][0] + cost + PASS_TOKENS, s) for s, cost in costs.items()))
-    passes, end = [], len(ordered)
+    order = sorted(range(len(lengths)), key=lambda place: lengths[place])
+    # Of the first n examples: the cost; of equal ones the evenest, by the sum of squares; where their last pass starts.
+    best: list[tuple[int, int, int]] = [(0, 0, 0)]
+    for end in range(1, len(order) + 1):
+        choices = []
+        for start in range(max(0, end - size), end):
+            tokens = pass_tokens([lengths[place] for place in order[start:end]], packed=packed, shared=shared)
+            if max_tokens is None or tokens <= max_tokens or start == end - 1:
+                cost, squares, _ = best[start]
+                choices.append((cost + tokens + PASS_TOKENS, squares + tokens**2, start))
+        best.append(min(choices))
+    parts, end = [], len(order)
     while end:
-        start = best[end][1]
-        passes.insert(0, ordered[start:end])
+        start = best[end][2]
+        parts.insert(0, order[start:end])
         end = start
-    return passes
+    return parts
 
 
 def _endless(items: list[Example], generator: random.Random) -> Iterator[Example]:
