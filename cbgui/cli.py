@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 import threading
 import time
@@ -326,9 +325,9 @@ def bench(
     config = override(RunConfig(), [*sizes, *(assignments or [])])
     limit = parse_size(memory, "--memory") if memory else None
     environment = runs.training_environment()
-    if not environment.items() <= os.environ.items():  # the C library reads at its start what training gives it
-        again = subprocess.run([sys.executable, "-m", "cbgui", *sys.argv[1:]], env=os.environ | environment)
-        raise typer.Exit(again.returncode)
+    if sys.platform == "linux" and not environment.items() <= os.environ.items():
+        # The C library reads at its start what a training process has.
+        os.execve(sys.executable, [sys.executable, "-m", "cbgui", *sys.argv[1:]], os.environ | environment)
     text = json.dumps(run_bench(model, config, layers=layers, memory=limit, steps=steps), indent=2)
     typer.echo(text)
     if output is not None:

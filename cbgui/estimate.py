@@ -30,7 +30,7 @@ DATA = 130 * 2**20  # tokenizer, examples and what writes events and checkpoints
 NF4_ACTIVATIONS = {2: 1.15, 4: 1.1}
 SLACK = 1.06  # allocator rounding and fragments
 # On a CPU without gradient checkpointing freed blocks are kept, and do not fit the next pass (measured), by the bytes
-# of a number and whether a step has more than one pass.
+# of a number and whether a step has more than one pass. In bfloat16 before small blocks were kept out of the way.
 KEPT_SLACK = {(2, False): 1.29, (2, True): 1.45, (4, False): 1.0, (4, True): 1.45}
 Steps = list[list[int]] | None
 MICRO_BATCHES = (64, 32, 16, 8, 4, 2, 1)
