@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -324,10 +323,6 @@ def bench(
     sizes = [f"training.break_batch_size={batch}", f"training.retain_batch_size={batch}", f"data.max_tokens={tokens}"]
     config = override(RunConfig(), [*sizes, *(assignments or [])])
     limit = parse_size(memory, "--memory") if memory else None
-    environment = runs.training_environment()
-    if sys.platform == "linux" and not environment.items() <= os.environ.items():
-        # The C library reads at its start what a training process has.
-        os.execve(sys.executable, [sys.executable, "-m", "cbgui", *sys.argv[1:]], os.environ | environment)
     text = json.dumps(run_bench(model, config, layers=layers, memory=limit, steps=steps), indent=2)
     typer.echo(text)
     if output is not None:
