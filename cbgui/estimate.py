@@ -32,6 +32,7 @@ SLACK = 1.06  # allocator rounding and fragments
 # On a CPU without gradient checkpointing freed blocks are kept, and do not fit the next pass (measured), by the bytes
 # of a number and whether a step has more than one pass. In bfloat16 before small blocks were kept out of the way.
 KEPT_SLACK = {(2, False): 1.29, (2, True): 1.45, (4, False): 1.0, (4, True): 1.45}
+RETURNED_SLACK = 1.3  # with gradient checkpointing they go back to the system, but for small ones (measured)
 Steps = list[list[int]] | None
 MICRO_BATCHES = (64, 32, 16, 8, 4, 2, 1)
 
@@ -145,7 +146,9 @@ def parts_of(
     if config.model.quantization == "nf4":  # one layer's widest weight, unpacked
         workspace += 2 * width * max(i * o for i, o in shape.linears)
     slack = SLACK
-    if device == "cpu" and not training.gradient_checkpointing:
+    if device == "cpu" and training.gradient_checkpointing:
+        slack = RETURNED_SLACK
+    elif device == "cpu":
         slack = KEPT_SLACK[width, max(len(parts) for _, parts in cuts) > 1]
     parts = [
         Part("context", CONTEXT[device] + (BFLOAT16_CONTEXT if device == "cpu" and width == 2 else 0)),
