@@ -67,13 +67,13 @@ def packed(
 ) -> tuple[torch.Tensor, None]:
     """Attention within each example of a packed row; an ordinary batch as transformers' SDPA has it.
 
-    Shapes as above, with one example. `attention_mask` is (1, 1, segments, 2), integers: where each segment starts and
-    ends. The first, which may be empty, comes before each of the others, and these do not see each other.
-    (transformers passes a mask of four dimensions through as it is, masking_utils.)
+    Shapes as above, with one example. `attention_mask` is (1, 1, 1, segments), integers: the tokens of each segment.
+    The first, which may be empty, comes before each of the others, and these do not see each other. (transformers
+    passes a mask of four dimensions through as it is, masking_utils.)
     """
     if attention_mask is None or attention_mask.is_floating_point() or attention_mask.dtype == torch.bool:
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
-    lengths = (attention_mask[0, 0, :, 1] - attention_mask[0, 0, :, 0]).tolist()
+    lengths = attention_mask.flatten().tolist()
     shared, window, outputs = lengths[0], kwargs.get("sliding_window"), []
     in_blocks = query.device.type == "cpu" and shared + max(lengths[1:]) <= LONGEST
     attend = query_blocks if in_blocks else sdpa_attention_forward

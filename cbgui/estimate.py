@@ -15,9 +15,9 @@ from transformers import PretrainedConfig
 
 from cbgui import attention
 from cbgui.config import InputError, RunConfig
-from cbgui.data.batches import CPU_PASS_TOKENS, padded, pass_tokens, passes
+from cbgui.data.batches import padded, pass_tokens, passes
 from cbgui.models import compute_dtype, empty_trunk, target_layers
-from cbgui.trunk import Trunk
+from cbgui.trunk import Trunk, longest_pass, takes_packed
 
 GIB = 2**30
 # Memory that is taken before the first weight: Python, PyTorch and transformers on a CPU (resident, measured); CUDA's
@@ -119,9 +119,8 @@ def parts_of(
     steps = steps or [[config.data.max_tokens] * training.batch_size]
     length = padded(max(max(lengths) for lengths in steps))
     sdpa = trunk.model.config._attn_implementation == "sdpa"
-    packed = sdpa and not (device == "cpu" and width == 2)  # as Trunk.use_fast_attention chooses
-    how = {"packed": packed, "shared": shared}
-    limit = CPU_PASS_TOKENS if device == "cpu" else None
+    packed = takes_packed(trunk.model.config._attn_implementation, device, compute_dtype(config.model))
+    how, limit = {"packed": packed, "shared": shared}, longest_pass(device)
     cuts = [(lengths, passes(lengths, training.micro_batch_size, max_tokens=limit, **how)) for lengths in steps]
     tokens = max(pass_tokens([lengths[place] for place in part], **how) for lengths, parts in cuts for part in parts)
     in_linears = shape.layers * sum(i * o for i, o in shape.linears)

@@ -64,9 +64,9 @@ def pass_losses(
     """
     device = trunk.device
     batch = trunk.batch(examples, frozen_states.pad_token_id)
+    counts = ([e.loss_tokens for e in examples if e.is_break is side] for side in (True, False))
     example_of_break, example_of_retain = (
-        torch.arange(len(lengths), device=device).repeat_interleave(lengths)
-        for lengths in (batch.break_lengths, batch.retain_lengths)
+        torch.arange(len(side)).repeat_interleave(torch.tensor(side, dtype=torch.long)).to(device) for side in counts
     )
     frozen_break, frozen_retain = frozen_states(examples)
     adapted_break, adapted_retain = trunk.hidden_states(batch)

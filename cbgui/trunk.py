@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +12,16 @@ from transformers import PreTrainedModel
 
 from cbgui import attention
 from cbgui.data.batches import CPU_PASS_TOKENS, Batch, Encoded, collate, pack, passes, shared_tokens
+
+
+def takes_packed(attn_implementation: str, device: str, dtype: torch.dtype) -> bool:
+    """Whether to pack: with SDPA, but not in bfloat16 on a CPU, where it has not been measured."""
+    return attn_implementation == "sdpa" and not (device == "cpu" and dtype == torch.bfloat16)
+
+
+def longest_pass(device: str) -> int | None:
+    """Tokens of a pass at most, but for one example that is longer."""
+    return CPU_PASS_TOKENS if device == "cpu" else None
 
 
 @dataclass
@@ -42,7 +53,7 @@ class Trunk:
 
     def micro_batches(self, examples: list[Encoded], size: int) -> list[list[Encoded]]:
         """A step's examples in passes of at most `size`, and on a CPU of at most CPU_PASS_TOKENS where they can be."""
-        max_tokens = CPU_PASS_TOKENS if self.device.type == "cpu" else None
+        max_tokens = longest_pass(self.device.type)
         lengths, shared = [len(e.ids) for e in examples], shared_tokens(examples)
         parts = passes(lengths, size, packed=self.packed, shared=shared, max_tokens=max_tokens)
         return [[examples[place] for place in part] for part in parts]
@@ -82,16 +93,14 @@ class Trunk:
 
         A model that does not run SDPA (soft-capped scores, for one) keeps what it has, and padded rows.
         """
-        if self.model.config._attn_implementation != "sdpa":
-            return
-        if self.device.type == "cpu" and self.model.dtype == torch.bfloat16:
-            if longest <= attention.LONGEST:
-                self.model.set_attn_implementation(attention.NAME)
-            return
-        self.model.set_attn_implementation(attention.PACKED)
-        self.packed = self._packs()
-        if not self.packed:
-            self.model.set_attn_implementation("sdpa")
+        implementation = self.model.config._attn_implementation
+        if takes_packed(implementation, self.device.type, self.model.dtype):
+            self.model.set_attn_implementation(attention.PACKED)
+            self.packed = self._packs()
+            if not self.packed:
+                self.model.set_attn_implementation("sdpa")
+        elif implementation == "sdpa" and longest <= attention.LONGEST:
+            self.model.set_attn_implementation(attention.NAME)
 
     @torch.no_grad()
     def _packs(self) -> bool:
@@ -104,7 +113,8 @@ class Trunk:
         self.set_training(False)
         try:
             _, packed = self.hidden_states(pack(examples).to(self.device))
-        except Exception:  # whatever a model does not do with a packed row
+        except Exception:  # whatever a model does not do with a packed row; to the run's log
+            traceback.print_exc()
             return False
         else:
             _, rows = self.hidden_states(collate(examples, 0).to(self.device))

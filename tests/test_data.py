@@ -88,9 +88,8 @@ def test_passes_are_cut_where_that_saves_padding():
     cut = [[len(e.ids) for e in part] for part in cut_into_passes(examples, 8, packed=False)]
     assert cut == [[80, 88, 90], [700, 720]]
     assert [len(part) for part in cut_into_passes(examples[:1] * 20, 16, packed=False)] == [10, 10]
-    assert (
-        len(cut_into_passes([examples[1], examples[2]], 8, packed=False)) == 1
-    )  # ten tokens of padding are no reason to cut
+    # Ten tokens of padding are no reason to cut.
+    assert len(cut_into_passes([examples[1], examples[2]], 8, packed=False)) == 1
     assert all(len(part) <= 2 for part in cut_into_passes(examples, 2, packed=False))
     assert cut_into_passes([], 4, packed=False) == []
     alike = [Encoded(tuple(range(length)), 0, True) for length in [PAD_TO + 1] * 9 + [2 * PAD_TO] * 9]
@@ -116,8 +115,6 @@ def test_batches_pad_to_the_longest_and_mask_what_counts(demo):
     assert batch.input_ids[0, : len(steps[0][0].ids)].tolist() == list(steps[0][0].ids)
     counted = [token for e in steps[0] if e.is_break for token in e.ids[e.loss_start :]]
     whole = [token for e in steps[0] if not e.is_break for token in e.ids]
-    assert batch.break_lengths.tolist() == [e.loss_tokens for e in steps[0] if e.is_break]
-    assert batch.retain_lengths.tolist() == [len(e.ids) for e in steps[0] if not e.is_break]
     for made in (batch, pack(steps[0])):
         assert made.input_ids.flatten()[made.break_places].tolist() == counted
         assert made.input_ids.flatten()[made.retain_places].tolist() == whole
@@ -130,10 +127,8 @@ def test_batches_pad_to_the_longest_and_mask_what_counts(demo):
 def test_packed_passes_are_cut_for_their_size_alone():
     examples = [Encoded(tuple(range(length)), 0, True) for length in (700, 80, 90, 720, 88)]
     assert [len(part) for part in cut_into_passes(examples, 8, packed=True)] == [5]
-    assert [len(part) for part in cut_into_passes(examples, 4, packed=True)] == [
-        4,
-        1,
-    ]  # 958 and 720 tokens: the evenest
+    evenest = [4, 1]  # 958 and 720 tokens
+    assert [len(part) for part in cut_into_passes(examples, 4, packed=True)] == evenest
 
 
 @pytest.mark.parametrize("packed", [True, False])

@@ -56,6 +56,17 @@ def test_the_longest_example_counts_as_the_row_that_holds_it():
     assert totals[0] < totals[1] == totals[2]
 
 
+def test_a_shared_beginning_is_counted_once_and_a_cut_step_by_its_longest_pass():
+    config = override(RunConfig(), ["model.dtype=float32", "training.gradient_checkpointing=false"])
+
+    def activations(steps: list[list[int]], shared: int = 0) -> int:
+        parts = estimate(architecture("smollm2-135m"), config, 64 * GIB, "cpu", steps=steps, shared=shared).parts
+        return next(part.bytes for part in parts if part.name == "activations")
+
+    assert activations([[100] * 8], shared=20) < activations([[100] * 8])
+    assert activations([[256] * 12]) == activations([[256] * 16])  # the longest pass holds six of them in both
+
+
 def test_the_command_line_tells_part_by_part():
     done = cbgui("estimate", "demo", "--model", "llama-3-8b", "--memory", "6GB", "--device", "cuda")
     assert done.returncode == 0, done.stderr

@@ -49,14 +49,12 @@ class Batch:
     input_ids: torch.Tensor  # (rows, tokens)
     break_places: torch.Tensor  # response tokens of break examples
     retain_places: torch.Tensor  # all tokens of retain examples; what they share counts for each
-    break_lengths: torch.Tensor  # how many places each break example has
-    retain_lengths: torch.Tensor
     position_ids: torch.Tensor | None = None  # (1, tokens) where the examples share a row, and then
-    segments: torch.Tensor | None = None  # (1, 1, segments, 2): see cbgui.attention
+    segments: torch.Tensor | None = None  # (1, 1, 1, segments), tokens of each: see cbgui.attention
 
     def to(self, device: torch.device) -> Batch:
         """On `device`, but for `segments`, which the program reads."""
-        moved = ("input_ids", "break_places", "retain_places", "break_lengths", "retain_lengths", "position_ids")
+        moved = ("input_ids", "break_places", "retain_places", "position_ids")
         values = {name: getattr(self, name) for name in moved}
         return replace(self, **{name: value.to(device) for name, value in values.items() if value is not None})
 
@@ -94,7 +92,6 @@ def _batch(examples: list[Encoded], places: list[torch.Tensor], **more: torch.Te
     for side, is_break in (("break", True), ("retain", False)):
         found = [where[e.loss_start :] for e, where in zip(examples, places, strict=True) if e.is_break == is_break]
         sides[f"{side}_places"] = torch.cat(found) if found else torch.zeros(0, dtype=torch.long)
-        sides[f"{side}_lengths"] = torch.tensor([len(where) for where in found], dtype=torch.long)
     return Batch(**sides, **more)
 
 
@@ -123,19 +120,17 @@ def pack(examples: list[Encoded]) -> Batch:
     """
     shared = shared_tokens(examples)
     ids, positions, places = list(examples[0].ids[:shared]), list(range(shared)), []
-    segments = [(0, shared)]
     for example in examples:
         start = len(ids)
         ids += example.ids[shared:]
         positions += range(shared, len(example.ids))
         places.append(torch.cat([torch.arange(shared), torch.arange(start, len(ids))]))
-        segments.append((start, len(ids)))
     return _batch(
         examples,
         places,
         input_ids=torch.tensor([ids]),
         position_ids=torch.tensor([positions]),
-        segments=torch.tensor([[segments]]),
+        segments=torch.tensor([[[[shared, *(len(e.ids) - shared for e in examples)]]]]),
     )
 
 
