@@ -21,7 +21,7 @@ from transformers import AutoConfig, PretrainedConfig, set_seed
 from cbgui import hardware
 from cbgui.config import InputError, RunConfig
 from cbgui.data.batches import Encoded
-from cbgui.estimate import GIB, estimate
+from cbgui.estimate import CONTEXT, GIB, estimate
 from cbgui.models import (
     add_lora,
     compute_dtype,
@@ -87,7 +87,8 @@ def _fill(module: torch.nn.Module, config: RunConfig, device: torch.device) -> N
                 quant_type="nf4",
                 device="meta",
             )
-            values = torch.randn(child.out_features, child.in_features, dtype=dtype) * child.in_features**-0.5
+            values = torch.randn(child.out_features, child.in_features, dtype=dtype, device=device)
+            values *= child.in_features**-0.5
             packed.weight = bnb.nn.Params4bit(values, requires_grad=False, quant_type="nf4").to(device)
             if child.bias is not None:
                 packed.bias = torch.nn.Parameter(torch.zeros(child.out_features, dtype=dtype, device=device))
@@ -233,7 +234,7 @@ def limit_memory(memory: int | None) -> None:
         total = torch.cuda.get_device_properties(0).total_memory
         if memory > total:
             raise InputError(f"--memory {memory / GIB:.1f} GiB: the GPU has {total / GIB:.1f} GiB; give less.")
-        torch.cuda.set_per_process_memory_fraction(memory / total)
+        torch.cuda.set_per_process_memory_fraction((memory - CONTEXT["cuda"]) / total)  # the cap is on its own blocks
         return
     try:
         import resource

@@ -81,6 +81,8 @@ class TrainingConfig(_Part):
     warmup_steps: int = Field(2, ge=0)
     lr_scheduler: Literal["constant", "linear", "cosine", "constant_with_warmup"] = "cosine"
     gradient_checkpointing: bool | Literal["auto"] = "auto"  # "auto": only when memory asks for it
+    # transformers' names; "adamw_8bit" is bitsandbytes'. "auto": that one only where nothing else fits.
+    optim: Literal["adamw_torch", "adamw_8bit", "auto"] = "auto"
     checkpoint_every: int = Field(20, ge=1)
     probe_every: int = Field(10, ge=1)
     sample_every: int = Field(50, ge=0)  # held-out answers of both models every so many steps; 0: never

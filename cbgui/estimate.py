@@ -8,6 +8,7 @@ what autograd keeps of a decoder layer (see `_activation_bytes`) and checked aga
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import torch
@@ -25,6 +26,7 @@ GIB = 2**30
 CONTEXT = {"cpu": 520 * 2**20, "cuda": 600 * 2**20}
 BFLOAT16_CONTEXT = 80 * 2**20  # oneDNN's kernels for bfloat16 on a CPU and their scratch memory (measured, with AMX)
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)  # a weight: 4 bits, an 8-bit scale each 64, a float32 scale each 256 of these
+ADAM_8BIT = (1 + 4 / 256) / 4  # of float32's bytes: 8 bits a moment and a float32 scale each 256 of these
 DATA = 130 * 2**20  # tokenizer, examples and what writes events and checkpoints; the bench has none of it
 # 4-bit layers keep PEFT's forward, which holds more (measured), by the bytes of a number: bfloat16, float32.
 NF4_ACTIVATIONS = {2: 1.15, 4: 1.1}
@@ -143,7 +145,7 @@ def parts_of(
         activations = tokens * shape.layers * layer
         workspace += losses
     if config.model.quantization == "nf4":  # one layer's widest weight, unpacked
-        workspace += 2 * width * max(i * o for i, o in shape.linears)
+        workspace += (1 if device == "cuda" else 2) * width * max(i * o for i, o in shape.linears)
     slack = SLACK
     if device == "cpu" and training.gradient_checkpointing:
         slack = RETURNED_SLACK
@@ -156,7 +158,7 @@ def parts_of(
         Part("embedding", 0 if config.model.embedding_on_cpu and device != "cpu" else shape.embedding * width),
         Part("adapter", adapter),
         Part("gradients", adapter),
-        Part("optimizer", 2 * adapter),
+        Part("optimizer", int(2 * adapter * ADAM_8BIT) if training.optim == "adamw_8bit" else 2 * adapter),
         Part("activations", int(slack * activations)),
         Part("workspace", int(slack * workspace)),
     ]
@@ -204,6 +206,7 @@ def estimate(
 def _candidates(config: RunConfig, device: str):
     """Concrete settings from the fastest to the smallest, with the reason for each step down."""
     model, training = config.model, config.training
+    optimizers = ["adamw_torch", "adamw_8bit"] if training.optim == "auto" else [training.optim]
     quantizations = ["none", "nf4"] if model.quantization == "auto" else [model.quantization]
     checkpointings = [False, True] if training.gradient_checkpointing == "auto" else [training.gradient_checkpointing]
     if training.micro_batch_size == "auto":
@@ -211,21 +214,16 @@ def _candidates(config: RunConfig, device: str):
     else:
         sizes = [training.micro_batch_size]
     offloads = [model.embedding_on_cpu] if model.embedding_on_cpu != "auto" else [False, True][: 1 + (device != "cpu")]
-    for quantization in quantizations:
-        for offload in offloads:
-            for checkpointing in checkpointings:
-                for size in sizes:
-                    candidate = config.model_copy(
-                        update={
-                            "model": model.model_copy(
-                                update={"quantization": quantization, "embedding_on_cpu": offload}
-                            ),
-                            "training": training.model_copy(
-                                update={"micro_batch_size": size, "gradient_checkpointing": checkpointing}
-                            ),
-                        }
-                    )
-                    yield candidate, _reasons(config, candidate)
+    for optim, quantization, checkpointing, size, offload in itertools.product(
+        optimizers, quantizations, checkpointings, sizes, offloads
+    ):
+        chosen = {
+            "model": {"quantization": quantization, "embedding_on_cpu": offload},
+            "training": {"optim": optim, "micro_batch_size": size, "gradient_checkpointing": checkpointing},
+        }
+        parts = {part: getattr(config, part).model_copy(update=settings) for part, settings in chosen.items()}
+        candidate = config.model_copy(update=parts)
+        yield candidate, _reasons(config, candidate)
 
 
 def _reasons(asked: RunConfig, chosen: RunConfig) -> list[str]:
@@ -241,6 +239,8 @@ def _reasons(asked: RunConfig, chosen: RunConfig) -> list[str]:
         on = chosen.training.gradient_checkpointing
         why = "activations are computed twice to save memory" if on else "activations fit, so nothing is computed twice"
         reasons.append(f"training.gradient_checkpointing {str(on).lower()}: {why}")
+    if asked.training.optim == "auto" and chosen.training.optim == "adamw_8bit":
+        reasons.append("training.optim adamw_8bit: the optimizer's moments do not fit in full precision")
     if asked.model.embedding_on_cpu == "auto" and chosen.model.embedding_on_cpu:
         reasons.append("model.embedding_on_cpu true: a look-up does not need the GPU, its memory does")
     return reasons
@@ -250,7 +250,7 @@ def _words(config: RunConfig) -> str:
     checkpointing = "with" if config.training.gradient_checkpointing else "without"
     return (
         f"quantization {config.model.quantization}, micro_batch_size {config.training.micro_batch_size}, "
-        f"{checkpointing} gradient checkpointing"
+        f"{checkpointing} gradient checkpointing" + (", optim adamw_8bit" * (config.training.optim == "adamw_8bit"))
     )
 
 

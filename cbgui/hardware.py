@@ -51,9 +51,10 @@ def memory_in_use() -> int:
 
 
 def peak_memory() -> int:
-    """The most bytes this process has had: on the GPU, or resident on a CPU."""
+    """The most bytes this process has had: resident on a CPU; on a GPU PyTorch's, CUDA's and other programs'."""
     if torch.cuda.is_available():
-        return torch.cuda.max_memory_reserved()
+        free, total = torch.cuda.mem_get_info()
+        return total - free - torch.cuda.memory_reserved() + torch.cuda.max_memory_reserved()
     try:
         import resource
     except ImportError:  # Windows

@@ -70,10 +70,11 @@ def training_environment() -> dict[str, str]:
     glibc takes memory in pages of 2 MiB where the system allows that (tunable `glibc.malloc.hugetlb`, 2.35 and later;
     others ignore it), and keeps no small freed blocks aside, which would lie between large ones and hold them apart
     (`tcache_count`, `mxfast`). oneDNN keeps half a MiB for every shape of matrix product in bfloat16, 1,024 of them by
-    default.
+    default. On a GPU, PyTorch lets its blocks grow instead of leaving gaps between them.
     """
     tunables = {"hugetlb": 1, "tcache_count": 0, "mxfast": 0}
     settings = {
+        "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",
         "GLIBC_TUNABLES": ":".join(f"glibc.malloc.{name}={value}" for name, value in tunables.items()),
         "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "128",
     }

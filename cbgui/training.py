@@ -344,6 +344,7 @@ def make_trainer(
         warmup_steps=training.warmup_steps,
         lr_scheduler_type=training.lr_scheduler,
         weight_decay=0.0,
+        optim=training.optim,
         bf16=trunk.model.dtype == torch.bfloat16,
         use_cpu=hardware.device().type == "cpu",
         activation_checkpointing=training.gradient_checkpointing,

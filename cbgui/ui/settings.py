@@ -101,6 +101,13 @@ SETTINGS: dict[str, list[Setting]] = {
             "choice",
             (AUTO, ("no", False), ("yes", True)),
         ),
+        Setting(
+            "training.optim",
+            "Optimizer",
+            "automatic: 8 bits only where nothing else fits",
+            "choice",
+            (AUTO, ("AdamW", "adamw_torch"), ("AdamW, 8 bits", "adamw_8bit")),
+        ),
         Setting("training.checkpoint_every", "Checkpoint every", "steps; a killed run goes on from there"),
         Setting("training.sample_every", "Sample answers every", "steps; 0: never"),
     ],
