@@ -16,7 +16,7 @@ from typing import Any
 import bitsandbytes as bnb
 import psutil
 import torch
-from transformers import AutoConfig, PretrainedConfig, set_seed
+from transformers import AutoConfig, PretrainedConfig, PreTrainedModel, set_seed
 
 from cbgui import hardware
 from cbgui.config import InputError, RunConfig
@@ -102,6 +102,19 @@ def _fill(module: torch.nn.Module, config: RunConfig, device: torch.device) -> N
             setattr(module, name, torch.nn.Parameter(values, requires_grad=False))
 
 
+@torch.no_grad()
+def _compute_buffers(model: PreTrainedModel, device: torch.device) -> None:
+    """Rotary frequencies, embedding scales and the like are not random: as transformers initializes them."""
+    for module in model.modules():
+        missing = [name for name, buffer in module.named_buffers(recurse=False) if buffer.is_meta]
+        for name in missing:
+            setattr(module, name, torch.empty_like(getattr(module, name), device=device))
+        if missing:
+            for parameter in module.parameters():
+                parameter._is_hf_initialized = True  # keeps what `_fill` gave it (transformers.initialization)
+            model._init_weights(module)
+
+
 def random_trunk(model_config: PretrainedConfig, config: RunConfig) -> Trunk:
     """A trunk with random weights, one layer after the other."""
     trunk = empty_trunk(model_config, config, target_layers(config.objective, model_config.num_hidden_layers))
@@ -110,13 +123,11 @@ def random_trunk(model_config: PretrainedConfig, config: RunConfig) -> Trunk:
         _fill(layer, config, device)
     on_cpu = config.model.embedding_on_cpu is True
     _fill(model.get_input_embeddings(), config, torch.device("cpu") if on_cpu else device)
-    rotary = getattr(model, "rotary_emb", None)
-    if rotary is not None:  # its buffers are computed, not random
-        model.rotary_emb = type(rotary)(config=model.config).to(device)
     _fill(model, config, device)
     model.is_loaded_in_4bit = config.model.quantization == "nf4"
     for norm in trunk.norms.values():
         _fill(norm, config, device)
+    _compute_buffers(model, device)
     if on_cpu and device.type != "cpu":
         trunk.keep_embedding_on_cpu()
     return trunk

@@ -2,7 +2,8 @@
 
 PEFT's own forward makes three passes over the layer's output (LoRA's product, its scaling, the sum) and autograd keeps
 and moves the same tensors again; here LoRA's product is accumulated into the output by the matrix product itself. The
-values are PEFT's (`tests/test_lora.py`). Layers that are quantized, or have dropout, keep PEFT's forward.
+values are PEFT's (`tests/test_lora.py`). A 4-bit weight is unpacked for each product and not kept. Layers with dropout
+keep PEFT's forward.
 """
 
 from __future__ import annotations
@@ -12,11 +13,21 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from bitsandbytes.functional import dequantize_4bit
+from bitsandbytes.nn import Linear4bit, Params4bit
 from peft import PeftModel
 from peft.tuners.lora import Linear as PeftLinear
+from peft.tuners.lora.bnb import Linear4bit as PeftLinear4bit
 from peft.tuners.lora.layer import LoraLayer
+from torch.nn.functional import linear
 
 ADAPTER = "default"
+BASE = {PeftLinear: torch.nn.Linear, PeftLinear4bit: Linear4bit}  # layers that are known -> what they must be around
+
+
+def _unpacked(weight: torch.nn.Parameter) -> torch.Tensor:
+    """The weight as a matrix, (out_features, in_features)."""
+    return dequantize_4bit(weight.data, weight.quant_state) if isinstance(weight, Params4bit) else weight
 
 
 class _LoraLinear(torch.autograd.Function):
@@ -30,7 +41,7 @@ class _LoraLinear(torch.autograd.Function):
     def forward(
         ctx: Any,
         x: torch.Tensor,
-        weight: torch.Tensor,
+        weight: torch.nn.Parameter,
         bias: torch.Tensor | None,
         a: torch.Tensor,
         b: torch.Tensor,
@@ -39,39 +50,40 @@ class _LoraLinear(torch.autograd.Function):
         rows = x.reshape(-1, x.shape[-1])
         a_low, b_low = a.to(rows.dtype), (b * scaling).to(rows.dtype)
         inner = rows @ a_low.t()
-        out = rows @ weight.t() if bias is None else torch.addmm(bias, rows, weight.t())
+        out = linear(rows, _unpacked(weight), bias)
         out.addmm_(inner, b_low.t())
-        ctx.save_for_backward(rows, weight, a_low, b_low, inner)
-        ctx.shape, ctx.scaling, ctx.dtypes = x.shape, scaling, (a.dtype, b.dtype)
+        ctx.save_for_backward(rows, a_low, b_low, inner)
+        ctx.weight, ctx.shape, ctx.scaling, ctx.dtypes = weight, x.shape, scaling, (a.dtype, b.dtype)
         return out.view(*x.shape[:-1], -1)
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        rows, weight, a_low, b_low, inner = ctx.saved_tensors
+        rows, a_low, b_low, inner = ctx.saved_tensors
         grad = grad.reshape(-1, grad.shape[-1])
         grad_inner = grad @ b_low
         grad_x = None
         if ctx.needs_input_grad[0]:
-            grad_x = (grad @ weight).addmm_(grad_inner, a_low).view(ctx.shape)
+            grad_x = (grad @ _unpacked(ctx.weight)).addmm_(grad_inner, a_low).view(ctx.shape)
         grad_a = (grad_inner.t() @ rows).to(ctx.dtypes[0])
         grad_b = (grad.t() @ inner).to(ctx.dtypes[1]) * ctx.scaling
         return grad_x, None, None, grad_a, grad_b, None
 
 
-def _forward(layer: PeftLinear, x: torch.Tensor) -> torch.Tensor:
-    base = layer.base_layer
+def _forward(layer: LoraLayer, x: torch.Tensor) -> torch.Tensor:
+    weight, bias = layer.base_layer.weight, layer.base_layer.bias
+    x = x.to(weight.quant_state.dtype if isinstance(weight, Params4bit) else weight.dtype)
     if layer.disable_adapters:
-        return base(x)
+        return linear(x, _unpacked(weight), bias)
     a, b = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight
-    return _LoraLinear.apply(x.to(base.weight.dtype), base.weight, base.bias, a, b, layer.scaling[ADAPTER])
+    return _LoraLinear.apply(x, weight, bias, a, b, layer.scaling[ADAPTER])
 
 
 def fuse(model: PeftModel) -> int:
-    """Give every plain LoRA linear layer of `model` the forward above; returns how many."""
+    """Give every LoRA linear layer of `model`, plain or in 4 bits, the forward above; returns how many."""
     count = 0
     for module in model.modules():
-        plain = type(module) is PeftLinear and type(module.base_layer) is torch.nn.Linear
-        if plain and isinstance(module.lora_dropout[ADAPTER], torch.nn.Identity):
+        known = type(module) in BASE and type(module.base_layer) is BASE[type(module)]
+        if known and isinstance(module.lora_dropout[ADAPTER], torch.nn.Identity):
             module.forward = functools.partial(_forward, module)
             count += 1
     return count

@@ -24,6 +24,18 @@ def longest_pass(device: str) -> int | None:
     return CPU_PASS_TOKENS if device == "cpu" else None
 
 
+class EmbeddingOnCpu(torch.nn.Module):
+    """An embedding that stays where it is when the model around it is moved, as Trainer and accelerate do."""
+
+    def __init__(self, embedding: torch.nn.Module, device: torch.device) -> None:
+        super().__init__()
+        self._embedding = (embedding.to("cpu"),)  # in a tuple, so that it is no submodule
+        self.device = device
+
+    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+        return self._embedding[0](input_ids.to("cpu")).to(self.device)
+
+
 @dataclass
 class Trunk:
     """Embedding + decoder layers up to the highest target, and the reading of their hidden states."""
@@ -81,11 +93,8 @@ class Trunk:
                 module.train(True)
 
     def keep_embedding_on_cpu(self) -> None:
-        """Leave the input embedding in ordinary memory: a look-up of a few rows a token, then one copy to the GPU."""
-        device, embedding = self.device, self.model.get_input_embeddings()
-        embedding.to("cpu")
-        embedding.register_forward_pre_hook(lambda module, inputs: (inputs[0].to("cpu"),))
-        embedding.register_forward_hook(lambda module, inputs, output: output.to(device))
+        """Leave the input embedding in ordinary memory: a look-up of a row for each token, then one copy to the GPU."""
+        self.model.set_input_embeddings(EmbeddingOnCpu(self.model.get_input_embeddings(), self.device))
 
     def use_fast_attention(self, longest: int) -> None:
         """Pack examples into one row; in bfloat16 on a CPU, attention in blocks of queries instead, unless rows of

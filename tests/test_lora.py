@@ -1,5 +1,6 @@
 import pytest
 import torch
+from bitsandbytes.nn import Linear4bit
 from peft import LoraConfig, get_peft_model
 from random_models import TINY
 from transformers import AutoConfig, AutoModel
@@ -7,11 +8,27 @@ from transformers import AutoConfig, AutoModel
 from cbgui.lora import fuse
 
 
-def adapted(dtype: torch.dtype, dropout: float = 0.0):
+def quantized(model: torch.nn.Module) -> torch.nn.Module:
+    """Its layers' linear modules in 4 bits."""
+    for module in model.layers.modules():
+        for name, child in list(module.named_children()):
+            if isinstance(child, torch.nn.Linear):
+                packed = Linear4bit(child.in_features, child.out_features, child.bias is not None, child.weight.dtype,
+                                    quant_type="nf4")  # fmt: skip
+                packed.weight.data = child.weight.data
+                packed.bias = child.bias
+                setattr(module, name, packed.to("cpu"))
+    model.is_loaded_in_4bit = True
+    return model
+
+
+def adapted(dtype: torch.dtype, dropout: float = 0.0, quantization: str = "none"):
     torch.manual_seed(0)
     # Qwen2's q, k and v have a bias
     model = AutoModel.from_config(AutoConfig.for_model("qwen2", **TINY)).to(dtype)
-    model = get_peft_model(model, LoraConfig(r=4, lora_alpha=6, lora_dropout=dropout, target_modules="all-linear"))
+    model = quantized(model) if quantization == "nf4" else model
+    settings = LoraConfig(r=4, lora_alpha=6, lora_dropout=dropout, target_modules="all-linear")
+    model = get_peft_model(model, settings)
     for name, parameter in model.named_parameters():
         if "lora_" in name:
             parameter.data = torch.randn_like(parameter.data.float()) * 0.2
@@ -31,9 +48,10 @@ def outcome(model, dtype):
     return hidden.detach(), gradients, frozen
 
 
+@pytest.mark.parametrize("quantization", ["none", "nf4"])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 5e-2)])
-def test_the_fused_layer_is_pefts(dtype, tolerance):
-    model = adapted(dtype)
+def test_the_fused_layer_is_pefts(dtype, tolerance, quantization):
+    model = adapted(dtype, quantization=quantization)
     hidden, gradients, frozen = outcome(model, dtype)
     assert fuse(model) == 14
     fused, fused_gradients, fused_frozen = outcome(model, dtype)

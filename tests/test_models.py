@@ -18,6 +18,7 @@ from cbgui.models import (
     save_adapter,
     target_layers,
 )
+from cbgui.trunk import EmbeddingOnCpu
 
 SMALL = {
     "hidden_size": 64,
@@ -211,3 +212,19 @@ def test_demo_chats(demo):
     assert tokenizer.chat_template
     assert transformers.AutoConfig.from_pretrained(demo.path).num_hidden_layers == 30
     assert load_config("demo").model.name == "demo"
+
+
+@pytest.mark.parametrize("family", ["gemma2"], indirect=True)
+def test_an_embedding_on_the_cpu_stays_there_when_trainer_moves_the_model(family):
+    """Trainer and accelerate move the whole model to their device; here, to PyTorch's meta device."""
+    config = small_config()
+    trunk = load_trunk(family, config)
+    add_lora(trunk, config.lora, seed=0)
+    ids = in_rows(random_ids(1, 9))
+    with torch.no_grad():
+        expected = trunk.hidden_states(ids)[0][3]
+        trunk.model.set_input_embeddings(EmbeddingOnCpu(trunk.model.get_input_embeddings(), trunk.device))
+        assert torch.equal(trunk.hidden_states(ids)[0][3], expected)
+    trunk.model.to("meta")
+    assert trunk.device.type == "meta"
+    assert trunk.model.get_input_embeddings()(ids.input_ids).device.type == "cpu"  # still can be looked up
