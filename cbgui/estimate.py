@@ -8,7 +8,9 @@ what autograd keeps of a decoder layer (see `_activation_bytes`) and checked aga
 
 from __future__ import annotations
 
+import functools
 import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -16,27 +18,33 @@ from transformers import PretrainedConfig
 
 from cbgui import attention
 from cbgui.config import InputError, RunConfig
-from cbgui.data.batches import padded, pass_tokens, passes
+from cbgui.data.batches import PASS_TOKENS, padded, pass_tokens, passes
 from cbgui.models import compute_dtype, empty_trunk, target_layers
 from cbgui.trunk import Trunk, longest_pass, takes_packed
 
 GIB = 2**30
 # Memory that is taken before the first weight: Python, PyTorch and transformers on a CPU (resident, measured); CUDA's
-# context and libraries on a GPU (from NVIDIA's tools, not measured here).
-CONTEXT = {"cpu": 520 * 2**20, "cuda": 600 * 2**20}
+# context and libraries on a GPU (766 to 804 MiB on an H200; smaller cards have fewer multiprocessors to serve).
+CONTEXT = {"cpu": 520 * 2**20, "cuda": 800 * 2**20}
+CUBLAS = 32 * 2**20  # its workspace on a GPU
 BFLOAT16_CONTEXT = 80 * 2**20  # oneDNN's kernels for bfloat16 on a CPU and their scratch memory (measured, with AMX)
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)  # a weight: 4 bits, an 8-bit scale each 64, a float32 scale each 256 of these
 ADAM_8BIT = (1 + 4 / 256) / 4  # of float32's bytes: 8 bits a moment and a float32 scale each 256 of these
 DATA = 130 * 2**20  # tokenizer, examples and what writes events and checkpoints; the bench has none of it
-# 4-bit layers keep PEFT's forward, which holds more (measured), by the bytes of a number: bfloat16, float32.
-NF4_ACTIVATIONS = {2: 1.15, 4: 1.1}
-SLACK = 1.06  # allocator rounding and fragments
+# Float32 copies of both models' states and what the losses keep of them, for each kept layer (measured).
+LOSS_COPIES = {"cpu": 8, "cuda": 4}
+# Allocator rounding and fragments on a GPU, by whether gradient checkpointing is on (measured).
+CUDA_SLACK = {False: 1.06, True: 1.15}
 # On a CPU without gradient checkpointing freed blocks are kept, and do not fit the next pass (measured), by the bytes
 # of a number and whether a step has more than one pass. In bfloat16 before small blocks were kept out of the way.
-KEPT_SLACK = {(2, False): 1.29, (2, True): 1.45, (4, False): 1.0, (4, True): 1.45}
+KEPT_SLACK = {(2, False): 1.29, (2, True): 1.45, (4, False): 1.05, (4, True): 1.5}
 RETURNED_SLACK = 1.3  # with gradient checkpointing they go back to the system, but for small ones (measured)
 Steps = list[list[int]] | None
 MICRO_BATCHES = (64, 32, 16, 8, 4, 2, 1)
+# Time, in that of a token without gradient checkpointing: what a token takes with it, and what a pass takes besides its
+# tokens, on a GPU above all the unpacking of 4-bit weights and the launching of kernels (docs/benchmarks.md).
+CHECKPOINTED_TOKEN = {"cpu": 1.75, "cuda": 1.33}
+PASS = {"cpu": PASS_TOKENS, "cuda": 512}
 
 
 @dataclass(frozen=True)
@@ -71,6 +79,7 @@ class _Shape:
     other_weights: int  # of all layers: norms and biases
     embedding: int  # weights
     attention_width: int  # heads x head size
+    key_width: int  # key heads x head size
     intermediate_size: int
     norms: int  # norms of one layer that work on the hidden state
     heads: int
@@ -79,6 +88,7 @@ class _Shape:
 def _shape(trunk: Trunk) -> _Shape:
     model, layers = trunk.model, trunk.model.layers
     config, first = model.config, layers[0]
+    heads = config.num_attention_heads
     linears = [(m.in_features, m.out_features) for m in first.modules() if isinstance(m, torch.nn.Linear)]
     in_linears = sum(i * o for i, o in linears) * len(layers)
     hidden = config.hidden_size
@@ -92,66 +102,87 @@ def _shape(trunk: Trunk) -> _Shape:
         other_weights=sum(p.numel() for p in layers.parameters()) - in_linears,
         embedding=model.get_input_embeddings().weight.numel(),
         attention_width=attention_width,
+        key_width=attention_width * (getattr(config, "num_key_value_heads", None) or heads) // heads,
         intermediate_size=getattr(config, "intermediate_size", None) or 4 * hidden,
         norms=norms or 2,
-        heads=config.num_attention_heads,
+        heads=heads,
     )
 
 
-def _activation_bytes(shape: _Shape, width: int, length: int, r: int, *, blocks: bool) -> float:
+def _activation_bytes(shape: _Shape, width: int, length: int, r: int, attention_form: str) -> float:
     """Bytes that autograd keeps of one token in one layer; `width` is the bytes of a number, `length` the row's.
 
     Inputs of the linear layers (q, k and v share theirs, gate and up too), the float32 copies that norms work on,
-    rotated q and repeated k and v with the attention's output, and three intermediate products of the MLP.
+    attention's own, three intermediate products of the MLP, and LoRA's inner products. Within 3% of what
+    torch.autograd.graph.saved_tensors_hooks sees of Llama, Qwen2 and Gemma 2 in bfloat16.
     """
     h, q, i = shape.hidden_size, shape.attention_width, shape.intermediate_size
-    kept = width * (2 * h + q + i) + 4 * h * shape.norms + width * 4 * q + width * 3 * i
-    kept += width * r * len(shape.linears)
-    if blocks:  # attention weights, of the keys up to the end of each query's block
+    kept = width * (2 * h + q + i) + 4 * h * shape.norms + width * 3 * i + width * r * len(shape.linears)
+    if attention_form == "eager":  # rotated q, repeated k and v; scores after the cap, softmax in float32 and rounded
+        return kept + width * 3 * q + (2 * width + 4) * shape.heads * length
+    kept += width * (2 * q + 2 * shape.key_width)  # rotated q and k, v, the output
+    if attention_form == "blocks":  # attention weights, of the keys up to the end of each query's block
         kept += width * shape.heads * min(length, (length + attention.BLOCK) / 2)
     return kept
 
 
-def parts_of(
-    trunk: Trunk, config: RunConfig, device: str, *, steps: Steps = None, shared: int = 0, with_data: bool = True
-) -> list[Part]:
-    """The parts for concrete settings; `steps` and `shared` as for `estimate`."""
-    training, shape = config.training, _shape(trunk)
-    width = torch.finfo(compute_dtype(config.model)).bits // 8
-    steps = steps or [[config.data.max_tokens] * training.batch_size]
-    length = padded(max(max(lengths) for lengths in steps))
-    sdpa = trunk.model.config._attn_implementation == "sdpa"
+def _passes(trunk: Trunk, config: RunConfig, device: str, steps: Steps, shared: int) -> list[list[int]]:
+    """Of each step the tokens of its passes."""
+    training = config.training
     packed = takes_packed(trunk.model.config._attn_implementation, device, compute_dtype(config.model))
     how, limit = {"packed": packed, "shared": shared}, longest_pass(device)
-    cuts = [(lengths, passes(lengths, training.micro_batch_size, max_tokens=limit, **how)) for lengths in steps]
-    tokens = max(pass_tokens([lengths[place] for place in part], **how) for lengths, parts in cuts for part in parts)
+    return [
+        [
+            pass_tokens([lengths[place] for place in part], **how)
+            for part in passes(lengths, training.micro_batch_size, max_tokens=limit, **how)
+        ]
+        for lengths in steps
+    ]
+
+
+def _cost(passes_of_steps: list[list[int]], config: RunConfig, device: str) -> float:
+    """Time of all steps, in that of a token without gradient checkpointing."""
+    token = CHECKPOINTED_TOKEN[device] if config.training.gradient_checkpointing else 1
+    return sum(token * tokens + PASS[device] for step in passes_of_steps for tokens in step)
+
+
+def parts_of(
+    trunk: Trunk, config: RunConfig, device: str, steps: Steps, passes_of_steps: list[list[int]], with_data: bool
+) -> list[Part]:
+    """The parts for concrete settings; `steps` and `with_data` as for `estimate`, `passes_of_steps` of `_passes`."""
+    training, shape = config.training, _shape(trunk)
+    width = torch.finfo(compute_dtype(config.model)).bits // 8
+    length = padded(max(max(lengths) for lengths in steps))
+    tokens = max(max(step) for step in passes_of_steps)
     in_linears = shape.layers * sum(i * o for i, o in shape.linears)
     linear_bytes = in_linears * (NF4_BYTES if config.model.quantization == "nf4" else width)
     adapter = 4 * config.lora.r * shape.layers * sum(i + o for i, o in shape.linears)
-    blocks = sdpa and device == "cpu" and length <= attention.LONGEST
-    layer = _activation_bytes(shape, width, length, config.lora.r, blocks=blocks)
-    if config.model.quantization == "nf4":
-        layer *= NF4_ACTIVATIONS[width]
+    form = trunk.model.config._attn_implementation
+    if form == "sdpa" and device == "cpu" and length <= attention.LONGEST:
+        form = "blocks"
+    layer = _activation_bytes(shape, width, length, config.lora.r, form)
     hidden_layers = len({*trunk.target_layers, *trunk.retain_layers})
-    # float32 copies of both models' states and what the losses keep of them.
-    losses = tokens * hidden_layers * 8 * 4 * shape.hidden_size
-    workspace = tokens * 3 * width * shape.intermediate_size  # the widest products of a layer in flight
+    losses = tokens * hidden_layers * LOSS_COPIES[device] * 4 * shape.hidden_size
+    products = tokens * 3 * width * shape.intermediate_size  # the widest products of a layer in flight
     if training.gradient_checkpointing:  # a layer is computed again when the losses have gone
         activations = tokens * shape.layers * shape.hidden_size * width + max(tokens * layer, losses)
+        workspace = products
         # Scores, softmax and its gradient of one block in flight; without checkpointing the losses outweigh them.
-        if blocks:
+        if form == "blocks":
             workspace += 3 * width * tokens * shape.heads * min(length, attention.BLOCK)
     else:
         activations = tokens * shape.layers * layer
-        workspace += losses
+        workspace = max(losses, products) + adapter // 2  # LoRA's weights as the passes have them
     if config.model.quantization == "nf4":  # one layer's widest weight, unpacked
-        workspace += (1 if device == "cuda" else 2) * width * max(i * o for i, o in shape.linears)
-    slack = SLACK
-    if device == "cpu" and training.gradient_checkpointing:
+        workspace += width * max(i * o for i, o in shape.linears)
+    if device == "cuda":
+        slack = CUDA_SLACK[training.gradient_checkpointing]
+        workspace += CUBLAS
+    elif training.gradient_checkpointing:
         slack = RETURNED_SLACK
-    elif device == "cpu":
-        slack = KEPT_SLACK[width, max(len(parts) for _, parts in cuts) > 1]
-    parts = [
+    else:
+        slack = KEPT_SLACK[width, max(len(step) for step in passes_of_steps) > 1]
+    return [
         Part("context", CONTEXT[device] + (BFLOAT16_CONTEXT if device == "cpu" and width == 2 else 0)),
         Part("data", DATA if with_data and device == "cpu" else 0),
         Part("trunk", int(linear_bytes + shape.other_weights * width)),
@@ -162,7 +193,6 @@ def parts_of(
         Part("activations", int(slack * activations)),
         Part("workspace", int(slack * workspace)),
     ]
-    return parts
 
 
 def estimate(
@@ -184,14 +214,21 @@ def estimate(
     """
     targets = target_layers(config.objective, model_config.num_hidden_layers)
     trunk = empty_trunk(model_config, config, targets)
+    steps = steps or [[config.data.max_tokens] * config.training.batch_size]
+    cut = functools.cache(lambda size: _passes(trunk, _with_size(config, size), device, steps, shared))
     nearest: Estimate | None = None
-    for candidate, reasons in _candidates(config, device):
-        parts = parts_of(trunk, candidate, device, steps=steps, shared=shared, with_data=with_data)
-        result = Estimate(parts, candidate, device, reasons)
-        if result.total <= memory:
-            return result
-        if nearest is None or result.total < nearest.total:
-            nearest = result
+    for candidates in _candidates(config, device):
+        fitting = []
+        for candidate in candidates:
+            passes_of_steps = cut(candidate.training.micro_batch_size)
+            parts = parts_of(trunk, candidate, device, steps, passes_of_steps, with_data)
+            result = Estimate(parts, candidate, device, _reasons(config, candidate))
+            if result.total <= memory:
+                fitting.append((_cost(passes_of_steps, candidate, device), result))
+            if nearest is None or result.total < nearest.total:
+                nearest = result
+        if fitting:
+            return min(fitting, key=lambda pair: pair[0])[1]
     remedies = ["a smaller model"]
     if (layer := _highest_target(model_config, nearest, memory)) is not None:
         remedies.append(f"objective.target_layers up to {layer} (now {targets[-1]})")
@@ -203,8 +240,14 @@ def estimate(
     )
 
 
-def _candidates(config: RunConfig, device: str):
-    """Concrete settings from the fastest to the smallest, with the reason for each step down."""
+def _with_size(config: RunConfig, size: int) -> RunConfig:
+    training = config.training.model_copy(update={"micro_batch_size": size})
+    return config.model_copy(update={"training": training})
+
+
+def _candidates(config: RunConfig, device: str) -> Iterator[list[RunConfig]]:
+    """Concrete settings, in groups: those with the most precise weights and optimizer first, of which any that fits is
+    preferred to all later ones."""
     model, training = config.model, config.training
     optimizers = ["adamw_torch", "adamw_8bit"] if training.optim == "auto" else [training.optim]
     quantizations = ["none", "nf4"] if model.quantization == "auto" else [model.quantization]
@@ -214,16 +257,16 @@ def _candidates(config: RunConfig, device: str):
     else:
         sizes = [training.micro_batch_size]
     offloads = [model.embedding_on_cpu] if model.embedding_on_cpu != "auto" else [False, True][: 1 + (device != "cpu")]
-    for optim, quantization, checkpointing, size, offload in itertools.product(
-        optimizers, quantizations, checkpointings, sizes, offloads
-    ):
-        chosen = {
-            "model": {"quantization": quantization, "embedding_on_cpu": offload},
-            "training": {"optim": optim, "micro_batch_size": size, "gradient_checkpointing": checkpointing},
-        }
-        parts = {part: getattr(config, part).model_copy(update=settings) for part, settings in chosen.items()}
-        candidate = config.model_copy(update=parts)
-        yield candidate, _reasons(config, candidate)
+    for optim, quantization in itertools.product(optimizers, quantizations):
+        group = []
+        for checkpointing, size, offload in itertools.product(checkpointings, sizes, offloads):
+            chosen = {
+                "model": {"quantization": quantization, "embedding_on_cpu": offload},
+                "training": {"optim": optim, "micro_batch_size": size, "gradient_checkpointing": checkpointing},
+            }
+            parts = {part: getattr(config, part).model_copy(update=settings) for part, settings in chosen.items()}
+            group.append(config.model_copy(update=parts))
+        yield group
 
 
 def _reasons(asked: RunConfig, chosen: RunConfig) -> list[str]:
@@ -254,13 +297,18 @@ def _words(config: RunConfig) -> str:
     )
 
 
+def _smallest(trunk: Trunk, config: RunConfig, device: str) -> int:
+    """Bytes for one step of examples of `data.max_tokens`."""
+    steps = [[config.data.max_tokens] * config.training.batch_size]
+    return sum(p.bytes for p in parts_of(trunk, config, device, steps, _passes(trunk, config, device, steps, 0), True))
+
+
 def _longest_that_fits(trunk: Trunk, nearest: Estimate, memory: int) -> int | None:
     """The most tokens an example may have; None when the weights alone are too many."""
     length = nearest.config.data.max_tokens // 2
     while length >= 16:
         data = nearest.config.data.model_copy(update={"max_tokens": length})
-        smaller = nearest.config.model_copy(update={"data": data})
-        if sum(part.bytes for part in parts_of(trunk, smaller, nearest.device)) <= memory:
+        if _smallest(trunk, nearest.config.model_copy(update={"data": data}), nearest.device) <= memory:
             return length
         length //= 2
     return None
@@ -270,7 +318,6 @@ def _highest_target(model_config: PretrainedConfig, nearest: Estimate, memory: i
     """The highest target layer, not below a third of the depth, with which the smallest settings fit."""
     depth = model_config.num_hidden_layers
     for layer in range(max(target_layers(nearest.config.objective, depth)) - 1, depth // 3, -1):
-        trunk = empty_trunk(model_config, nearest.config, [layer])
-        if sum(part.bytes for part in parts_of(trunk, nearest.config, nearest.device)) <= memory:
+        if _smallest(empty_trunk(model_config, nearest.config, [layer]), nearest.config, nearest.device) <= memory:
             return layer
     return None

@@ -30,6 +30,7 @@ PUBLISHED = {
     "objective.schedule": "linear",
     "lora.init_std": "0",
     "training.learning_rate": "1e-4",
+    "training.optim": "adamw_torch",
     "model.quantization": "none",
 }
 PUBLISHED_STEPS = 150

@@ -9,7 +9,7 @@ from test_cli import cbgui
 
 from cbgui import training
 from cbgui.bench import architecture
-from cbgui.config import InputError, RunConfig, override
+from cbgui.config import InputError, ModelConfig, RunConfig, override
 from cbgui.data.batches import PAD_TO
 from cbgui.estimate import GIB, estimate
 from cbgui.runs import create_run
@@ -31,6 +31,43 @@ def test_large_models_fit_the_cards_that_people_own(name, gigabytes):
     assert result.total <= gigabytes * 10**9
     assert {part.name for part in result.parts} >= {"trunk", "embedding", "adapter", "optimizer", "activations"}
     assert any("nf4" in reason for reason in result.reasons)
+
+
+H200 = {  # MiB measured on an H200 (docs/benchmarks.md), by model, quantization, embedding_on_cpu, size, checkpointing
+    ("llama-3-8b", "nf4", True, 8, True): 5399,
+    ("llama-3-8b", "nf4", True, 16, True): 7159,
+    ("llama-3-8b", "nf4", False, 2, False): 8531,
+    ("llama-3-8b", "none", False, 4, False): 18565,
+    ("qwen2.5-7b", "nf4", False, 1, False): 6545,
+    ("llama-3.2-1b", "none", False, 16, False): 11393,
+}
+
+
+@pytest.mark.parametrize(("settings", "peak"), H200.items())
+def test_the_estimate_lies_just_above_the_peaks_measured_on_a_gpu(settings, peak):
+    name, quantization, embedding_on_cpu, size, checkpointing = settings
+    config = RunConfig()
+    config.model = ModelConfig(dtype="bfloat16", quantization=quantization, embedding_on_cpu=embedding_on_cpu)
+    config.training.micro_batch_size, config.training.gradient_checkpointing = size, checkpointing
+    total = estimate(architecture(name), config, 80 * GIB, "cuda", with_data=False).total / 2**20
+    assert peak <= total <= 1.15 * peak
+
+
+def test_large_passes_with_checkpointing_go_before_single_examples_without():
+    config = RunConfig(model=ModelConfig(dtype="bfloat16", quantization="nf4"))
+    chosen = estimate(architecture("llama-3-8b"), config, 8 * 10**9, "cuda").config.training
+    assert chosen.gradient_checkpointing and chosen.micro_batch_size == 16
+    config.training.gradient_checkpointing = False  # one example would have fitted
+    assert estimate(architecture("llama-3-8b"), config, 8 * 10**9, "cuda").config.training.micro_batch_size == 1
+
+
+def test_eight_bit_adam_is_chosen_only_where_nothing_else_fits():
+    config = RunConfig(model=ModelConfig(dtype="bfloat16"))
+    config.objective.target_layers = [46]
+    roomy = estimate(architecture("llama-3-70b"), config, 48 * GIB, "cuda")
+    tight = estimate(architecture("llama-3-70b"), config, 24 * 10**9, "cuda")
+    assert roomy.config.training.optim == "adamw_torch" and tight.config.training.optim == "adamw_8bit"
+    assert any("adamw_8bit" in reason for reason in tight.reasons)
 
 
 def test_what_cannot_fit_is_refused_with_the_nearest_that_can():

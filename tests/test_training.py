@@ -109,12 +109,14 @@ def test_kill_and_resume_and_pause(short_config, tmp_path):
     assert (run.adapter / "adapter_model.safetensors").is_file()
 
 
-def test_a_resumed_run_ends_where_an_unbroken_one_does(short_config, tmp_path):
+@pytest.mark.parametrize("optim", ["adamw_torch", "adamw_8bit"])
+def test_a_resumed_run_ends_where_an_unbroken_one_does(short_config, tmp_path, optim):
     from cbgui.training import train
 
-    whole = create_run(tmp_path / "whole", short_config)
+    config = override(short_config, [f"training.optim={optim}"])
+    whole = create_run(tmp_path / "whole", config)
     train(whole)
-    cut = create_run(tmp_path / "cut", short_config)
+    cut = create_run(tmp_path / "cut", config)
     cut.ask("pause")
     train(cut)
     assert steps_of(cut) == [1]
