@@ -136,10 +136,11 @@ class RerouteTrainer(Trainer):
             try:
                 sums = accumulate()
             except (RuntimeError, MemoryError) as error:
-                if not hardware.is_out_of_memory(error) or self.micro_batch_size == 1:
+                smallest = self.micro_batch_size == 1 and self.trunk.gradient_checkpointing
+                if not hardware.is_out_of_memory(error) or smallest:
                     raise
             if sums is None:  # outside the handler, which keeps the failed pass's tensors alive
-                self._halve_micro_batch()
+                self._take_less_memory()
         reroute, retain, *cosine = self._sum_over_processes(sums).tolist()
         total = torch.tensor(c_reroute * reroute + c_retain * retain, device=self.args.device)
         if not torch.isfinite(total):
@@ -158,16 +159,22 @@ class RerouteTrainer(Trainer):
         }
         return total
 
-    def _halve_micro_batch(self) -> None:
-        """The step begins again with half as many examples in a pass; its losses and gradients stay the same."""
-        self.micro_batch_size = max(1, min(self.micro_batch_size, self.config.training.batch_size) // 2)
+    def _take_less_memory(self) -> None:
+        """The step begins again with half as many examples in a pass, and where there was one, with gradient
+        checkpointing; its losses and gradients stay the same."""
+        if self.micro_batch_size > 1:
+            self.micro_batch_size = max(1, min(self.micro_batch_size, self.config.training.batch_size) // 2)
+            change = f"training.micro_batch_size {self.micro_batch_size}"
+        else:
+            self.trunk.enable_gradient_checkpointing()
+            hardware.return_freed_memory()
+            change = "training.gradient_checkpointing true"
         self.model.zero_grad(set_to_none=True)
         hardware.free_cached_memory()
         self.run.append_event(
             "warning",
             step=self.state.global_step + 1,
-            text=f"Memory ran out; going on with training.micro_batch_size {self.micro_batch_size}. The result is the "
-            "same, a step takes a little longer.",
+            text=f"Memory ran out; going on with {change}. The result is the same, a step takes longer.",
         )
 
     def _sum_over_processes(self, sums: torch.Tensor) -> torch.Tensor:
@@ -403,8 +410,8 @@ def _sentence(error: Exception) -> str:
         return str(error)
     if hardware.is_out_of_memory(error):
         return (
-            "Out of memory with one example at a time: set training.gradient_checkpointing to true, model.quantization "
-            "to nf4 or a smaller data.max_tokens; the last checkpoint is kept."
+            "Out of memory with one example at a time and gradient checkpointing: set model.quantization to nf4 or a "
+            "smaller data.max_tokens; the last checkpoint is kept."
         )
     if isinstance(error, OSError) and error.errno == 28:
         return "The disk is full: free some space, then resume; the last checkpoint is kept."

@@ -81,6 +81,13 @@ class Trunk:
         layers = self.model.get_base_model().layers if isinstance(self.model, PeftModel) else self.model.layers
         return next(layers.parameters()).device
 
+    @property
+    def gradient_checkpointing(self) -> bool:
+        return self.model.is_activation_checkpointing
+
+    def enable_gradient_checkpointing(self) -> None:
+        self.model.activation_checkpointing_enable()
+
     def set_training(self, training: bool) -> None:
         """`train()` or `eval()`, but 4-bit layers stay in training mode.
 

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from test_cli import cbgui
 
 from cbgui import training
@@ -131,8 +132,30 @@ def test_out_of_memory_halves_the_passes_and_goes_on(short_config, tmp_path, mon
     assert runs[1].state() == "done"
     warnings = [event["text"] for event in runs[1].events()[0] if event["kind"] == "warning"]
     assert any("micro_batch_size 2" in text for text in warnings)
-    losses = [[e["reroute_loss"] for e in run.events()[0] if e["kind"] == "step"][:2] for run in runs]
-    assert losses[0] == pytest.approx(losses[1], rel=0.02)
+    assert _reroute_losses(runs[0]) == pytest.approx(_reroute_losses(runs[1]), rel=0.02)
+
+
+def _reroute_losses(run):
+    return [event["reroute_loss"] for event in run.events()[0] if event["kind"] == "step"][:2]
+
+
+def test_out_of_memory_with_one_example_turns_on_gradient_checkpointing(short_config, tmp_path, monkeypatch):
+    config = override(short_config, ["training.micro_batch_size=1", "training.gradient_checkpointing=false"])
+    runs = [create_run(tmp_path / name, config) for name in ("roomy", "tight")]
+    training.train(runs[0])
+    real = training.pass_losses
+
+    def fails(trunk, *rest):
+        if torch.is_grad_enabled() and not trunk.gradient_checkpointing:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return real(trunk, *rest)
+
+    monkeypatch.setattr(training, "pass_losses", fails)
+    training.train(runs[1])
+    assert runs[1].state() == "done"
+    warnings = [event["text"] for event in runs[1].events()[0] if event["kind"] == "warning"]
+    assert any("gradient_checkpointing true" in text for text in warnings)
+    assert _reroute_losses(runs[0]) == pytest.approx(_reroute_losses(runs[1]), rel=0.02)
 
 
 @pytest.mark.parametrize("checkpointing", [True, False])
