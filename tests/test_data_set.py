@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pandas as pd
@@ -254,3 +256,17 @@ def test_a_named_set_is_saved_duplicated_loaded_and_used(tmp_path):
     for name in ("mine", "", "../up"):
         with pytest.raises(InputError):
             library.create(name) if name != "../up" else library.open(name)
+
+
+def test_the_demo_is_made_once_when_all_parts_of_a_page_ask_for_it(tmp_path):
+    at_once = threading.Barrier(4)
+
+    def rows(_) -> int:
+        at_once.wait()
+        return len(list(Library(tmp_path / "sets").current().rows()))
+
+    with ThreadPoolExecutor(4) as pool:
+        counts = set(pool.map(rows, range(4)))
+    assert counts == {len(list(Library(tmp_path / "sets").current().rows()))}
+    assert len(counts) == 1 and Library(tmp_path / "sets").current().counts()["break"] == 207
+    assert Library(tmp_path / "sets").names() == ["demo"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import tempfile
 from pathlib import Path
 
 from cbgui.config import DataConfig, InputError, find_data_file
@@ -22,7 +23,7 @@ class Library:
 
     def names(self) -> list[str]:
         found = sorted(path.parent.name for path in self.folder.glob("*/examples.sqlite"))
-        return found or [self.restore_demo().name]
+        return found or [self._demo().name]
 
     def open(self, name: str) -> EditableData:
         """Raises InputError when there is none of that name (names come from the browser, so they are not trusted)."""
@@ -83,9 +84,21 @@ class Library:
     def restore_demo(self) -> EditableData:
         """The demo's data as shipped; what was changed in it is gone."""
         shutil.rmtree(self.folder / DEMO, ignore_errors=True)
-        data, files = EditableData(self.folder / DEMO), DataConfig()
-        data.fill_from(*map(find_data_file, (files.break_file, files.retain_file, files.held_out_file)))
-        return data
+        return self._demo()
+
+    def _demo(self) -> EditableData:
+        """Made elsewhere and moved, whole: the parts of a page ask for it at once when it loads for the first time."""
+        files = DataConfig()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".", dir=self.folder) as scratch:
+            made = EditableData(Path(scratch) / DEMO)
+            made.fill_from(*map(find_data_file, (files.break_file, files.retain_file, files.held_out_file)))
+            try:
+                made.folder.rename(self.folder / DEMO)
+            except OSError:  # another thread was first
+                if not (self.folder / DEMO / made.path.name).is_file():
+                    raise
+        return EditableData(self.folder / DEMO)
 
     def for_training(self, data: EditableData) -> DataConfig:
         """Write the data set's JSON Lines and name them; holds out a tenth first when nothing is. Raises InputError."""
