@@ -7,15 +7,14 @@ from typing import Any
 import pandas as pd
 
 TRIPPED = 0.2  # break cosine of the slowest layer from which answers derail
-LOSS_COLUMNS = ["step", "loss", "series"]
-COSINE_COLUMNS = ["step", "cosine", "series"]
+# A legend does not wrap: four names must fit beside each other on a phone.
+LOSS_COLUMNS = ["step", "value", "loss"]
+COSINE_COLUMNS = ["step", "cosine", "layer"]
 
 
 def _ending(event: dict[str, Any]) -> str:
-    """What a probe was measured on: held-out examples, or training ones where a run has no others."""
-    if event["kind"] != "probe":
-        return ""
-    return " (held out)" if event.get("examples", "held out") == "held out" else " (probe)"
+    """Probes are on held-out examples, or on training ones where a run has no others."""
+    return " probe" if event["kind"] == "probe" else ""
 
 
 def loss_table(events: list[dict[str, Any]]) -> pd.DataFrame:
@@ -23,8 +22,8 @@ def loss_table(events: list[dict[str, Any]]) -> pd.DataFrame:
     for event in events:
         if event["kind"] in ("step", "probe"):
             ending = _ending(event)
-            rows.append((event["step"], event["reroute_loss"], "reroute" + ending))
-            rows.append((event["step"], event["retain_loss"], "retain" + ending))
+            rows.append((event["step"], event["reroute_loss"], "break" + ending))
+            rows.append((event["step"], event["retain_loss"], "keep" + ending))
     return pd.DataFrame(rows, columns=LOSS_COLUMNS)
 
 
@@ -33,7 +32,7 @@ def cosine_table(events: list[dict[str, Any]]) -> pd.DataFrame:
     for event in events:
         if event["kind"] in ("step", "probe"):
             ending = _ending(event)
-            rows += [(event["step"], value, f"layer {layer}{ending}") for layer, value in event["cosine"].items()]
+            rows += [(event["step"], value, f"{layer}{ending}") for layer, value in event["cosine"].items()]
     return pd.DataFrame(rows, columns=COSINE_COLUMNS)
 
 

@@ -252,16 +252,14 @@ def build(page: gr.Blocks, run_name: gr.Dropdown, model: gr.Textbox) -> None:
         with gr.Column(scale=3, min_width=300):
             status = gr.Markdown(elem_id="run-line")
             with gr.Row():
-                loss = gr.LinePlot(x="step", y="loss", color="series", title="Losses", height=280, min_width=300)
-                cosine = gr.LinePlot(
-                    x="step",
-                    y="cosine",
-                    color="series",
-                    title="Break cosine (1 untouched, 0 tripped)",
-                    height=280,
-                    min_width=300,
-                    y_lim=[-0.5, 1.0],
-                )
+                with gr.Column(min_width=300):  # a chart's own title is cut on a phone
+                    gr.Markdown("**Losses**; probe: on held-out examples, where there are any")
+                    loss = gr.LinePlot(x="step", y="value", color="loss", y_title=" ", show_label=False, height=280)
+                with gr.Column(min_width=300):
+                    gr.Markdown("**Break cosine** of each layer; 1 untouched, 0 tripped")
+                    cosine = gr.LinePlot(
+                        x="step", y="cosine", color="layer", show_label=False, height=280, y_lim=[-0.5, 1.0]
+                    )
             samples = gr.HTML(elem_id="samples")
     with gr.Accordion("More settings", open=False, elem_id="more"):
         fields = settings.build()
