@@ -18,7 +18,6 @@ from cbgui.models import (
     save_adapter,
     target_layers,
 )
-from cbgui.trunk import EmbeddingOnCpu
 
 SMALL = {
     "hidden_size": 64,
@@ -218,13 +217,13 @@ def test_demo_chats(demo):
 def test_an_embedding_on_the_cpu_stays_there_when_trainer_moves_the_model(family):
     """Trainer and accelerate move the whole model to their device; here, to PyTorch's meta device."""
     config = small_config()
-    trunk = load_trunk(family, config)
-    add_lora(trunk, config.lora, seed=0)
     ids = in_rows(random_ids(1, 9))
     with torch.no_grad():
-        expected = trunk.hidden_states(ids)[0][3]
-        trunk.model.set_input_embeddings(EmbeddingOnCpu(trunk.model.get_input_embeddings(), trunk.device))
+        expected = load_trunk(family, config).hidden_states(ids)[0][3]
+        trunk = load_trunk(family, config)
+        trunk.keep_embedding_on_cpu()
         assert torch.equal(trunk.hidden_states(ids)[0][3], expected)
+    add_lora(trunk, config.lora, seed=0)
     trunk.model.to("meta")
     assert trunk.device.type == "meta"
     assert trunk.model.get_input_embeddings()(ids.input_ids).device.type == "cpu"  # still can be looked up

@@ -71,6 +71,7 @@ CSS = """
   #device {text-align: left;}
   #rows, #runs, #differences, #preview {max-width: calc(100vw - 34px); overflow-x: auto;}
   .sample .two {grid-template-columns: 1fr;}
+  .chart, .chart > * {padding-left: 0 !important; padding-right: 0 !important;}
   .counts {gap: 6px;}
   .counts div {padding: 6px 8px;}
 }

@@ -254,7 +254,15 @@ def build(page: gr.Blocks, run_name: gr.Dropdown, model: gr.Textbox) -> None:
             with gr.Row():
                 with gr.Column(min_width=300):  # a chart's own title is cut on a phone
                     gr.Markdown("**Losses**; probe: on held-out examples, where there are any")
-                    loss = gr.LinePlot(x="step", y="value", color="loss", y_title=" ", show_label=False, height=280)
+                    loss = gr.LinePlot(
+                        x="step",
+                        y="value",
+                        color="loss",
+                        y_title=" ",
+                        show_label=False,
+                        height=280,
+                        elem_classes="chart",
+                    )
                 with gr.Column(min_width=300):
                     gr.Markdown("**Break cosine** of each layer; 1 untouched, 0 tripped")
                     cosine = gr.LinePlot(
