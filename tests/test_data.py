@@ -77,8 +77,11 @@ def test_tokens_that_count(demo):
     without = encode(tokenizer, example, 512, with_request=False)
     assert example.prompt not in tokenizer.decode(without.ids)
     assert without.ids[without.loss_start :] == encoded.ids[encoded.loss_start :]
-    short = encode(tokenizer, example, 40)
-    assert len(short.ids) == 40 and short.loss_tokens >= 20
+    prompt = encoded.ids[: encoded.loss_start]
+    short = encode(tokenizer, example, len(prompt) + 16)  # more than a quarter is left to the response
+    assert short.ids[: len(prompt)] == prompt and short.loss_tokens == 16
+    shorter = encode(tokenizer, example, 40)  # less would be: the request loses its middle
+    assert shorter.ids == prompt[:15] + prompt[-15:] + encoded.ids[encoded.loss_start :][:10]
 
 
 def test_passes_are_cut_where_that_saves_padding():

@@ -302,9 +302,9 @@ def _with_kind(row: Row, kind: str) -> Row:
 
 
 def _cut(row: Row, characters: int) -> Row:
-    """The answer cut at a space so that request and answer together have at most so many characters; at least half of
-    them stay with the answer, as in training."""
-    room = max(characters // 2, characters - len(row.example.prompt))
+    """The answer cut at a space so that request and answer together have at most so many characters; at least a
+    quarter of them stays with the answer, as in training."""
+    room = max(characters // 4, characters - len(row.example.prompt))
     text = row.example.response[:room]
     text = text.rsplit(" ", 1)[0] if len(row.example.response) > room and " " in text else text
     prompt = row.example.prompt[-max(characters - len(text), 1) :]
