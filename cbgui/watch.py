@@ -39,6 +39,7 @@ def warnings(probes: list[Probe], steps: int, config: RunConfig) -> dict[str, st
         return {}
     last, found = probes[-1], {}
     rate, coefficient = config.training.learning_rate, config.objective.retain_coefficient
+    init_std = config.lora.init_std
     layer, cosine = max(last["cosine"].items(), key=lambda item: item[1])
     if last["step"] >= steps:
         if cosine > TRIPPED:
@@ -51,7 +52,7 @@ def warnings(probes: list[Probe], steps: int, config: RunConfig) -> dict[str, st
         found["not moving"] = (
             f"Nothing is breaking at layer {layer}: its break cosine is still {cosine:.2f} after "
             f"{last['step']} of {steps} steps. Stop and try training.learning_rate {3 * rate:g} ({rate:g} now), "
-            f"lora.init_std 0.02 ({config.lora.init_std:g} now) or half the objective.retain_coefficient "
+            f"lora.init_std {max(0.04, 2 * init_std):g} ({init_std:g} now) or half the objective.retain_coefficient "
             f"({coefficient:g} now)."
         )
     if last["step"] >= 2 * steps / 3 and last["drift"] > RUNAWAY:

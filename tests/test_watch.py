@@ -12,6 +12,7 @@ def probe(step, cosines, drift=0.01):
     ("newest", "kind", "words"),
     [
         (probe(20, {10: 0.02, 20: 0.99}), "not moving", "layer 20"),  # the other layer broke; a mean would hide it
+        (probe(20, {10: 0.99, 20: 0.99}), "not moving", "lora.init_std 0.08 (0.04 now)"),
         (probe(10, {10: 0.99, 20: 0.99}), None, ""),  # the first steps are always like this
         (probe(40, {10: 0.0, 20: 0.1}, drift=0.8), "keep runs away", "80%"),
         (probe(60, {10: 0.7, 20: 0.1}), "not tripped", "0.70"),

@@ -35,6 +35,8 @@ CSS = """
 .or, .max_value, .min_value, input.subdued {color: var(--body-text-color-subdued) !important;}
 .dark a.download-link {color: #7dd3fc !important;}
 #run-line {min-height: 5.2em;}
+.settings .form {display: grid; grid-template-columns: repeat(auto-fill, minmax(min(260px, 100%), 1fr));
+  align-items: end; background: none;}
 #log textarea {font-family: monospace; font-size: 12px;}
 #device {text-align: right; color: var(--body-text-color-subdued); font-size: 13px;}
 .counts {display: grid; grid-template-columns: repeat(3, 1fr); gap: 10px;}

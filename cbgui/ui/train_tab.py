@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import os
+import statistics
 from collections import deque
 from pathlib import Path
 from typing import Any
@@ -139,7 +140,7 @@ def _status_line(run: runs.Run, state: str, events: list[dict]) -> str:
         last = steps[-1]
         words += f", step {last['step']} of {last['steps']}"
         if state == "running":
-            recent = sum(event["seconds"] for event in steps[-10:]) / len(steps[-10:])
+            recent = statistics.median(event["seconds"] for event in steps[-10:])
             left = plots.duration(recent * (last["steps"] - last["step"]))
             request = run.request()
             asked = {"pause": " Pausing after this step.", "stop": " Stopping after this step."}

@@ -25,6 +25,8 @@ def test_the_whole_path(url, page, tmp_path):
     page.locator("#more button.label-wrap").click()
     steps = page.locator("#training-steps input")
     expect(steps).to_have_value(str(load_config("demo").training.steps))  # the preset's; it has been filled in
+    cut_off = "fields => fields.filter(f => f.scrollWidth > f.clientWidth).map(f => f.value)"
+    assert page.locator("#more .settings input").evaluate_all(cut_off) == []
     steps.fill("6")
     steps.press("Tab")
     page.locator("#start").click()
