@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from transformers import PretrainedConfig
 
-from cbgui import attention
+from cbgui import attention, hardware
 from cbgui.config import InputError, RunConfig
 from cbgui.data.batches import PASS_TOKENS, padded, pass_tokens, passes
 from cbgui.models import compute_dtype, empty_trunk, target_layers
@@ -213,6 +213,8 @@ def estimate(
     Raises InputError when nothing fits, naming the nearest settings that would.
     """
     targets = target_layers(config.objective, model_config.num_hidden_layers)
+    if device == "cuda" and hardware.kind() == "cpu" and config.model.dtype == "auto":  # a card that is not here
+        config = config.model_copy(update={"model": config.model.model_copy(update={"dtype": "bfloat16"})})
     trunk = empty_trunk(model_config, config, targets)
     steps = steps or [[config.data.max_tokens] * config.training.batch_size]
     cut = functools.cache(lambda size: _passes(trunk, _with_size(config, size), device, steps, shared))

@@ -8,7 +8,7 @@ import pytest
 import torch
 from test_cli import cbgui
 
-from cbgui import training
+from cbgui import hardware, training
 from cbgui.bench import architecture
 from cbgui.config import InputError, ModelConfig, RunConfig, override
 from cbgui.data.batches import PAD_TO
@@ -32,6 +32,13 @@ def test_large_models_fit_the_cards_that_people_own(name, gigabytes):
     assert result.total <= gigabytes * 10**9
     assert {part.name for part in result.parts} >= {"trunk", "embedding", "adapter", "optimizer", "activations"}
     assert any("nf4" in reason for reason in result.reasons)
+
+
+def test_a_card_that_is_not_here_computes_in_bfloat16(monkeypatch):
+    monkeypatch.setattr(hardware, "fast_dtype", lambda: torch.float32)  # whatever this machine's processor does
+    config = RunConfig(model=ModelConfig(dtype="bfloat16"))
+    model = architecture("llama-3-8b")
+    assert estimate(model, RunConfig(), 24 * GIB, "cuda").parts == estimate(model, config, 24 * GIB, "cuda").parts
 
 
 H200 = {  # MiB measured on an H200 (docs/benchmarks.md), by model, quantization, embedding_on_cpu, size, checkpointing
