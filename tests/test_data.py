@@ -3,10 +3,11 @@ import re
 
 import pytest
 
-from cbgui.config import PRESETS, InputError
-from cbgui.data.batches import PAD_TO, Encoded, PairedSteps, collate, encode, pack, passes
+from cbgui.config import PRESETS, InputError, load_config
+from cbgui.data.batches import PAD_TO, Encoded, PairedSteps, collate, encode, pack, passes, shared_tokens
 from cbgui.data.examples import read_examples, write_examples
 from cbgui.models import load_tokenizer
+from cbgui.runs import read_data
 
 
 def cut_into_passes(examples: list[Encoded], size: int, **how) -> list[list[Encoded]]:
@@ -82,6 +83,16 @@ def test_tokens_that_count(demo):
     assert short.ids[: len(prompt)] == prompt and short.loss_tokens == 16
     shorter = encode(tokenizer, example, 40)  # less would be: the request loses its middle
     assert shorter.ids == prompt[:15] + prompt[-15:] + encoded.ids[encoded.loss_start :][:10]
+
+
+def test_the_demos_examples_begin_alike(demo):
+    """With the system prompt, which a pass then computes once."""
+    tokenizer, data = load_tokenizer(demo), load_config("demo").data
+    sets = read_data(data)
+    examples = [encode(tokenizer, e, data.max_tokens) for e in (*sets["break"], *sets["retain"])]
+    system = tokenizer("<|im_start|>system\n").input_ids
+    assert examples[0].ids[: len(system)] == tuple(system)
+    assert shared_tokens(examples) > 20
 
 
 def test_passes_are_cut_where_that_saves_padding():

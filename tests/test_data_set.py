@@ -226,6 +226,15 @@ def test_every_check_fires_and_its_mend_works(check, data):
     assert [(row.example, row.held_out) for row in data.rows()] == before
 
 
+def test_a_long_request_is_cut_as_training_cuts_it(data):
+    data.add([example("a" * 700 + "b" * 700, "word " * 200)], "import")
+    checks.mend(data, findings(data)["too_long"], max_tokens=200)
+    (row,) = data.rows()
+    prompt, response = row.example.prompt, row.example.response
+    assert len(prompt) + len(response) == 800 and 190 < len(response) <= 200
+    assert abs(prompt.count("a") - prompt.count("b")) <= 1  # its middle is gone
+
+
 def test_the_split_keeps_similar_requests_together(data):
     families = [f"tell me how the {s} was made long ago" for s in SUBJECTS[:40]]
     rows = [example(text + ending, f"answer {i}") for i, text in enumerate(families) for ending in ("", " please")]

@@ -303,10 +303,12 @@ def _with_kind(row: Row, kind: str) -> Row:
 
 def _cut(row: Row, characters: int) -> Row:
     """The answer cut at a space so that request and answer together have at most so many characters; at least a
-    quarter of them stays with the answer, as in training."""
+    quarter of them stays with the answer, and a request too long for the rest loses its middle, as in training."""
     room = max(characters // 4, characters - len(row.example.prompt))
     text = row.example.response[:room]
     text = text.rsplit(" ", 1)[0] if len(row.example.response) > room and " " in text else text
-    prompt = row.example.prompt[-max(characters - len(text), 1) :]
+    prompt, room = row.example.prompt, max(characters - len(text), 1)
+    if len(prompt) > room:
+        prompt = prompt[: room // 2] + prompt[-(room - room // 2) :]
     turns = (*row.example.messages[:-1], (row.example.messages[-1][0], prompt))
     return replace(row, example=replace(row.example, messages=turns, response=text))
