@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 import psutil
+import pynvml
 import torch
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc, malloc.h
@@ -39,7 +40,7 @@ def kind() -> Literal["cpu", "cuda"]:
 def memory_for_training() -> int:
     """Bytes that a training process could come to use: what is free, and what this process has already."""
     if torch.cuda.is_available():
-        return torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved()
+        return free_memory() + torch.cuda.memory_reserved()
     return psutil.virtual_memory().available + psutil.Process().memory_info().rss
 
 
@@ -106,10 +107,25 @@ def _mallopt(settings: dict[int, int]) -> None:
         mallopt(parameter, value)
 
 
+def _gpu_memory() -> tuple[int, int]:
+    """Free and all bytes of the GPU, from its driver (NVML).
+
+    CUDA knows them too, but to ask it gives this process a context of its own there, hundreds of MiB as long as it
+    lives, and the app asks for every page. Only where the driver does not say is CUDA asked.
+    """
+    try:
+        pynvml.nvmlInit()
+        handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(0).uuid}")
+        memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
+    except pynvml.NVMLError:  # AMD's cards, for one
+        return torch.cuda.mem_get_info()
+    return memory.free, memory.total
+
+
 def free_memory() -> int:
     """Bytes that could be taken now: on the GPU where there is one, else of ordinary memory."""
     if torch.cuda.is_available():
-        return torch.cuda.mem_get_info()[0]
+        return _gpu_memory()[0]
     return psutil.virtual_memory().available
 
 
@@ -125,7 +141,7 @@ def describe() -> str:
 def in_use() -> str:
     """How much of the device's memory all programs use now, in words."""
     if torch.cuda.is_available():
-        free, total = torch.cuda.mem_get_info()
+        free, total = _gpu_memory()
         return f"{(total - free) / 2**30:.1f} of {total / 2**30:.0f} GiB in use"
     memory = psutil.virtual_memory()
     return f"{(memory.total - memory.available) / 2**30:.1f} of {memory.total / 2**30:.0f} GiB in use"
