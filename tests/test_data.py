@@ -1,5 +1,6 @@
 import json
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -83,6 +84,11 @@ def test_tokens_that_count(demo):
     assert short.ids[: len(prompt)] == prompt and short.loss_tokens == 16
     shorter = encode(tokenizer, example, 40)  # less would be: the request loses its middle
     assert shorter.ids == prompt[:15] + prompt[-15:] + encoded.ids[encoded.loss_start :][:10]
+    # What must stay is cut alike, and counts whole; a response that needs less than its quarter leaves the rest.
+    kept = encode(tokenizer, replace(example, kind="retain"), 40)
+    assert kept.ids == shorter.ids and kept.loss_start == 0
+    brief = encode(tokenizer, replace(example, response="No."), len(prompt) + 2)
+    assert brief.ids[: len(prompt)] == prompt and tokenizer.decode(brief.ids[len(prompt) :]) == "No."
 
 
 def test_the_demos_examples_begin_alike(demo):

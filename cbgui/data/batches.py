@@ -72,8 +72,8 @@ def encode(
     """Token ids of request + response, cut at `max_tokens`.
 
     Break examples count from the response on; retain examples count whole. Without its request, a break example is
-    shown with an empty user turn, so that the response itself trips the breaker. A request that leaves less than a
-    quarter to a break example's response loses its middle: what a sequence begins with (BOS) matters to all after it.
+    shown with an empty user turn, so that the response itself trips the breaker. At least a quarter is left to the
+    response; a request too long for the rest loses its middle: what a sequence begins with (BOS) matters to all of it.
     """
     chat = example.chat() if with_request else [{"role": "user", "content": ""}]
     # A template already writes the special tokens.
@@ -81,8 +81,8 @@ def encode(
     prompt = tokenizer(prompt_text(tokenizer, chat), add_special_tokens=special).input_ids
     response = tokenizer(example.response, add_special_tokens=False).input_ids
     is_break = example.kind == "break"
-    room = max_tokens - max_tokens // 4
-    if is_break and len(prompt) > room:  # a quarter is left to the response, the part that counts
+    room = max_tokens - min(max_tokens // 4, len(response))
+    if len(prompt) > room:
         prompt = prompt[: room // 2] + prompt[-(room - room // 2) :]
     ids = (prompt + response)[:max_tokens]
     return Encoded(tuple(ids), len(prompt) if is_break else 0, is_break)

@@ -140,11 +140,13 @@ def _status_line(run: runs.Run, state: str, events: list[dict]) -> str:
         last = steps[-1]
         words += f", step {last['step']} of {last['steps']}"
         if state == "running":
-            recent = statistics.median(event["seconds"] for event in steps[-10:])
-            left = plots.duration(recent * (last["steps"] - last["step"]))
+            recent = [event["seconds"] for event in steps[1:][-10:]]  # the first is slow: it makes what the others use
+            left = ""
+            if recent:
+                left = f"about {plots.duration(statistics.median(recent) * (last['steps'] - last['step']))} left, "
             request = run.request()
             asked = {"pause": " Pausing after this step.", "stop": " Stopping after this step."}
-            words += f", about {left} left, {last['tokens_per_second']:.0f} tokens/s, "
+            words += f", {left}{last['tokens_per_second']:.0f} tokens/s, "
             words += f"{last['memory_bytes'] / 2**30:.1f} GiB in use." + asked.get(request, "")
         weights = last["coefficients"]
         words += f"  \n{plots.meaning(events, state)}"
