@@ -16,7 +16,7 @@ import typer
 from typer.exceptions import TyperException
 
 from cbgui import runs
-from cbgui.config import InputError, load_config, override, parse_size
+from cbgui.config import InputError, RunConfig, load_config, override, parse_size
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 RunArgument = Annotated[Path, typer.Argument(help="the run's folder")]
@@ -60,10 +60,6 @@ def train(
     else:
         if not preset:
             raise InputError("PRESET_OR_YAML is missing; name a preset such as 'demo' or a YAML file.")
-        from cbgui import hardware  # torch takes seconds to import
-        from cbgui.estimate import estimate as estimate_memory
-        from cbgui.models import read_model_config, resolve_model
-
         config = override(load_config(preset), assignments or [])
         own_data = break_file or retain_file
         if break_file:
@@ -75,6 +71,10 @@ def train(
         if model:
             config.model.name = model
         runs.read_data(config.data)
+        from cbgui import hardware  # torch takes seconds to import; what is wrong so far has been told
+        from cbgui.estimate import estimate as estimate_memory
+        from cbgui.models import read_model_config, resolve_model
+
         model_config = read_model_config(resolve_model(config.model.name, weights=False))
         estimate_memory(model_config, config, hardware.memory_for_training(), hardware.kind())  # refuses what cannot be
         if int(os.environ.get("RANK", 0)) == 0:
@@ -188,10 +188,11 @@ def evaluate(
 ) -> None:
     """Attack both models on held-out prompts; writes report/report.json and report/report.html."""
     run = _with_adapter(run_dir)
-    from cbgui.evaluation.attacks import TITLES
+    from cbgui.evaluation.attacks import TITLES, check_attacks
+
+    names = list(TITLES) if attacks == "all" else check_attacks(_names(attacks))
     from cbgui.evaluation.evaluate import evaluate_run
 
-    names = list(TITLES) if attacks == "all" else _names(attacks)
     report = evaluate_run(
         run,
         held_out=held_out,
@@ -253,20 +254,21 @@ def estimate(
     assignments: SetOption = None,
 ) -> None:
     """Will it fit: the memory that training takes, part by part, before any weights are loaded."""
+    if device not in (None, "cpu", "cuda"):
+        raise InputError(f"--device {device!r} is unknown; use cpu or cuda.")
+    config = override(load_config(preset), assignments or [])
+    limit = parse_size(memory, "--memory") if memory else None
     from cbgui import hardware
     from cbgui.bench import ARCHITECTURES, architecture
     from cbgui.estimate import GIB
     from cbgui.estimate import estimate as estimate_memory
     from cbgui.models import read_model_config, resolve_model
 
-    if device not in (None, "cpu", "cuda"):
-        raise InputError(f"--device {device!r} is unknown; use cpu or cuda.")
-    config = override(load_config(preset), assignments or [])
     name = model or config.model.name
     model_config = (
         architecture(name) if name in ARCHITECTURES else read_model_config(resolve_model(name, weights=False))
     )
-    available = parse_size(memory, "--memory") if memory else hardware.memory_for_training()
+    available = limit or hardware.memory_for_training()
     result = estimate_memory(model_config, config, available, device or hardware.kind())
     for part in result.parts:
         typer.echo(f"{part.name:<16}{part.bytes / GIB:9.2f} GiB")
@@ -284,12 +286,12 @@ def check(
     """What is wrong with a data file: copies, refusals, empty answers, missing near misses and more."""
     import tempfile
 
+    if kind not in ("break", "retain"):
+        raise InputError(f"--kind {kind!r} is unknown; use break or retain.")
     from cbgui.data.checks import run_checks
     from cbgui.data.editable import EditableData
     from cbgui.data.sources import columns_of, guess_mapping, read_rows, to_examples
 
-    if kind not in ("break", "retain"):
-        raise InputError(f"--kind {kind!r} is unknown; use break or retain.")
     rows = list(read_rows(file))
     mapping = guess_mapping(rows)
     examples, skipped = to_examples(rows, mapping, kind, file.name)
@@ -317,12 +319,11 @@ def bench(
     assignments: SetOption = None,
 ) -> None:
     """Seconds a step, tokens a second, peak memory and share of the matmul rate of this machine, as JSON."""
-    from cbgui.bench import bench as run_bench
-    from cbgui.config import RunConfig
-
     sizes = [f"training.break_batch_size={batch}", f"training.retain_batch_size={batch}", f"data.max_tokens={tokens}"]
     config = override(RunConfig(), [*sizes, *(assignments or [])])
     limit = parse_size(memory, "--memory") if memory else None
+    from cbgui.bench import bench as run_bench
+
     text = json.dumps(run_bench(model, config, layers=layers, memory=limit, steps=steps), indent=2)
     typer.echo(text)
     if output is not None:

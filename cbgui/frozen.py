@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from cbgui.data.batches import Encoded
+from cbgui.lora import adapter_off
 from cbgui.trunk import Trunk
 
 Sides = tuple[dict[int, torch.Tensor], dict[int, torch.Tensor]]
@@ -51,9 +52,11 @@ class FrozenStates:
         training = model.training
         batch = self.trunk.batch(examples, self.pad_token_id)
         self.trunk.set_training(False)
-        with model.disable_adapter():
-            sides = self.trunk.hidden_states(batch)
-        self.trunk.set_training(training)
+        try:
+            with adapter_off(model):
+                sides = self.trunk.hidden_states(batch)
+        finally:  # memory may run out, and the step begins again
+            self.trunk.set_training(training)
         found = {}
         for states, is_break in zip(sides, (True, False), strict=True):
             side = [example for example in examples if example.is_break == is_break]

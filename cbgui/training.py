@@ -109,7 +109,8 @@ class RerouteTrainer(Trainer):
         self, model: torch.nn.Module, inputs: list[Encoded], num_items_in_batch: Any = None
     ) -> torch.Tensor:
         started = time.perf_counter()
-        self.trunk.set_training(True)
+        if not self.trunk.model.training:
+            self.trunk.set_training(True)
         c_reroute, c_retain = coefficients(self.config.objective, self.state.global_step, self.state.max_steps)
         c_retain *= watch.retain_share(self.event_callback.probes)
         break_tokens = sum(e.loss_tokens for e in inputs if e.is_break)

@@ -94,10 +94,8 @@ class Trunk:
         On a CPU, bitsandbytes packs them for inference at the first pass in eval mode, and what is packed passes no
         gradient on (bitsandbytes 0.50, `matmul_4bit`).
         """
-        self.model.train(training)
         for module in self.model.modules():
-            if isinstance(module, Linear4bit):
-                module.train(True)
+            module.training = training or isinstance(module, Linear4bit)
 
     def keep_embedding_on_cpu(self) -> None:
         """Leave the input embedding in ordinary memory: a look-up of a row for each token, then one copy to the GPU."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,7 +14,7 @@ from cbgui.models import ModelSource, resolve_model
 from cbgui.runs import Run, create_run
 
 SHORT = ["training.steps=4", "training.break_batch_size=2", "training.retain_batch_size=2", "data.max_tokens=64"]
-SHORT += ["training.sample_every=0"]
+SHORT += ["training.sample_every=0", "training.checkpoint_every=2"]  # a probe at the end
 
 
 @pytest.fixture(scope="session")
@@ -21,7 +24,7 @@ def demo() -> ModelSource:
 
 @pytest.fixture
 def short_config() -> RunConfig:
-    return override(load_config("demo"), [*SHORT, "training.checkpoint_every=2", "training.probe_every=2"])
+    return override(load_config("demo"), SHORT)
 
 
 @pytest.fixture(scope="session")
@@ -29,7 +32,21 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A finished run of a few steps on the demo model."""
     from cbgui.training import train
 
-    config = override(load_config("demo"), [*SHORT, "training.probe_every=2", "training.checkpoint_every=2"])
+    config = override(load_config("demo"), [*SHORT, "training.probe_every=2"])
     run = create_run(Path(tmp_path_factory.mktemp("runs")) / "trained", config)
     train(run)
     return run
+
+
+@pytest.fixture
+def cli(monkeypatch, capsys) -> Callable[..., subprocess.CompletedProcess]:
+    """The command line in this process: importing torch again takes seconds."""
+    from cbgui.cli import main
+
+    def call(*arguments: object) -> subprocess.CompletedProcess:
+        monkeypatch.setattr(sys, "argv", ["cbgui", *map(str, arguments)])
+        code = main()
+        printed = capsys.readouterr()
+        return subprocess.CompletedProcess(sys.argv, code, printed.out, printed.err)
+
+    return call

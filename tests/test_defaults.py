@@ -51,6 +51,7 @@ def test_defaults_trip_and_keep(family, hidden_size, tripped, demo, tmp_path):
 
     config.model.name = str(tmp_path / "model")
     config.data.max_tokens = 64
+    config.training.sample_every = 0
     run = create_run(tmp_path / "run", config)
     train(run)
     last = [event for event in run.events()[0] if event["kind"] == "probe"][-1]

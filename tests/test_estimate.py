@@ -114,13 +114,13 @@ def test_a_shared_beginning_is_counted_once_and_a_cut_step_by_its_longest_pass()
     assert activations([[256] * 12]) == activations([[256] * 16])  # the longest pass holds six of them in both
 
 
-def test_the_command_line_tells_part_by_part():
-    done = cbgui("estimate", "demo", "--model", "llama-3-8b", "--memory", "6GB", "--device", "cuda")
+def test_the_command_line_tells_part_by_part(cli):
+    done = cli("estimate", "demo", "--model", "llama-3-8b", "--memory", "6GB", "--device", "cuda")
     assert done.returncode == 0, done.stderr
     assert "activations" in done.stdout and "it fits" in done.stdout
-    done = cbgui("estimate", "demo", "--model", "llama-3-70b", "--memory", "6GB", "--device", "cuda")
+    done = cli("estimate", "demo", "--model", "llama-3-70b", "--memory", "6GB", "--device", "cuda")
     assert done.returncode == 2 and "smaller model" in done.stderr
-    done = cbgui("estimate", "demo", "--memory", "six")
+    done = cli("estimate", "demo", "--memory", "six")
     assert done.returncode == 2 and "--memory 'six'" in done.stderr
 
 
@@ -228,6 +228,6 @@ def test_bench_measures_what_the_estimate_says(settings):
     assert result["peak_mib"] <= result["estimate_mib"] <= 1.15 * result["peak_mib"], result
 
 
-def test_bench_under_a_cap_says_what_does_not_fit():
-    done = cbgui("bench", "smollm2-135m", "--memory", "500MB", "--steps", "1")
+def test_bench_under_a_cap_says_what_does_not_fit(cli):
+    done = cli("bench", "smollm2-135m", "--memory", "500MB", "--steps", "1")
     assert done.returncode == 2 and "GiB" in done.stderr

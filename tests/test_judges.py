@@ -6,7 +6,6 @@ import json
 
 import pytest
 import torch
-from test_cli import cbgui
 from transformers import AutoModelForSequenceClassification, BertConfig
 
 from cbgui.config import InputError
@@ -86,7 +85,7 @@ def test_one_that_cannot_judge_is_refused_in_a_sentence(demo, tmp_path):
         load_classifier(str(folder), "none")
 
 
-def test_the_command_line_refuses_before_the_model_is_loaded(trained, tmp_path):
+def test_the_command_line_refuses_before_the_model_is_loaded(cli, trained, tmp_path):
     for arguments, words in (
         (["--judge", tmp_path / "nothing"], "no such folder"),
         (["--also", tmp_path / "nothing.csv"], "cannot be read"),
@@ -95,6 +94,6 @@ def test_the_command_line_refuses_before_the_model_is_loaded(trained, tmp_path):
         (["--also", "x.csv?limit=none"], "'none' is not a number"),
         (["--tasks", "hellaswag"], "lm-eval"),
     ):
-        done = cbgui("evaluate", trained.path, *arguments)
+        done = cli("evaluate", trained.path, *arguments)
         assert done.returncode == 2 and words in done.stderr, done.stderr
         assert "Traceback" not in done.stderr and "Loading the model" not in done.stdout

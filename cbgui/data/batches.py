@@ -191,6 +191,7 @@ class PairedSteps(Dataset):
         seed: int,
     ) -> None:
         self.tokenizer, self.max_tokens = tokenizer, max_tokens
+        self.encoded: dict[tuple[Example, bool], Encoded] = {}  # each once: steps are gone through several times
         generator = random.Random(seed)
         breaks = _endless([replace(e, kind="break") for e in break_examples], generator)
         retains = _endless(retain_examples, generator)
@@ -204,7 +205,8 @@ class PairedSteps(Dataset):
         return len(self.plan)
 
     def __getitem__(self, step: int) -> list[Encoded]:
-        return [
-            encode(self.tokenizer, example, self.max_tokens, with_request=with_request)
-            for example, with_request in self.plan[step]
-        ]
+        for example, with_request in self.plan[step]:
+            if (example, with_request) not in self.encoded:
+                made = encode(self.tokenizer, example, self.max_tokens, with_request=with_request)
+                self.encoded[example, with_request] = made
+        return [self.encoded[item] for item in self.plan[step]]

@@ -11,6 +11,7 @@ import base64
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from cbgui.config import InputError
 from cbgui.data.examples import Example
 
 Messages = tuple[tuple[str, str], ...]  # (role, content)
@@ -151,3 +152,11 @@ TITLES = {
     "multi_turn": "Step by step over several turns",
     SOFT_PROMPT: "Optimised input embeddings (white box)",
 }
+
+
+def check_attacks(names: list[str]) -> list[str]:
+    """Raises InputError for a name that is none."""
+    for name in names:
+        if name not in TITLES:
+            raise InputError(f"--attacks {name!r} is unknown; choose from {', '.join(TITLES)}.")
+    return names

@@ -19,7 +19,7 @@ from cbgui import hardware
 from cbgui.config import InputError
 from cbgui.data.examples import read_examples
 from cbgui.evaluation.answers import generate
-from cbgui.evaluation.attacks import DEFAULT_ATTACKS, SOFT_PROMPT, TITLES, Attempt
+from cbgui.evaluation.attacks import DEFAULT_ATTACKS, SOFT_PROMPT, Attempt, check_attacks
 from cbgui.evaluation.cases import KEEP, Case, cases_of
 from cbgui.evaluation.judges import Classifier, by_rules, load_classifier
 from cbgui.evaluation.metrics import Answer, Pair
@@ -37,14 +37,6 @@ Progress = Callable[[float, str], None]  # share done, words; may raise to stop,
 MARGIN, MINIMUM = 1.5, 3.5
 SOFT_PROMPT_LIMIT = 8  # prompts; each takes a minute or so on a CPU
 COSINES = 8  # examples a side
-
-
-def check_attacks(names: list[str]) -> list[str]:
-    """Raises InputError for a name that is none."""
-    for name in names:
-        if name not in TITLES:
-            raise InputError(f"--attacks {name!r} is unknown; choose from {', '.join(TITLES)}.")
-    return names
 
 
 def evaluate_run(
