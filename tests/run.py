@@ -10,6 +10,8 @@ import sys
 import venv
 from pathlib import Path
 
+# Two tests at a time, each computing on one core: much of a test is the import of torch, which uses one anyway.
+TWO_AT_A_TIME = ["-n", "2", "--dist", "worksteal"]
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv-tests"
 
@@ -38,7 +40,8 @@ def main() -> int:
     run(python, "-c", "from cbgui.models import resolve_model; print(resolve_model('demo').label)")
     run(python, "-m", "ruff", "check", ".")
     run(python, "-m", "ruff", "format", "--check", ".")
-    return subprocess.run([str(python), "-m", "pytest", *sys.argv[1:]], cwd=ROOT).returncode
+    command = [str(python), "-m", "pytest", *TWO_AT_A_TIME, *sys.argv[1:]]
+    return subprocess.run(command, cwd=ROOT, env={"OMP_NUM_THREADS": "1", **os.environ}).returncode
 
 
 if __name__ == "__main__":

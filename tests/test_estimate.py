@@ -126,6 +126,7 @@ def test_the_command_line_tells_part_by_part(cli):
 
 def test_out_of_memory_halves_the_passes_and_goes_on(short_config, tmp_path, monkeypatch):
     """The allocator's own error, raised for passes of more than two examples; the losses stay what they were."""
+    short_config = override(short_config, ["training.steps=2"])
     runs = [create_run(tmp_path / name, short_config) for name in ("roomy", "tight")]
     training.train(runs[0])
     real = training.pass_losses
@@ -149,7 +150,8 @@ def _reroute_losses(run):
 
 
 def test_out_of_memory_with_one_example_turns_on_gradient_checkpointing(short_config, tmp_path, monkeypatch):
-    config = override(short_config, ["training.micro_batch_size=1", "training.gradient_checkpointing=false"])
+    settings = ["training.steps=2", "training.micro_batch_size=1", "training.gradient_checkpointing=false"]
+    config = override(short_config, settings)
     runs = [create_run(tmp_path / name, config) for name in ("roomy", "tight")]
     training.train(runs[0])
     real = training.pass_losses

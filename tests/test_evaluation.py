@@ -182,8 +182,9 @@ def test_a_model_broken_too_widely_is_called_too_broad(tmp_path):
     """Trained without the keep loss: everything derails, and the report says so."""
     settings = ["training.steps=16", "training.break_batch_size=4", "training.retain_batch_size=1"]
     settings += ["data.max_tokens=64", "objective.retain_coefficient=0", "training.sample_every=0"]
+    settings += ["training.probe_every=16"]
     run = create_run(tmp_path / "broad", override(load_config("demo"), settings))
     train(run)
-    report = evaluate_run(run, attacks=["direct"], limit=6, max_new_tokens=24)
+    report = evaluate_run(run, attacks=["direct"], limit=4, max_new_tokens=16)
     assert report["verdict"]["name"] == "over_broad", report["verdict"]
     assert report["kept"]["falsely_tripped"]["rate"] > 0.5

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from playwright.sync_api import Locator, Page, expect
 
+# Small steps, and sample answers at the last one alone; names as in the Train page's settings.
+SMALL = {"training-break_batch_size": 2, "training-retain_batch_size": 2, "training-sample_every": 1000}
+
 
 def open_tab(page: Page, name: str) -> None:
     page.get_by_role("tab", name=name, exact=True).click()
@@ -32,3 +35,13 @@ def choose(page: Page, name: str, option: str) -> None:
     page.locator(f"#{name} input").click()
     page.get_by_role("option", name=option, exact=True).click()
     expect(page.locator(f"#{name} input")).to_have_value(option)
+
+
+def fill_settings(page: Page, settings: dict[str, object]) -> None:
+    """Open "More settings" on the Train page and fill these in, once the preset's own are there."""
+    fold(page, "More settings")
+    for name, value in settings.items():
+        field = page.locator(f"#{name} input")
+        expect(field).not_to_have_value("", timeout=60_000)
+        field.fill(str(value))
+        field.press("Tab")

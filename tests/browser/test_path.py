@@ -6,7 +6,7 @@ import re
 
 import pytest
 import torch
-from helpers import open_tab
+from helpers import SMALL, open_tab
 from playwright.sync_api import expect
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -27,8 +27,9 @@ def test_the_whole_path(url, page, tmp_path):
     expect(steps).to_have_value(str(load_config("demo").training.steps))  # the preset's; it has been filled in
     cut_off = "fields => fields.filter(f => f.scrollWidth > f.clientWidth).map(f => f.value)"
     assert page.locator("#more .settings input").evaluate_all(cut_off) == []
-    steps.fill("6")
-    steps.press("Tab")
+    for name, value in (SMALL | {"training-steps": 6}).items():
+        page.locator(f"#{name} input").fill(str(value))
+        page.locator(f"#{name} input").press("Tab")
     page.locator("#start").click()
     status = page.locator("#run-line")
     expect(status).to_contain_text(re.compile(r"step [1-5] of 6"), timeout=300_000)

@@ -10,10 +10,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-from helpers import open_tab
+from helpers import SMALL, fill_settings, open_tab
 from playwright.sync_api import expect
-
-from cbgui.config import load_config
 
 pytestmark = pytest.mark.slow
 SECRET = "the-first-visitors-secret-topic"
@@ -164,18 +162,14 @@ def _uploads(client: httpx.Client) -> None:
 def test_runs_wait_in_line_whoever_started_them(app, browser):
     """The second visitor's run starts when the first one's has ended, and both are told so."""
     pages = []
-    for steps in ("40", "2"):
+    for steps in ("90", "2"):
         page = browser.new_context().new_page()
         page.goto(app.url)
         open_tab(page, "Train")
-        page.locator("#more button.label-wrap").click()
-        field = page.locator("#training-steps input")
-        expect(field).to_have_value(str(load_config("demo").training.steps), timeout=60_000)
-        field.fill(steps)
-        field.press("Tab")
+        fill_settings(page, SMALL | {"training-sample_every": 0, "training-steps": steps})
         page.locator("#start").click()
         pages.append(page)
-        if steps == "40":
+        if steps == "90":
             expect(page.locator("#run-line")).to_contain_text("step", timeout=120_000)
     line = pages[1].locator("#run-line")
     expect(line).to_contain_text("waiting for its turn", timeout=60_000)

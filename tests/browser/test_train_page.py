@@ -8,7 +8,7 @@ import re
 import signal
 
 import pytest
-from helpers import open_tab
+from helpers import SMALL, fill_settings, open_tab
 from playwright.sync_api import Page, expect
 
 pytestmark = pytest.mark.slow
@@ -18,13 +18,7 @@ def start(page: Page, url: str, steps: int) -> None:
     page.goto(url)
     open_tab(page, "Train")
     expect(page.locator("#fit")).to_contain_text("It fits.")
-    page.locator("#more button.label-wrap").click()
-    # Sample answers at the last step alone.
-    for name, value in (("training-steps", steps), ("training-checkpoint_every", 2), ("training-sample_every", 1000)):
-        field = page.locator(f"#{name} input")
-        expect(field).not_to_have_value("")
-        field.fill(str(value))
-        field.press("Tab")
+    fill_settings(page, SMALL | {"training-steps": steps, "training-checkpoint_every": 2})
     page.locator("#start").click()
 
 
