@@ -19,6 +19,7 @@ from cbgui import runs
 from cbgui.config import InputError, RunConfig, load_config, override, parse_size
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
+STARTING = "Starting ..."  # before torch, transformers and PEFT are imported, which takes seconds
 RunArgument = Annotated[Path, typer.Argument(help="the run's folder")]
 
 
@@ -71,13 +72,17 @@ def train(
         if model:
             config.model.name = model
         runs.read_data(config.data)
+        first = int(os.environ.get("RANK", 0)) == 0  # of several processes
+        if first:
+            runs.need_new(output)
+            typer.echo("Looking whether it fits ...")
         from cbgui import hardware  # torch takes seconds to import; what is wrong so far has been told
         from cbgui.estimate import estimate as estimate_memory
         from cbgui.models import read_model_config, resolve_model
 
         model_config = read_model_config(resolve_model(config.model.name, weights=False))
         estimate_memory(model_config, config, hardware.memory_for_training(), hardware.kind())  # refuses what cannot be
-        if int(os.environ.get("RANK", 0)) == 0:
+        if first:
             run = runs.create_run(output, config)
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise typer.Exit(_train_in_this_process(output))
@@ -134,6 +139,7 @@ def generate(
 ) -> None:
     """Both models' answers to a prompt."""
     run = _with_adapter(run_dir)
+    typer.echo(STARTING, err=True)
     from cbgui.generation import in_model_thread, load_chat_model
 
     chat = in_model_thread(load_chat_model, run)
@@ -149,9 +155,11 @@ def export(
 ) -> None:
     """Merge the adapter into the base model: safetensors that any transformers program loads."""
     run = _with_adapter(run_dir)
+    progress = _progress_lines()
+    progress(0.0, "Starting")
     from cbgui.export import export_run
 
-    difference = export_run(run, output, max_shard_size=max_shard_size, progress=_progress_lines())
+    difference = export_run(run, output, max_shard_size=max_shard_size, progress=progress)
     typer.echo(f"{output}: merged and base + adapter differ by at most {difference:.2g} in any token's probability.")
 
 
@@ -191,6 +199,8 @@ def evaluate(
     from cbgui.evaluation.attacks import TITLES, check_attacks
 
     names = list(TITLES) if attacks == "all" else check_attacks(_names(attacks))
+    progress = _progress_lines()
+    progress(0.0, "Starting")
     from cbgui.evaluation.evaluate import evaluate_run
 
     report = evaluate_run(
@@ -202,7 +212,7 @@ def evaluate(
         tasks=_names(tasks),
         max_new_tokens=max_new_tokens,
         limit=limit,
-        progress=_progress_lines(),
+        progress=progress,
     )
     typer.echo(f"\n{'attack':<40} {'base answers':>13} {'short-circuited':>16} {'derailed':>9}")
     for attack in report["attacks"]:
@@ -258,6 +268,7 @@ def estimate(
         raise InputError(f"--device {device!r} is unknown; use cpu or cuda.")
     config = override(load_config(preset), assignments or [])
     limit = parse_size(memory, "--memory") if memory else None
+    typer.echo(STARTING, err=True)
     from cbgui import hardware
     from cbgui.bench import ARCHITECTURES, architecture
     from cbgui.estimate import GIB
@@ -322,6 +333,7 @@ def bench(
     sizes = [f"training.break_batch_size={batch}", f"training.retain_batch_size={batch}", f"data.max_tokens={tokens}"]
     config = override(RunConfig(), [*sizes, *(assignments or [])])
     limit = parse_size(memory, "--memory") if memory else None
+    typer.echo(STARTING, err=True)  # the JSON is alone on stdout
     from cbgui.bench import bench as run_bench
 
     text = json.dumps(run_bench(model, config, layers=layers, memory=limit, steps=steps), indent=2)

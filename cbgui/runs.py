@@ -277,10 +277,15 @@ class Run:
         return create_run(self.path.parent / free_name(name or self.name), self.config())
 
 
-def create_run(path: Path, config: RunConfig) -> Run:
-    """Make a run directory: the resolved config and copies of the data. Raises InputError."""
+def need_new(path: Path) -> None:
+    """Raises InputError when a run is there already."""
     if (path / "run.yaml").exists():
         raise InputError(f"run {str(path)!r} exists already; choose another --output, or pass --resume.")
+
+
+def create_run(path: Path, config: RunConfig) -> Run:
+    """Make a run directory: the resolved config and copies of the data. Raises InputError."""
+    need_new(path)
     sets = read_data(config.data)
     config = config.model_copy(deep=True)
     try:
