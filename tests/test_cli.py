@@ -52,6 +52,30 @@ def test_bad_input_is_one_sentence_and_exit_code_2(tmp_path, arguments, words):
     assert not (tmp_path / "out").exists()
 
 
+NO_TORCH = "import sys; from cbgui.cli import main; code = main(); assert 'torch' not in sys.modules; sys.exit(code)"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["train", "demo", "--output", "OUT", "--set", "training.stepz=1"], "training.stepz"),
+        (["train", "demo", "--output", "OUT"], "exists already"),
+        (["evaluate", "OUT", "--attacks", "telepathy"], "telepathy"),
+        (["estimate", "demo", "--memory", "six"], "--memory 'six'"),
+        (["bench", "demo", "--memory", "six"], "--memory 'six'"),
+    ],
+)
+def test_bad_input_is_told_without_waiting_for_torch(tmp_path, arguments, words):
+    """Its import takes many times what finding these mistakes does."""
+    (tmp_path / "run.yaml").write_text("{}", "utf-8")
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "adapter_model.safetensors").touch()
+    command = [sys.executable, "-c", NO_TORCH, *(str(tmp_path) if a == "OUT" else a for a in arguments)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 2 and words in done.stderr, done.stderr
+    assert done.stdout == ""
+
+
 @pytest.mark.slow
 def test_somebody_elses_topic_on_another_architecture(tmp_path, demo):
     """train, generate, export with own files and a tiny Qwen2 with the demo's tokenizer."""
