@@ -65,3 +65,20 @@ def test_a_full_disk_costs_time_and_not_the_run(trunk, tmp_path, monkeypatch):
         assert equal(frozen_states(EXAMPLES), expected) and len(passes) == 1
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_memory_that_runs_out_leaves_the_trunk_as_it_was(trunk, tmp_path, monkeypatch):
+    """Training begins the step again, with its dropout, its gradient checkpointing and its adapter."""
+    trunk.set_training(True)
+
+    def fails(batch):
+        assert not any(module.training for module in trunk.model.modules())
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError):
+        patch.setattr(trunk, "hidden_states", fails)
+        FrozenStates(trunk, 0, tmp_path, 0)(EXAMPLES)
+    assert all(module.training for module in trunk.model.modules())
+    assert all(p.requires_grad for name, p in trunk.model.named_parameters() if "lora_" in name)
+    adapted = trunk.hidden_states(trunk.batch(EXAMPLES, 0))
+    assert not equal(FrozenStates(trunk, 0, tmp_path, 0)(EXAMPLES), adapted)
