@@ -9,7 +9,7 @@ from starlette.middleware import Middleware
 
 from cbgui import hardware, runs, space, waiting
 from cbgui.ui import chat_tab, data_tab, downloads, export_tab, report_tab, runs_tab, train_tab, visitors
-from cbgui.ui.common import run_choices
+from cbgui.ui.common import chosen, run_choices
 from cbgui.ui.theme import CSS, THEME
 from cbgui.ui.visitors import Visitors
 
@@ -17,7 +17,7 @@ from cbgui.ui.visitors import Visitors
 def _choices(current: str | None):
     """Keep the chosen run while it exists; else the newest."""
     names = run_choices()
-    return gr.Dropdown(choices=names, value=current if current in names else next(iter(names), None))
+    return gr.Dropdown(choices=names, value=current if current in names else chosen(None))
 
 
 def _device() -> str:

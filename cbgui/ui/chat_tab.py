@@ -15,7 +15,7 @@ import pandas as pd
 
 from cbgui import generation, runs
 from cbgui.config import InputError
-from cbgui.ui.common import in_memory, need_run, pick, sentences
+from cbgui.ui.common import chosen, in_memory, need_run, pick, sentences
 
 History = list[dict[str, str]]
 EVERY = 0.2  # seconds between two sights of an answer that grows
@@ -60,7 +60,7 @@ def _ask(
     right: History,
 ) -> Iterator[tuple]:
     """Answer the last user turn of both histories."""
-    run = need_run(name)
+    run = need_run(chosen(name))
     histories = [_plain(left), _plain(right)]
     shown = [[*history, {"role": "assistant", "content": ""}] for history in histories]
 
@@ -163,7 +163,7 @@ def _tail(tokens: list[tuple[str, float]]) -> str:
 @sentences
 def _shade(name: str | None, checkpoint: str, system: str, left: History, right: History) -> tuple:
     """The newest answers, each token coloured by the cosine of the two models' hidden states."""
-    run = need_run(name)
+    run = need_run(chosen(name))
     left, right = _plain(left), _plain(right)
     if not left or left[-1]["role"] != "assistant":
         return "", None
@@ -194,7 +194,7 @@ def _shade(name: str | None, checkpoint: str, system: str, left: History, right:
 
 @sentences
 def _export(name: str | None, left: History, right: History) -> str:
-    run = need_run(name)
+    run = need_run(chosen(name))
     left, right = _plain(left), _plain(right)
     if not left:
         raise InputError("there is no conversation yet; send a request first.")
@@ -206,7 +206,7 @@ def _export(name: str | None, left: History, right: History) -> str:
 
 def _of_run(name: str | None) -> tuple:
     """Checkpoints and held-out requests of the chosen run."""
-    run = pick(name)
+    run = pick(chosen(name))
     rows = (run.examples("held_out") or run.examples("retain")) if run else []
     breaks, keeps = [e for e in rows if e.kind == "break"], [e for e in rows if e.kind != "break"]
     prompts = [e.prompt for e in breaks[:4]] + [e.prompt for e in keeps[:4]]

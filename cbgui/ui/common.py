@@ -45,6 +45,11 @@ def pick(name: str | None) -> runs.Run | None:
     return next((run for run in runs.list_runs() if run.name == name), None)
 
 
+def chosen(name: str | None) -> str | None:
+    """`name`, or the newest run's until the page has chosen that one, a second or two after it opened."""
+    return name or next(iter(run_choices()), None)
+
+
 def need_run(name: str | None) -> runs.Run:
     run = pick(name)
     if run is None:
