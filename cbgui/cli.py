@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -19,7 +20,6 @@ from cbgui import runs
 from cbgui.config import InputError, RunConfig, load_config, override, parse_size
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
-STARTING = "Starting ..."  # before torch, transformers and PEFT are imported, which takes seconds
 RunArgument = Annotated[Path, typer.Argument(help="the run's folder")]
 
 
@@ -139,7 +139,7 @@ def generate(
 ) -> None:
     """Both models' answers to a prompt."""
     run = _with_adapter(run_dir)
-    typer.echo(STARTING, err=True)
+    _say_starting()
     from cbgui.generation import in_model_thread, load_chat_model
 
     chat = in_model_thread(load_chat_model, run)
@@ -268,7 +268,7 @@ def estimate(
         raise InputError(f"--device {device!r} is unknown; use cpu or cuda.")
     config = override(load_config(preset), assignments or [])
     limit = parse_size(memory, "--memory") if memory else None
-    typer.echo(STARTING, err=True)
+    _say_starting()
     from cbgui import hardware
     from cbgui.bench import ARCHITECTURES, architecture
     from cbgui.estimate import GIB
@@ -333,13 +333,20 @@ def bench(
     sizes = [f"training.break_batch_size={batch}", f"training.retain_batch_size={batch}", f"data.max_tokens={tokens}"]
     config = override(RunConfig(), [*sizes, *(assignments or [])])
     limit = parse_size(memory, "--memory") if memory else None
-    typer.echo(STARTING, err=True)  # the JSON is alone on stdout
+    _say_starting()
     from cbgui.bench import bench as run_bench
 
     text = json.dumps(run_bench(model, config, layers=layers, memory=limit, steps=steps), indent=2)
     typer.echo(text)
     if output is not None:
         output.write_text(text + "\n", "utf-8")
+
+
+def _say_starting() -> None:
+    """To who looks on, before torch, transformers and PEFT are imported, which takes seconds; a script's output and
+    errors stay what they are."""
+    if sys.stderr.isatty():
+        typer.echo("Starting ...", err=True)
 
 
 def _progress_lines() -> Callable[[float, str], None]:
