@@ -124,6 +124,7 @@ def test_batches_pad_to_the_longest_and_mask_what_counts(demo):
     steps = PairedSteps(tokenizer, breaks, retains, seed=1, **settings)
     again = PairedSteps(tokenizer, breaks, retains, seed=1, **settings)
     assert [steps[i] for i in range(3)] == [again[i] for i in range(3)]
+    assert all(one is other for one, other in zip(steps[0], steps[0], strict=True))  # encoded once
     assert steps[0] != PairedSteps(tokenizer, breaks, retains, seed=2, **settings)[0]
     assert [e.is_break for e in steps[0]] == [True] * 3 + [False] * 5
     parts = cut_into_passes(steps[0], 4, packed=False)

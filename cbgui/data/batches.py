@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import random
 from collections.abc import Iterator
@@ -190,8 +191,8 @@ class PairedSteps(Dataset):
         without_request: float,
         seed: int,
     ) -> None:
-        self.tokenizer, self.max_tokens = tokenizer, max_tokens
-        self.encoded: dict[tuple[Example, bool], Encoded] = {}  # each once: steps are gone through several times
+        # Each example once: steps are gone through several times.
+        self.encode = functools.cache(functools.partial(encode, tokenizer, max_tokens=max_tokens))
         generator = random.Random(seed)
         breaks = _endless([replace(e, kind="break") for e in break_examples], generator)
         retains = _endless(retain_examples, generator)
@@ -205,8 +206,4 @@ class PairedSteps(Dataset):
         return len(self.plan)
 
     def __getitem__(self, step: int) -> list[Encoded]:
-        for example, with_request in self.plan[step]:
-            if (example, with_request) not in self.encoded:
-                made = encode(self.tokenizer, example, self.max_tokens, with_request=with_request)
-                self.encoded[example, with_request] = made
-        return [self.encoded[item] for item in self.plan[step]]
+        return [self.encode(example, with_request=with_request) for example, with_request in self.plan[step]]

@@ -17,7 +17,7 @@ from cbgui.ui.visitors import Visitors
 def _choices(current: str | None):
     """Keep the chosen run while it exists; else the newest."""
     names = run_choices()
-    return gr.Dropdown(choices=names, value=current if current in names else chosen(None))
+    return gr.Dropdown(choices=names, value=chosen(current if current in names else None))
 
 
 def _device() -> str:

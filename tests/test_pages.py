@@ -1,0 +1,38 @@
+"""What the pages' handlers do, where a browser would be too slow to see it."""
+
+from __future__ import annotations
+
+import shutil
+
+import gradio as gr
+import pytest
+
+from cbgui.ui import chat_tab, train_tab
+from cbgui.ui.common import chosen
+
+
+def test_the_newest_run_is_meant_until_the_page_has_chosen_it(trained, tmp_path, monkeypatch):
+    """A request sent a second after the page opened is answered, not told that there is no run."""
+    monkeypatch.setenv("CBGUI_RUNS", str(tmp_path))
+    asked = [{"role": "user", "content": "Hello"}]
+    ask = (None, None, "", "", 8, 0, 0, asked, asked)
+    assert chosen(None) is None and chosen("gone") == "gone"
+    *_, chat = chat_tab._of_run(None)
+    assert "Train a run first" in chat.placeholder
+    with pytest.raises(gr.Error, match="No run is chosen"):
+        next(chat_tab._ask(*ask))
+    shutil.copytree(trained.path, tmp_path / "newest")
+    assert chosen(None) == "newest"
+    checkpoint, _, *chats = chat_tab._of_run(None)
+    assert checkpoint.value and all(chat.placeholder == "Ask both models the same." for chat in chats)
+    left, *_ = next(chat_tab._ask(*ask))
+    assert left[-1]["content"] == "Loading the model ..."
+
+
+def test_time_left_does_not_go_by_the_first_step(trained):
+    """It makes what the others use, and took three times as long as they."""
+    events = [event for event in trained.events()[0] if event["kind"] == "step"]
+    for event, seconds in zip(events, (100.0, 10.0, 10.0, 10.0), strict=True):
+        event |= {"seconds": seconds, "steps": 62}
+    assert " left" not in train_tab._status_line(trained, "running", events[:1])
+    assert "about 10 min" in train_tab._status_line(trained, "running", events[:2])
