@@ -45,9 +45,9 @@ def _line(event: dict) -> str | None:
 def train(
     preset: Annotated[str, typer.Argument(metavar="PRESET_OR_YAML")] = "",
     output: Annotated[Path, typer.Option(help="the run's folder")] = ...,
-    break_file: Annotated[str | None, typer.Option("--break", help="JSONL of what must break")] = None,
-    retain_file: Annotated[str | None, typer.Option("--retain", help="JSONL of what must stay")] = None,
-    held_out: Annotated[str | None, typer.Option("--held-out", help="JSONL of held-out examples")] = None,
+    break_file: Annotated[str | None, typer.Option("--break", help="data file of what must break")] = None,
+    retain_file: Annotated[str | None, typer.Option("--retain", help="data file of what must stay")] = None,
+    held_out: Annotated[str | None, typer.Option("--held-out", help="data file of held-out examples")] = None,
     model: Annotated[str | None, typer.Option(help="hub id or folder")] = None,
     assignments: Annotated[list[str] | None, typer.Option("--set", help="such as training.steps=30")] = None,
     resume: Annotated[bool, typer.Option(help="go on from the last checkpoint")] = False,
@@ -180,7 +180,9 @@ def upload(
 @app.command()
 def evaluate(
     run_dir: RunArgument,
-    held_out: Annotated[Path | None, typer.Option(help="JSONL of held-out examples; the run's own by default")] = None,
+    held_out: Annotated[
+        Path | None, typer.Option(help="data file of held-out examples; the run's own by default")
+    ] = None,
     also: Annotated[
         list[str] | None,
         typer.Option(help="a file, a public set or hub id too, such as 'file.csv?kind=break&prompt=Goal&limit=50'"),
@@ -301,7 +303,8 @@ def check(
         raise InputError(f"--kind {kind!r} is unknown; use break or retain.")
     from cbgui.data.checks import run_checks
     from cbgui.data.editable import EditableData
-    from cbgui.data.sources import columns_of, guess_mapping, read_rows, to_examples
+    from cbgui.data.files import read_rows
+    from cbgui.data.sources import columns_of, guess_mapping, to_examples
 
     rows = list(read_rows(file))
     mapping = guess_mapping(rows)

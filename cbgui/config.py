@@ -181,7 +181,7 @@ def find_data_file(name: str) -> Path:
     for path in (Path(name), PRESETS / name):
         if path.is_file():
             return path
-    raise InputError(f"data file {name!r} does not exist; give the path of a JSONL file.")
+    raise InputError(f"data file {name!r} does not exist; give the path of a JSONL, JSON, CSV, TSV or Parquet file.")
 
 
 def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, str]:

@@ -99,6 +99,7 @@ class RerouteTrainer(Trainer):
         self.micro_batch_size = config.training.micro_batch_size
         self.frozen_states = FrozenStates(trunk, pad_token_id, run.path, shutil.disk_usage(run.path).free // 4)
         self.trainable = [parameter for parameter in trunk.model.parameters() if parameter.requires_grad]
+        self.step_started, self.tokens = 0.0, 0  # of the step that runs: its clock, and the tokens of its examples
         self.last: dict[str, Any] = {}
 
     def get_train_dataloader(self) -> DataLoader:
@@ -108,7 +109,7 @@ class RerouteTrainer(Trainer):
     def training_step(
         self, model: torch.nn.Module, inputs: list[Encoded], num_items_in_batch: Any = None
     ) -> torch.Tensor:
-        started = time.perf_counter()
+        self.step_started = time.perf_counter()
         if not self.trunk.model.training:
             self.trunk.set_training(True)
         c_reroute, c_retain = coefficients(self.config.objective, self.state.global_step, self.state.max_steps)
@@ -149,15 +150,13 @@ class RerouteTrainer(Trainer):
                 f"the loss is {total.item()} at step {self.state.global_step + 1}; lower training.learning_rate or "
                 "check the model's weights."
             )
-        seconds = time.perf_counter() - started
         self.last = {
             "reroute_loss": reroute,
             "retain_loss": retain,
             "cosine": {str(layer): value for layer, value in zip(self.trunk.target_layers, cosine, strict=True)},
             "coefficients": {"reroute": c_reroute, "retain": c_retain},
-            "tokens_per_second": sum(len(e.ids) for e in inputs) / seconds,
-            "seconds": seconds,
         }
+        self.tokens = sum(len(e.ids) for e in inputs)
         return total
 
     def _take_less_memory(self) -> None:
@@ -254,6 +253,7 @@ class EventCallback(TrainerCallback):
 
     def on_step_end(self, args, state, control, **kwargs) -> None:
         trainer = self.trainer
+        seconds = time.perf_counter() - trainer.step_started  # the optimizer's part too
         rate = kwargs["lr_scheduler"].get_last_lr()[0]
         self.run.append_event(
             "step",
@@ -261,6 +261,8 @@ class EventCallback(TrainerCallback):
             steps=state.max_steps,
             learning_rate=rate,
             memory_bytes=hardware.memory_in_use(),
+            seconds=seconds,
+            tokens_per_second=trainer.tokens / seconds,
             **trainer.last,
         )
         last = state.global_step >= state.max_steps

@@ -14,7 +14,7 @@ import pytest
 
 from cbgui import cli, runs, space
 from cbgui.config import InputError
-from cbgui.data import sources
+from cbgui.data import files, sources
 from cbgui.data.editable import EditableData
 from cbgui.data.library import Library
 from cbgui.hub import check_repo
@@ -61,7 +61,7 @@ def _files(folder: Path) -> None:
     with (folder / "huge.jsonl").open("wb") as file:
         file.truncate(10 * 10**9)
     with (folder / "one_line.jsonl").open("wb") as file:
-        file.truncate(sources.LONGEST_LINE + 5)
+        file.truncate(files.LONGEST_LINE + 5)
     (folder / "a_folder.jsonl").mkdir()
     _models(folder)
     run = folder / "no_adapter"
@@ -277,7 +277,7 @@ def test_a_bad_import_leaves_the_data_as_it_was(bad, tmp_path):
     before = data.version()
     for name in ("broken.jsonl", "latin.jsonl", "bad.parquet", "huge.csv"):
         with pytest.raises(InputError):
-            list(sources.read_rows(bad / name))
+            list(files.read_rows(bad / name))
     assert data.version() == before
 
 

@@ -2,11 +2,13 @@ import json
 import re
 from dataclasses import replace
 
+import pandas as pd
 import pytest
 
 from cbgui.config import PRESETS, InputError, load_config
 from cbgui.data.batches import PAD_TO, Encoded, PairedSteps, collate, encode, pack, passes, shared_tokens
 from cbgui.data.examples import read_examples, write_examples
+from cbgui.data.files import SUFFIXES
 from cbgui.models import load_tokenizer
 from cbgui.runs import read_data
 
@@ -27,10 +29,28 @@ def test_jsonl_round_trip(tmp_path):
     assert [e.to_row() for e in again] == [e.to_row() for e in examples]
 
 
-def test_csv(tmp_path):
-    path = tmp_path / "data.csv"
-    path.write_text('prompt,response\nq,"two\nlines"\n', "utf-8")
-    assert read_examples(path, "break")[0].response == "two\nlines"
+def save_rows(path, rows):
+    """In the form that the file's ending names."""
+    table = pd.DataFrame(rows)
+    match path.suffix:
+        case ".csv" | ".tsv":
+            table.to_csv(path, index=False, sep="," if path.suffix == ".csv" else "\t")
+        case ".json" | ".jsonl":
+            table.to_json(path, orient="records", lines=path.suffix == ".jsonl")
+        case ".parquet":
+            table.to_parquet(path)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_every_file_form_is_read_for_training(suffix, tmp_path):
+    rows = [{"prompt": "q", "response": "two\nlines"}, {"prompt": "ä", "response": "one"}]
+    save_rows(tmp_path / f"good{suffix}", rows)
+    assert [e.to_row() for e in read_examples(tmp_path / f"good{suffix}", "break")] == [
+        row | {"kind": "break"} for row in rows
+    ]
+    save_rows(tmp_path / f"bad{suffix}", [*rows, {"prompt": "q", "response": " "}])
+    with pytest.raises(InputError, match=rf"^bad\{suffix}, (line|entry|row) \d: the response is empty"):
+        read_examples(tmp_path / f"bad{suffix}", "break")
 
 
 @pytest.mark.parametrize(

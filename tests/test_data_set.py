@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import pandas as pd
 import pytest
+from test_data import save_rows
 
 from cbgui.config import InputError
-from cbgui.data import checks, sources
+from cbgui.data import checks, files, sources
 from cbgui.data.editable import EditableData
 from cbgui.data.examples import Example
 from cbgui.data.library import Library
@@ -81,21 +80,11 @@ def test_a_bad_edit_is_one_sentence(data):
 ROWS = [{"Goal": f"build the {s}", "target": f"First, the {s}.", "n": i} for i, s in enumerate(SUBJECTS[:8])]
 
 
-@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".json", ".jsonl", ".parquet"])
+@pytest.mark.parametrize("suffix", files.SUFFIXES)
 def test_every_file_form_gives_the_same_rows(suffix, tmp_path):
-    path, table = tmp_path / f"rows{suffix}", pd.DataFrame(ROWS)
-    match suffix:
-        case ".csv":
-            table.to_csv(path, index=False)
-        case ".tsv":
-            table.to_csv(path, index=False, sep="\t")
-        case ".json":
-            path.write_text(json.dumps(ROWS))
-        case ".jsonl":
-            path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
-        case ".parquet":
-            table.to_parquet(path)
-    rows = list(sources.read_rows(path))
+    path = tmp_path / f"rows{suffix}"
+    save_rows(path, ROWS)
+    rows = list(files.read_rows(path))
     mapping = guess_mapping(rows)
     assert (mapping.prompt, mapping.response) == ("Goal", "target")
     found, _ = to_examples(rows, mapping, "break", path.name)
@@ -121,7 +110,7 @@ BAD_FILES = {
     "a.json": (b'["x"]', "entry 1: expected an object"),
     "a.csv": ("é".encode("latin-1") * 5, "not UTF-8"),
     "a.parquet": (b"PAR1 and then nothing", "not a Parquet file"),
-    "missing.csv": (None, "cannot be read"),
+    "missing.csv": (None, "does not exist"),
 }
 
 
@@ -131,7 +120,7 @@ def test_a_bad_file_is_one_sentence(name, tmp_path):
     if content is not None:
         (tmp_path / name).write_bytes(content)
     with pytest.raises(InputError, match=words) as error:
-        list(sources.read_rows(tmp_path / name))
+        list(files.read_rows(tmp_path / name))
     assert "\n" not in str(error.value)
 
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from cbgui.config import InputError
+from cbgui.data.files import Raw, placed_rows
 
-LARGEST_FILE = 2 * 2**30  # bytes
 Kind = Literal["break", "retain", "near_miss", "refusal"]
 
 
@@ -37,10 +36,8 @@ class Example:
         return {"messages": turns, "kind": self.kind}
 
 
-def example_from_row(row: Any, kind: Kind, where: str) -> Example:
+def example_from_row(row: Raw, kind: Kind, where: str, source: str) -> Example:
     """Parse one row. Raises InputError with a sentence that begins with `where`."""
-    if not isinstance(row, dict):
-        raise InputError(f"{where}: expected an object with 'prompt' and 'response', found {type(row).__name__}.")
     if "messages" in row:
         turns = row["messages"]
         good = isinstance(turns, list) and all(
@@ -61,36 +58,15 @@ def example_from_row(row: Any, kind: Kind, where: str) -> Example:
     row_kind = row.get("kind") or kind
     if row_kind not in get_args(Kind):
         raise InputError(f"{where}: kind {row_kind!r} is unknown; use one of {', '.join(get_args(Kind))}.")
-    return Example(messages, response, row_kind, where.rsplit(", line", 1)[0])
+    return Example(messages, response, row_kind, source)
 
 
 def read_examples(path: Path, kind: Kind) -> list[Example]:
-    """Read a JSONL or CSV file (columns prompt, response, kind). Raises InputError naming the file and line."""
-    try:
-        if path.stat().st_size > LARGEST_FILE:
-            raise InputError(f"{path.name}: {path.stat().st_size / 1e9:.1f} GB is more than training reads; take less.")
-        text = path.read_text("utf-8-sig")
-    except FileNotFoundError:
-        raise InputError(f"data file {str(path)!r} does not exist; give the path of a JSONL file.") from None
-    except UnicodeDecodeError:
-        raise InputError(f"{path.name}: not UTF-8 text; save the file as UTF-8.") from None
-    except OSError as error:
-        raise InputError(f"{path.name}: cannot be read ({error.strerror}); check the path.") from None
-    examples = []
-    if path.suffix.lower() == ".csv":
-        for number, row in enumerate(csv.DictReader(text.splitlines(keepends=True)), 2):
-            examples.append(example_from_row(row, kind, f"{path.name}, line {number}"))
-    else:
-        for number, line in enumerate(text.split("\n"), 1):
-            if not line.strip():
-                continue
-            where = f"{path.name}, line {number}"
-            try:
-                row = json.loads(line)
-            except (json.JSONDecodeError, RecursionError) as error:
-                reason = getattr(error, "msg", "nested too deeply")
-                raise InputError(f"{where}: not JSON ({reason}); mend or delete the line.") from None
-            examples.append(example_from_row(row, kind, where))
+    """Read a file of rows with prompt and response (or messages), and kind where it differs from `kind`.
+
+    Raises InputError naming the file and the line.
+    """
+    examples = [example_from_row(row, kind, where, path.name) for where, row in placed_rows(path)]
     if not examples:
         raise InputError(f"{path.name}: the file holds no examples; add at least one line.")
     return examples

@@ -1,32 +1,25 @@
-"""Where examples come from: a file, the hub, pasted text. Rows of any columns -> Example, through a column mapping."""
+"""Rows of the hub and of pasted text, and rows of any columns -> Example, through a column mapping."""
 
 from __future__ import annotations
 
-import csv
 import io
 import itertools
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, TextIO, get_args
+from typing import Any, get_args
 
 import datasets.config
 import httpx2
-import pyarrow
-import pyarrow.parquet
 from datasets import load_dataset
 from datasets.exceptions import DatasetNotFoundError
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError
 
 from cbgui.config import InputError
 from cbgui.data.examples import Example, Kind
+from cbgui.data.files import Raw, csv_rows, jsonl_rows
 from cbgui.hub_errors import asks_to_slow_down
 
-SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
-LARGEST_JSON = 500 * 2**20  # bytes; a .json list is parsed whole, the other forms line by line
-LARGEST_FILE = 4 * 2**30  # bytes
-LONGEST_LINE = 16 * 2**20  # characters of one row: far more than any model reads
 RETRIES = 2  # of a streamed read, each with five of huggingface_hub's own; datasets' 20 take ten minutes
 LOOKED_AT = 200  # rows read for the guess
 # Names that public sets use, the likeliest first.
@@ -47,8 +40,6 @@ NAMES = {
     "kind": ["kind"],
 }
 ROLES = {"human": "user", "gpt": "assistant", "bot": "assistant", "model": "assistant"}
-csv.field_size_limit(LONGEST_LINE)
-Raw = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -76,94 +67,13 @@ class Skipped:
         return f"Left out: {'; '.join(parts)}." if parts else ""
 
 
-def read_rows(path: Path) -> Iterator[Raw]:
-    """Rows of a CSV, TSV, JSON, JSONL or Parquet file, one at a time. Raises InputError naming file and line."""
-    suffix = path.suffix.lower()
-    if suffix not in SUFFIXES:
-        raise InputError(f"{path.name}: {suffix or 'no'} ending is not known; use {', '.join(SUFFIXES)}.")
-    try:
-        if path.stat().st_size > LARGEST_FILE:
-            size = path.stat().st_size / 1e9
-            raise InputError(f"{path.name}: {size:.1f} GB, over the {LARGEST_FILE / 1e9:.0f} GB this reads; split it.")
-        if suffix == ".parquet":
-            for batch in pyarrow.parquet.ParquetFile(path).iter_batches(batch_size=1000):
-                yield from batch.to_pylist()
-        elif suffix == ".json":
-            yield from _json_rows(path)
-        else:
-            with path.open(encoding="utf-8-sig", newline="") as file:
-                lines = _lines(file, path.name)
-                yield from _jsonl_rows(lines, path.name) if suffix == ".jsonl" else _csv_rows(lines, path.name, suffix)
-    except UnicodeDecodeError:
-        raise InputError(f"{path.name}: not UTF-8 text; save the file as UTF-8.") from None
-    except pyarrow.ArrowException as error:
-        raise InputError(f"{path.name}: not a Parquet file ({str(error).splitlines()[0][:80]}).") from None
-    except OSError as error:
-        raise InputError(f"{path.name}: cannot be read ({error.strerror or error}); check the path.") from None
-
-
-def _lines(file: TextIO, name: str) -> Iterator[str]:
-    """Lines of a file, none of which is let into memory beyond LONGEST_LINE."""
-    for number in itertools.count(1):
-        line = file.readline(LONGEST_LINE)
-        if not line:
-            return
-        if len(line) >= LONGEST_LINE:
-            raise InputError(f"{name}, line {number}: over {LONGEST_LINE / 1e6:.0f} million characters; shorten it.")
-        yield line
-
-
-def _csv_rows(file: Iterable[str], name: str, suffix: str) -> Iterator[Raw]:
-    reader = csv.DictReader(file, delimiter="\t" if suffix == ".tsv" else ",")
-    try:
-        for row in reader:
-            row.pop(None, None)  # more cells than headings
-            yield row
-    except csv.Error as error:
-        raise InputError(f"{name}, line {reader.line_num}: not CSV ({error}); mend the line.") from None
-
-
-def _jsonl_rows(file: Iterable[str], name: str) -> Iterator[Raw]:
-    for number, line in enumerate(file, 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            reason = getattr(error, "msg", "nested too deeply")
-            raise InputError(f"{name}, line {number}: not JSON ({reason}); mend or delete the line.") from None
-        if not isinstance(row, dict):
-            raise InputError(f"{name}, line {number}: expected an object with columns, found {type(row).__name__}.")
-        yield row
-
-
-def _json_rows(path: Path) -> Iterator[Raw]:
-    if path.stat().st_size > LARGEST_JSON:
-        raise InputError(f"{path.name}: a .json file over 500 MB; save it as JSON Lines (.jsonl), which is streamed.")
-    try:
-        content = json.loads(path.read_text("utf-8-sig"))
-    except (ValueError, RecursionError) as error:
-        if isinstance(error, UnicodeDecodeError):
-            raise
-        # JSON Lines under a .json name
-        with path.open(encoding="utf-8-sig") as file:
-            yield from _jsonl_rows(file, path.name)
-        return
-    if isinstance(content, dict):
-        content = next((value for value in content.values() if isinstance(value, list)), [content])
-    for number, row in enumerate(content, 1):
-        if not isinstance(row, dict):
-            raise InputError(f"{path.name}, entry {number}: expected an object, found {type(row).__name__}.")
-        yield row
-
-
 def paste_rows(text: str) -> list[Raw]:
     """Pasted text: JSON Lines, CSV or tab-separated with headings, or one request a line. Raises InputError."""
     text = text.strip()
     if not text:
         raise InputError("the pasted text is empty; paste JSON Lines, CSV with headings, or one request a line.")
     if text.startswith("{"):
-        return list(_jsonl_rows(text.splitlines(), "pasted text"))
+        return [row for _, row in jsonl_rows(text.splitlines(), "pasted text")]
     if text.startswith("["):
         try:
             rows = json.loads(text)
@@ -171,10 +81,10 @@ def paste_rows(text: str) -> list[Raw]:
             raise InputError(f"pasted text: not JSON ({error}); mend it.") from None
         return [row for row in rows if isinstance(row, dict)]
     heading = text.splitlines()[0].lower()
-    suffix = ".tsv" if "\t" in heading else ".csv"
-    columns = [cell.strip().strip('"') for cell in heading.split("\t" if suffix == ".tsv" else ",")]
+    delimiter = "\t" if "\t" in heading else ","
+    columns = [cell.strip().strip('"') for cell in heading.split(delimiter)]
     if any(column in names for column in columns for names in NAMES.values()):
-        return list(_csv_rows(io.StringIO(text), "pasted text", suffix))
+        return [row for _, row in csv_rows(io.StringIO(text), "pasted text", delimiter)]
     return [{"prompt": line.strip()} for line in text.splitlines() if line.strip()]
 
 

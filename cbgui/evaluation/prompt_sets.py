@@ -11,17 +11,8 @@ from urllib.parse import parse_qsl
 
 from cbgui.config import InputError
 from cbgui.data.examples import Example, Kind
-from cbgui.data.sources import (
-    CATALOGUE,
-    LOOKED_AT,
-    SUFFIXES,
-    Raw,
-    catalogue_rows,
-    guess_mapping,
-    hub_rows,
-    read_rows,
-    to_examples,
-)
+from cbgui.data.files import SUFFIXES, Raw, read_rows
+from cbgui.data.sources import CATALOGUE, LOOKED_AT, catalogue_rows, guess_mapping, hub_rows, to_examples
 
 MOST_PROMPTS = 200  # of each side of a set, unless its limit says otherwise: public sets have up to 200,000
 SET_OPTIONS = ("kind", "prompt", "response", "messages", "config", "split", "limit")

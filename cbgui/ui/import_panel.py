@@ -12,7 +12,7 @@ import pandas as pd
 
 from cbgui import space
 from cbgui.config import InputError
-from cbgui.data import sources
+from cbgui.data import files, sources
 from cbgui.data.sources import CATALOGUE, Mapping
 from cbgui.models import hub_answers
 from cbgui.ui.common import KIND_WORDS, KINDS, library, sentences
@@ -22,14 +22,14 @@ BATCH = 5000
 SIDES = ["break", "ordinary", "near miss", "refusal"]
 
 
-def _rows(source: dict[str, Any]) -> Iterator[sources.Raw]:
+def _rows(source: dict[str, Any]) -> Iterator[files.Raw]:
     match source["type"]:
         case "catalogue":
             return sources.catalogue_rows(CATALOGUE[source["index"]])
         case "hub":
             return sources.hub_rows(source["name"], source["config"], source["split"])
         case "file":
-            return sources.read_rows(Path(source["path"]))
+            return files.read_rows(Path(source["path"]))
         case "paste":
             return iter(sources.paste_rows(source["text"]))
     raise ValueError(source["type"])
@@ -44,7 +44,7 @@ def _mapping(prompt: str, response: str, messages: str, kind: str, second: str |
     return Mapping(*known, input=second)
 
 
-def _preview(rows: list[sources.Raw], mapping: Mapping, side: str) -> pd.DataFrame:
+def _preview(rows: list[files.Raw], mapping: Mapping, side: str) -> pd.DataFrame:
     found, _ = sources.to_examples(rows, mapping, KINDS[side], "these rows", limit=5)
     shown = [(e.prompt[:300], e.response[:300], KIND_WORDS[e.kind]) for e in found]
     return pd.DataFrame(shown, columns=["request", "answer", "kind"])
@@ -145,7 +145,7 @@ def build(version: gr.State) -> None:
             with gr.Tab("File"):
                 file = gr.File(
                     label="CSV, TSV, JSON, JSON Lines or Parquet",
-                    file_types=list(sources.SUFFIXES),
+                    file_types=list(files.SUFFIXES),
                     height=120,
                     elem_id="file",
                 )
