@@ -73,7 +73,7 @@ def coefficients(objective: ObjectiveConfig, step: int, steps: int) -> tuple[flo
         "full": (1 - done, done),
         "constant": (1.0, 1.0),
         "rise": (1.0, min(1.0, 0.25 + 1.5 * done)),
-        "late": (1.0, min(1.0, 0.05 + 4.4 * done**3)),
+        "late": (1.0, min(1.0, 0.04 + 4.4 * done**3)),
     }
     reroute, retain = shares[objective.schedule]
     return objective.reroute_coefficient * reroute, objective.retain_coefficient * retain

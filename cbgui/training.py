@@ -37,6 +37,7 @@ from cbgui.trunk import Trunk
 
 PROBED = 8  # examples a side in a probe
 PROBE_SIZE = 4  # examples in one of its passes: without gradients small ones cost little, and they bound the memory
+FUSED = {"adamw_torch": "adamw_torch_fused"}  # the same values, sooner (docs/benchmarks.md)
 
 
 @dataclass
@@ -354,7 +355,7 @@ def make_trainer(
         warmup_steps=training.warmup_steps,
         lr_scheduler_type=training.lr_scheduler,
         weight_decay=0.0,
-        optim=training.optim,
+        optim=FUSED.get(training.optim, training.optim),
         bf16=trunk.model.dtype == torch.bfloat16,
         use_cpu=hardware.device().type == "cpu",
         activation_checkpointing=training.gradient_checkpointing,

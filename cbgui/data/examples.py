@@ -51,7 +51,10 @@ def example_from_row(row: Raw, kind: Kind, where: str, source: str) -> Example:
     else:
         for field in ("prompt", "response"):
             if not isinstance(row.get(field), str):
-                raise InputError(f"{where}: '{field}' is missing or not text; give each line a prompt and a response.")
+                raise InputError(
+                    f"{where}: '{field}' is missing or not text; name the columns prompt and response, or import the "
+                    "file on the Data page, which maps them."
+                )
         messages, response = (("user", row["prompt"]),), row["response"]
     if not response.strip():
         raise InputError(f"{where}: the response is empty; fill it in or delete the line.")
