@@ -50,7 +50,7 @@ class ObjectiveConfig(_Part):
     retain_coefficient: float = Field(200.0, ge=0)
     # "linear": reroute falls from 1 to 1/2 and retain rises from 0 to 1/2 of their coefficients (published).
     # "full": all the way, from 1 to 0 and 0 to 1. "constant": neither moves. "rise": reroute stays, retain goes from a
-    # quarter of its coefficient to all of it by half the run. "late": from a twentieth, with the cube of the time, to
+    # quarter of its coefficient to all of it by half the run. "late": from a 25th, with the cube of the time, to
     # all of it at 60%; it breaks sooner, and bears a higher retain_coefficient.
     schedule: Literal["linear", "full", "constant", "rise", "late"] = "rise"
     without_request: float = Field(0.5, ge=0, le=1)  # share of break examples shown without their request (published)
