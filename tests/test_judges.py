@@ -88,7 +88,7 @@ def test_one_that_cannot_judge_is_refused_in_a_sentence(demo, tmp_path):
 def test_the_command_line_refuses_before_the_model_is_loaded(cli, trained, tmp_path):
     for arguments, words in (
         (["--judge", tmp_path / "nothing"], "no such folder"),
-        (["--also", tmp_path / "nothing.csv"], "cannot be read"),
+        (["--also", tmp_path / "nothing.csv"], "does not exist"),
         (["--also", "x.csv?sort=up"], "'sort' is unknown"),
         (["--also", "x.csv?kind=evil"], "'evil' is unknown"),
         (["--also", "x.csv?limit=none"], "'none' is not a number"),

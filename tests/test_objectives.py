@@ -56,7 +56,7 @@ def test_schedules():
     assert at("full", 10, 11) == (0, 4)
     assert at("constant", 3, 10) == at("constant", 9, 10) == (10, 4)
     assert [at("rise", step, 11) for step in (0, 5, 10)] == [(10, 1), (10, 4), (10, 4)]
-    assert [at("late", step, 11)[1] for step in (0, 5, 10)] == pytest.approx([0.2, 2.4, 4])
+    assert [at("late", step, 11)[1] for step in (0, 5, 10)] == pytest.approx([0.16, 2.36, 4])
     assert at("late", 5, 11)[0] == 10
 
 

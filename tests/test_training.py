@@ -2,12 +2,14 @@ import json
 import os
 import signal
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, TrainerCallback
 
+from cbgui import training
 from cbgui.config import InputError, override
 from cbgui.data.batches import PairedSteps
 from cbgui.export import export_run
@@ -125,6 +127,25 @@ def test_a_resumed_run_ends_where_an_unbroken_one_does(short_config, tmp_path, o
     last = [[e for e in run.events()[0] if e["kind"] == "step"][-1] for run in (whole, cut)]
     assert last[0]["step"] == last[1]["step"] == 4
     assert last[0]["retain_loss"] == pytest.approx(last[1]["retain_loss"], rel=0.05)
+
+
+def test_a_steps_seconds_hold_the_optimizers_part(short_config, tmp_path, monkeypatch):
+    """By a clock that stands still but for the optimizer."""
+    clock = [0.0]
+    monkeypatch.setattr(training, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    config = override(short_config, ["training.steps=1"])
+    run = create_run(tmp_path / "run", config)
+    trainer = training.build_trainer(run, config)
+
+    class TakesFiveSeconds(TrainerCallback):
+        def on_pre_optimizer_step(self, *arguments, **more):
+            clock[0] += 5
+
+    trainer.add_callback(TakesFiveSeconds())
+    trainer.train()
+    (step,) = [event for event in run.events()[0] if event["kind"] == "step"]
+    assert step["seconds"] == 5
+    assert step["tokens_per_second"] == sum(len(e.ids) for e in trainer.train_dataset[0]) / 5
 
 
 def test_half_an_event_line_is_passed_over(short_config, tmp_path):
