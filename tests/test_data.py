@@ -29,6 +29,13 @@ def test_jsonl_round_trip(tmp_path):
     assert [e.to_row() for e in again] == [e.to_row() for e in examples]
 
 
+def test_a_table_may_hold_both_forms(tmp_path):
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    save_rows(tmp_path / "data.parquet", [{"prompt": "q", "response": "r"}, {"messages": turns}])
+    examples = read_examples(tmp_path / "data.parquet", "retain")
+    assert [(e.prompt, e.response) for e in examples] == [("q", "r"), ("a", "b")]
+
+
 def save_rows(path, rows):
     """In the form that the file's ending names."""
     table = pd.DataFrame(rows)

@@ -124,11 +124,9 @@ def test_the_command_line_tells_part_by_part(cli):
     assert done.returncode == 2 and "--memory 'six'" in done.stderr
 
 
-def test_out_of_memory_halves_the_passes_and_goes_on(short_config, tmp_path, monkeypatch):
+def test_out_of_memory_halves_the_passes_and_goes_on(trained, short_config, tmp_path, monkeypatch):
     """The allocator's own error, raised for passes of more than two examples; the losses stay what they were."""
-    short_config = override(short_config, ["training.steps=2"])
-    runs = [create_run(tmp_path / name, short_config) for name in ("roomy", "tight")]
-    training.train(runs[0])
+    run = create_run(tmp_path / "tight", short_config)
     real = training.pass_losses
 
     def fails(trunk, examples, *rest):
@@ -138,22 +136,20 @@ def test_out_of_memory_halves_the_passes_and_goes_on(short_config, tmp_path, mon
 
     monkeypatch.setattr(training, "pass_losses", fails)
     monkeypatch.setattr(training, "PROBE_SIZE", 2)
-    training.train(runs[1])
-    assert runs[1].state() == "done"
-    warnings = [event["text"] for event in runs[1].events()[0] if event["kind"] == "warning"]
+    training.train(run)
+    assert run.state() == "done"
+    warnings = [event["text"] for event in run.events()[0] if event["kind"] == "warning"]
     assert any("micro_batch_size 2" in text for text in warnings)
-    assert _reroute_losses(runs[0]) == pytest.approx(_reroute_losses(runs[1]), rel=0.02)
+    assert _reroute_losses(run) == pytest.approx(_reroute_losses(trained), rel=0.02)
 
 
 def _reroute_losses(run):
     return [event["reroute_loss"] for event in run.events()[0] if event["kind"] == "step"][:2]
 
 
-def test_out_of_memory_with_one_example_turns_on_gradient_checkpointing(short_config, tmp_path, monkeypatch):
-    settings = ["training.steps=2", "training.micro_batch_size=1", "training.gradient_checkpointing=false"]
-    config = override(short_config, settings)
-    runs = [create_run(tmp_path / name, config) for name in ("roomy", "tight")]
-    training.train(runs[0])
+def test_out_of_memory_with_one_example_turns_on_gradient_checkpointing(trained, short_config, tmp_path, monkeypatch):
+    settings = ["training.micro_batch_size=1", "training.gradient_checkpointing=false"]
+    run = create_run(tmp_path / "tight", override(short_config, settings))
     real = training.pass_losses
 
     def fails(trunk, *rest):
@@ -162,11 +158,11 @@ def test_out_of_memory_with_one_example_turns_on_gradient_checkpointing(short_co
         return real(trunk, *rest)
 
     monkeypatch.setattr(training, "pass_losses", fails)
-    training.train(runs[1])
-    assert runs[1].state() == "done"
-    warnings = [event["text"] for event in runs[1].events()[0] if event["kind"] == "warning"]
+    training.train(run)
+    assert run.state() == "done"
+    warnings = [event["text"] for event in run.events()[0] if event["kind"] == "warning"]
     assert any("gradient_checkpointing true" in text for text in warnings)
-    assert _reroute_losses(runs[0]) == pytest.approx(_reroute_losses(runs[1]), rel=0.02)
+    assert _reroute_losses(run) == pytest.approx(_reroute_losses(trained), rel=0.02)
 
 
 @pytest.mark.parametrize("checkpointing", [True, False])

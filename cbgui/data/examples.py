@@ -38,7 +38,7 @@ class Example:
 
 def example_from_row(row: Raw, kind: Kind, where: str, source: str) -> Example:
     """Parse one row. Raises InputError with a sentence that begins with `where`."""
-    if "messages" in row:
+    if row.get("messages") is not None:  # a table of both forms leaves the other's columns empty
         turns = row["messages"]
         good = isinstance(turns, list) and all(
             isinstance(turn, dict) and isinstance(turn.get("content"), str) and isinstance(turn.get("role"), str)
