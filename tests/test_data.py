@@ -36,6 +36,13 @@ def test_a_table_may_hold_both_forms(tmp_path):
     assert [(e.prompt, e.response) for e in examples] == [("q", "r"), ("a", "b")]
 
 
+def test_one_conversation_alone_in_a_json_file(tmp_path):
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    for content in ({"messages": turns, "tags": ["x"]}, {"data": [{"messages": turns}]}):
+        (tmp_path / "data.json").write_text(json.dumps(content))
+        assert [(e.prompt, e.response) for e in read_examples(tmp_path / "data.json", "retain")] == [("a", "b")]
+
+
 def save_rows(path, rows):
     """In the form that the file's ending names."""
     table = pd.DataFrame(rows)

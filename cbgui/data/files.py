@@ -101,13 +101,22 @@ def _json_rows(path: Path) -> Iterator[Placed]:
         with path.open(encoding="utf-8-sig") as file:
             yield from jsonl_rows(file, path.name)
         return
-    if isinstance(content, dict):
-        content = next((value for value in content.values() if isinstance(value, list)), [content])
+    if isinstance(content, dict):  # {"data": [rows]}, or one row, which may hold a conversation
+        content = next((value for value in content.values() if _is_table(value)), [content])
     for number, row in enumerate(content, 1):
         where = f"{path.name}, entry {number}"
         if not isinstance(row, dict):
             raise InputError(f"{where}: expected an object, found {type(row).__name__}.")
         yield where, row
+
+
+def _is_turn(value: Any) -> bool:
+    return isinstance(value, dict) and ({"role", "content"} <= value.keys() or {"from", "value"} <= value.keys())
+
+
+def _is_table(value: Any) -> bool:
+    """Whether it is a list of rows, not of turns or words."""
+    return isinstance(value, list) and bool(value) and all(isinstance(v, dict) and not _is_turn(v) for v in value)
 
 
 def _parquet_rows(path: Path) -> Iterator[Placed]:
