@@ -1,4 +1,4 @@
-"""Two attention functions for training: examples packed in one row, and blocks of queries on a CPU.
+"""Attention for training: examples packed in one row, and on a CPU in blocks of queries.
 
 On a CPU the backward pass of PyTorch's fused attention costs several times what its products do, above all in bfloat16
 (docs/benchmarks.md). A block of queries looks only at the keys up to its own end, so nearly half of the products are
@@ -14,7 +14,6 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-NAME = "query_blocks"
 PACKED = "packed"
 BLOCK = 192  # queries; of 64 to 256 the fastest or close to it for rows of 88 to 600 tokens (docs/benchmarks.md)
 LONGEST = 1024  # tokens in a row; the attention weights are kept for the backward pass, and grow with its square
@@ -30,7 +29,7 @@ def query_blocks(
     scaling: float | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """An attention function as transformers' AttentionInterface has them.
+    """Causal attention, with the weights of one block of queries at a time.
 
     query is (examples, heads, tokens, head_dim), key and value (examples, key_value_heads, tokens, head_dim); returns
     (examples, tokens, heads, head_dim). What is not plain causal attention over whole rows goes to transformers' SDPA.
@@ -89,7 +88,5 @@ def packed(
     return torch.cat(outputs, 1), None
 
 
-AttentionInterface.register(NAME, query_blocks)
 AttentionInterface.register(PACKED, packed)
-for _name in (NAME, PACKED):
-    AttentionMaskInterface.register(_name, sdpa_mask)  # None where causal attention needs no mask
+AttentionMaskInterface.register(PACKED, sdpa_mask)  # None where causal attention needs no mask

@@ -20,12 +20,13 @@ from cbgui import attention, hardware
 from cbgui.config import InputError, RunConfig
 from cbgui.data.batches import PASS_TOKENS, padded, pass_tokens, passes
 from cbgui.models import compute_dtype, empty_trunk, target_layers
-from cbgui.trunk import Trunk, longest_pass, takes_packed
+from cbgui.trunk import Trunk, longest_pass
 
 GIB = 2**30
 # Memory that is taken before the first weight: Python, PyTorch and transformers on a CPU (resident, measured); CUDA's
 # context and libraries on a GPU (766 to 804 MiB on an H200; smaller cards have fewer multiprocessors to serve).
 CONTEXT = {"cpu": 520 * 2**20, "cuda": 800 * 2**20}
+CUDA_BUILD = 363 * 2**20  # what of PyTorch's CUDA build is resident besides, where the CPU computes (measured)
 CUBLAS = 32 * 2**20  # its workspace on a GPU
 BFLOAT16_CONTEXT = 80 * 2**20  # oneDNN's kernels for bfloat16 on a CPU and their scratch memory (measured, with AMX)
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)  # a weight: 4 bits, an 8-bit scale each 64, a float32 scale each 256 of these
@@ -36,8 +37,8 @@ LOSS_COPIES = {"cpu": 8, "cuda": 4}
 # Allocator rounding and fragments on a GPU, by whether gradient checkpointing is on (measured).
 CUDA_SLACK = {False: 1.06, True: 1.15}
 # On a CPU without gradient checkpointing freed blocks are kept, and do not fit the next pass (measured), by the bytes
-# of a number and whether a step has more than one pass. In bfloat16 before small blocks were kept out of the way.
-KEPT_SLACK = {(2, False): 1.29, (2, True): 1.45, (4, False): 1.05, (4, True): 1.5}
+# of a number and whether a step has more than one pass.
+KEPT_SLACK = {(2, False): 1.08, (2, True): 1.45, (4, False): 1.05, (4, True): 1.5}
 RETURNED_SLACK = 1.3  # with gradient checkpointing they go back to the system, but for small ones (measured)
 Steps = list[list[int]] | None
 MICRO_BATCHES = (64, 32, 16, 8, 4, 2, 1)
@@ -129,7 +130,7 @@ def _activation_bytes(shape: _Shape, width: int, length: int, r: int, attention_
 def _passes(trunk: Trunk, config: RunConfig, device: str, steps: Steps, shared: int) -> list[list[int]]:
     """Of each step the tokens of its passes."""
     training = config.training
-    packed = takes_packed(trunk.model.config._attn_implementation, device, compute_dtype(config.model))
+    packed = trunk.model.config._attn_implementation == "sdpa"
     how, limit = {"packed": packed, "shared": shared}, longest_pass(device)
     return [
         [
@@ -182,8 +183,11 @@ def parts_of(
         slack = RETURNED_SLACK
     else:
         slack = KEPT_SLACK[width, max(len(step) for step in passes_of_steps) > 1]
+    context = CONTEXT[device]
+    if device == "cpu":
+        context += (BFLOAT16_CONTEXT if width == 2 else 0) + (CUDA_BUILD if torch.version.cuda else 0)
     return [
-        Part("context", CONTEXT[device] + (BFLOAT16_CONTEXT if device == "cpu" and width == 2 else 0)),
+        Part("context", context),
         Part("data", DATA if with_data and device == "cpu" else 0),
         Part("trunk", int(linear_bytes + shape.other_weights * width)),
         Part("embedding", 0 if config.model.embedding_on_cpu and device != "cpu" else shape.embedding * width),

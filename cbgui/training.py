@@ -16,9 +16,9 @@ from accelerate.utils import broadcast_object_list
 from torch.utils.data import DataLoader, Dataset
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
 
-from cbgui import hardware, watch
+from cbgui import hardware, norms, watch
 from cbgui.config import InputError, RunConfig
-from cbgui.data.batches import Encoded, PairedSteps, encode, padded, shared_tokens
+from cbgui.data.batches import Encoded, PairedSteps, encode, shared_tokens
 from cbgui.data.examples import Example
 from cbgui.estimate import estimate
 from cbgui.frozen import FrozenStates
@@ -346,7 +346,9 @@ def make_trainer(
 ) -> RerouteTrainer:
     """The trainer of a trunk with LoRA; each item of `steps` is one step's break and retain examples."""
     training = config.training
-    trunk.use_fast_attention(padded(max(len(e.ids) for step in steps for e in step)))
+    trunk.use_fast_attention()
+    if trunk.device.type == "cpu":
+        norms.fuse(trunk.model)
     arguments = TrainingArguments(
         output_dir=str(run.path / "checkpoints"),
         max_steps=training.steps,

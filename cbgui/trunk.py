@@ -11,12 +11,12 @@ from peft import PeftModel
 from transformers import PreTrainedModel
 
 from cbgui import attention
-from cbgui.data.batches import CPU_PASS_TOKENS, Batch, Encoded, collate, pack, passes, shared_tokens
+from cbgui.data.batches import CPU_PASS_TOKENS, PAD_TO, Batch, Encoded, collate, pack, passes, shared_tokens
 
 
-def takes_packed(attn_implementation: str, device: str, dtype: torch.dtype) -> bool:
-    """Whether to pack: with SDPA, but not in bfloat16 on a CPU, where it has not been measured."""
-    return attn_implementation == "sdpa" and not (device == "cpu" and dtype == torch.bfloat16)
+def row_multiple(device: str, dtype: torch.dtype) -> int:
+    """A packed row's tokens are filled up to a multiple of this."""
+    return PAD_TO if device == "cpu" and dtype == torch.bfloat16 else 1
 
 
 def longest_pass(device: str) -> int | None:
@@ -72,8 +72,11 @@ class Trunk:
 
     def batch(self, examples: list[Encoded], pad_token_id: int) -> Batch:
         """The examples as the model takes them: packed where it can (`use_fast_attention`), on its device."""
-        made = pack(examples) if self.packed else collate(examples, pad_token_id)
+        made = self._pack(examples, pad_token_id) if self.packed else collate(examples, pad_token_id)
         return made.to(self.device)
+
+    def _pack(self, examples: list[Encoded], pad_token_id: int) -> Batch:
+        return pack(examples, pad_token_id, row_multiple(self.device.type, self.model.dtype))
 
     @property
     def device(self) -> torch.device:
@@ -101,20 +104,16 @@ class Trunk:
         """Leave the input embedding in ordinary memory: a look-up of a row for each token, then one copy to the GPU."""
         self.model.set_input_embeddings(EmbeddingOnCpu(self.model.get_input_embeddings(), self.device))
 
-    def use_fast_attention(self, longest: int) -> None:
-        """Pack examples into one row; in bfloat16 on a CPU, attention in blocks of queries instead, unless rows of
-        `longest` tokens are too long to keep their weights.
+    def use_fast_attention(self) -> None:
+        """Pack examples into one row.
 
         A model that does not run SDPA (soft-capped scores, for one) keeps what it has, and padded rows.
         """
-        implementation = self.model.config._attn_implementation
-        if takes_packed(implementation, self.device.type, self.model.dtype):
+        if self.model.config._attn_implementation == "sdpa":
             self.model.set_attn_implementation(attention.PACKED)
             self.packed = self._packs()
             if not self.packed:
                 self.model.set_attn_implementation("sdpa")
-        elif implementation == "sdpa" and longest <= attention.LONGEST:
-            self.model.set_attn_implementation(attention.NAME)
 
     @torch.no_grad()
     def _packs(self) -> bool:
@@ -126,7 +125,7 @@ class Trunk:
         training = self.model.training
         self.set_training(False)
         try:
-            _, packed = self.hidden_states(pack(examples).to(self.device))
+            _, packed = self.hidden_states(self._pack(examples, 0).to(self.device))
         except Exception:  # whatever a model does not do with a packed row; to the run's log
             traceback.print_exc()
             return False

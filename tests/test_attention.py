@@ -5,15 +5,22 @@ from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from cbgui import attention
+from cbgui.data.batches import PAD_TO, Encoded, collate
 from cbgui.trunk import Trunk
 
 IDS = torch.randint(0, 64, (2, 11), generator=torch.Generator().manual_seed(1))
 
 
 def outcome(model, implementation: str):
+    """Logits and gradients of two rows; for the packed form of the same two in one row."""
     model.set_attn_implementation(implementation)
     model.zero_grad()
-    logits = model(input_ids=IDS, use_cache=False).logits
+    ids, more = IDS, {}
+    if implementation == attention.PACKED:
+        ids = IDS.view(1, -1)
+        more["attention_mask"] = torch.tensor([[[[0, 11, 11]]]])
+        more["position_ids"] = torch.arange(11).repeat(2)[None]
+    logits = model(input_ids=ids, use_cache=False, **more).logits.view(2, 11, -1)
     logits.square().sum().backward()
     return logits.detach(), {name: p.grad.clone() for name, p in model.named_parameters()}
 
@@ -37,7 +44,7 @@ def test_blocks_of_queries_attend_as_the_plain_form_does(kind, more, block, monk
     monkeypatch.setattr(attention, "BLOCK", block)
     model = tiny(kind, **more)
     plain, plain_gradients = outcome(model, "eager")
-    blocks, block_gradients = outcome(model, attention.NAME)
+    blocks, block_gradients = outcome(model, attention.PACKED)
     assert torch.allclose(plain, blocks, atol=1e-5)
     for name, gradient in plain_gradients.items():
         assert (gradient - block_gradients[name]).norm() <= 1e-4 * gradient.norm() + 1e-9, name
@@ -48,25 +55,32 @@ def test_answers_written_token_by_token_are_those_of_sdpa(padding):
     model = tiny("llama").eval()
     ids = torch.cat([torch.zeros(2, padding, dtype=torch.long), IDS.clamp_min(1)], 1)
     answers = []
-    for implementation in ("sdpa", attention.NAME):
+    for implementation in ("sdpa", attention.PACKED):
         model.set_attn_implementation(implementation)
         answers.append(model.generate(ids, attention_mask=(ids > 0).long(), max_new_tokens=6, do_sample=False))
     assert torch.equal(*answers)
 
 
-@pytest.mark.parametrize(
-    ("dtype", "longest", "kind", "chosen"),
-    [
-        (torch.bfloat16, 1024, "llama", attention.NAME),
-        (torch.bfloat16, 1025, "llama", "sdpa"),  # the weights that are kept grow with the square
-        (torch.float32, 64, "llama", attention.PACKED),
-        (torch.bfloat16, 64, "gemma2", "eager"),  # soft-capped scores
-    ],
-)
-def test_blocks_are_chosen_where_they_were_measured_faster(dtype, longest, kind, chosen):
-    model = tiny(kind).model.to(dtype)
-    Trunk(model, [1], [1], {}).use_fast_attention(longest)
-    assert model.config._attn_implementation == chosen
+@pytest.mark.parametrize(("kind", "chosen"), [("llama", attention.PACKED), ("gemma2", "eager")])  # soft-capped scores
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_examples_are_packed_where_the_model_runs_sdpa(dtype, kind, chosen):
+    trunk = Trunk(tiny(kind).model.to(dtype), [1], [1], {})
+    trunk.use_fast_attention()
+    assert trunk.model.config._attn_implementation == chosen and trunk.packed == (chosen == attention.PACKED)
+
+
+@pytest.mark.parametrize(("dtype", "multiple"), [(torch.float32, 1), (torch.bfloat16, PAD_TO)])
+def test_a_packed_row_is_filled_up_for_bfloat16_on_a_cpu(dtype, multiple):
+    trunk = Trunk(tiny("llama").model.to(dtype), [2], [1], {})
+    trunk.use_fast_attention()
+    examples = [Encoded(tuple(range(1, 1 + n)), 3, n > 8) for n in (7, 9, 12)]
+    batch = trunk.batch(examples, 0)
+    tokens = batch.input_ids.shape[1]
+    assert tokens == -(-(6 + 1 + 3 + 6) // multiple) * multiple and batch.segments.sum() == tokens
+    found, rows = trunk.hidden_states(batch), trunk.hidden_states(collate(examples, 0))
+    for packed, expected in zip(found, rows, strict=True):
+        for layer, states in expected.items():
+            assert (packed[layer] - states).norm() <= 0.02 * states.norm()
 
 
 def test_a_model_that_reads_a_packed_row_otherwise_keeps_padded_rows(monkeypatch):
@@ -76,6 +90,6 @@ def test_a_model_that_reads_a_packed_row_otherwise_keeps_padded_rows(monkeypatch
     for packs, function in ((True, attention.packed), (False, across_examples)):
         monkeypatch.setitem(AttentionInterface._global_mapping, attention.PACKED, function)
         trunk = Trunk(tiny("llama").model, [1], [1], {})
-        trunk.use_fast_attention(64)
+        trunk.use_fast_attention()
         assert trunk.packed == packs
         assert trunk.model.config._attn_implementation == (attention.PACKED if packs else "sdpa")

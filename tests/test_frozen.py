@@ -19,7 +19,7 @@ def trunk():
     torch.manual_seed(0)
     trunk = Trunk(AutoModel.from_config(AutoConfig.for_model("llama", **TINY)).float(), [2], [1, 2], {})
     add_lora(trunk, LoraConfig(init_std=0.3), seed=0)
-    trunk.use_fast_attention(64)
+    trunk.use_fast_attention()
     return trunk
 
 

@@ -101,7 +101,7 @@ def test_packed_examples_have_the_states_and_gradients_of_padded_ones(family, pa
     trunk.set_training(True)
     padded = collate(examples, 0)
     expected, gradients = _gradients(trunk, padded)
-    trunk.use_fast_attention(32)
+    trunk.use_fast_attention()
     assert trunk.packed == packs
     batch = trunk.batch(examples, 0)
     assert (batch.input_ids.numel() == 5 + 18 + 12 + 15) == packs

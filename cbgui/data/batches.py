@@ -116,24 +116,31 @@ def shared_tokens(examples: list[Encoded]) -> int:
     return min(len(os.path.commonprefix([example.ids for example in examples])), shortest - 1)
 
 
-def pack(examples: list[Encoded]) -> Batch:
-    """All in one row without padding, after the tokens that they begin with alike (a chat template's system prompt).
+def pack(examples: list[Encoded], pad_token_id: int = 0, multiple: int = 1) -> Batch:
+    """All in one row, after the tokens that they begin with alike (a chat template's system prompt).
 
-    In a causal model these have the same hidden states in every example, so they are computed once.
+    In a causal model these have the same hidden states in every example, so they are computed once. Padding, up to a
+    `multiple` of tokens, is a last segment of its own.
     """
     shared = shared_tokens(examples)
-    ids, positions, places = list(examples[0].ids[:shared]), list(range(shared)), []
+    ids, positions, places, segments = list(examples[0].ids[:shared]), list(range(shared)), [], [shared]
+
+    def add(own: tuple[int, ...]) -> None:
+        ids.extend(own)
+        positions.extend(range(shared, shared + len(own)))
+        segments.append(len(own))
+
     for example in examples:
-        start = len(ids)
-        ids += example.ids[shared:]
-        positions += range(shared, len(example.ids))
-        places.append(torch.cat([torch.arange(shared), torch.arange(start, len(ids))]))
+        places.append(torch.cat([torch.arange(shared), torch.arange(len(example.ids) - shared) + len(ids)]))
+        add(example.ids[shared:])
+    if missing := -len(ids) % multiple:
+        add((pad_token_id,) * missing)
     return _batch(
         examples,
         places,
         input_ids=torch.tensor([ids]),
         position_ids=torch.tensor([positions]),
-        segments=torch.tensor([[[[shared, *(len(e.ids) - shared for e in examples)]]]]),
+        segments=torch.tensor([[[segments]]]),
     )
 
 
