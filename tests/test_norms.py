@@ -3,7 +3,9 @@ import torch
 from random_models import TINY
 from transformers import AutoConfig, AutoModel
 
+from cbgui import training
 from cbgui.norms import fuse
+from cbgui.runs import create_run
 
 
 def outcome(model):
@@ -35,3 +37,9 @@ def test_the_fused_norm_is_the_models_own(kind, norms, dtype, tolerance):
 def test_a_norm_that_is_trained_keeps_its_form():
     model = AutoModel.from_config(AutoConfig.for_model("llama", **TINY))
     assert fuse(model) == 0
+
+
+def test_training_on_a_cpu_runs_them_so(short_config, tmp_path):
+    trainer = training.build_trainer(create_run(tmp_path / "run", short_config), short_config)
+    norms = [module for module in trainer.model.modules() if type(module).__name__.endswith("RMSNorm")]
+    assert norms and all("forward" in vars(module) for module in norms)

@@ -224,11 +224,11 @@ def build(page: gr.Blocks, model: gr.Textbox) -> None:
     )
     with gr.Row(elem_classes="beside"):
         words = gr.Markdown(elem_id="page-words")
-        back = gr.Button("Previous page", size="sm", min_width=120, scale=0)
+        back = gr.Button("Previous page", size="sm", min_width=104, scale=0)
         number = gr.Number(
-            1, label="Page", show_label=False, precision=0, minimum=1, min_width=80, scale=0, elem_id="page"
+            1, label="Page", show_label=False, precision=0, minimum=1, min_width=70, scale=0, elem_id="page"
         )
-        forward = gr.Button("Next page", size="sm", min_width=120, scale=0, elem_id="next-page")
+        forward = gr.Button("Next page", size="sm", min_width=104, scale=0, elem_id="next-page")
     with gr.Group(visible=False, elem_id="row-editor") as editor:
         row_words = gr.Markdown()
         prompt = gr.Textbox(label="Request", lines=3, max_lines=12, elem_id="row-prompt")

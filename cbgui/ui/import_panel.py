@@ -185,14 +185,14 @@ def build(version: gr.State) -> None:
             with gr.Row():
                 side = gr.Radio(SIDES, value="ordinary", label="Rows without a kind are", elem_id="map-side", scale=2)
                 limit = gr.Number(label="Rows at most", info="0: all", value=0, precision=0, min_width=100)
-                held_out = gr.Checkbox(label="Hold them all out", info="never trained on", min_width=140)
+                held_out = gr.Checkbox(label="Hold them all out", info="never trained on", elem_id="hold-all-out")
             preview = gr.Dataframe(
                 headers=["request", "answer", "kind"],
                 interactive=False,
                 wrap=True,
                 max_height=260,
                 label="The first five as they will be added",
-                column_widths=["40%", "45%", "15%"],
+                column_widths=["36%", "37%", "27%"],
                 elem_id="preview",
             )
             with gr.Row():

@@ -71,6 +71,7 @@ CSS = """
   #header {flex-wrap: wrap;}
   #header > * {flex: 1 1 100% !important;}
   #device {text-align: left;}
+  #page-words, #hold-all-out {min-width: 100% !important;}
   #rows, #runs, #differences, #preview {max-width: calc(100vw - 34px); overflow-x: auto;}
   .sample .two {grid-template-columns: 1fr;}
   .chart, .chart > * {padding-left: 0 !important; padding-right: 0 !important;}
