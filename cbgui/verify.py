@@ -1,11 +1,12 @@
-"""Is the merged model what was trained: computed in float32, one module's weights in memory at a time, so that a model
-larger than memory is verified as well (accelerate's offloading hooks over the safetensors on disk)."""
+"""Is the merged model what was trained: computed in float32, and where that does not fit into memory, with one module's
+weights there at a time (accelerate's offloading hooks over the safetensors on disk)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+import psutil
 import torch
 import torch.nn.functional as F
 from accelerate import init_empty_weights
@@ -16,10 +17,10 @@ from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from cbgui import hardware
-from cbgui.config import InputError, ModelConfig
+from cbgui.config import InputError
 from cbgui.data.batches import prompt_text
 from cbgui.data.examples import Example
-from cbgui.models import ModelSource, load_full_model, load_tokenizer, load_with_adapter, weight_files
+from cbgui.models import ModelSource, load_tokenizer, weight_files
 from cbgui.runs import Run
 
 LONGEST = 256  # tokens of an example that are compared
@@ -58,13 +59,27 @@ class _OnDisk(Mapping):
         return len(self._file)
 
 
-def model_on_disk(source: ModelSource, adapter: Path | None = None) -> PreTrainedModel | PeftModel:
-    """The full model in float32, with the adapter where one is given; its weights stay in their files and each
-    module's are read when it runs."""
+def _fits(weights: int) -> bool:
+    """Whether so many numbers find room in ordinary memory in float32, and as much again to load and compute."""
+    return psutil.virtual_memory().available > 2 * 4 * weights
+
+
+def _whole(source: ModelSource, adapter: Path | None) -> PreTrainedModel | PeftModel:
+    model = AutoModelForCausalLM.from_pretrained(
+        source.path, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+    )
+    return (model if adapter is None else PeftModel.from_pretrained(model, adapter)).eval()
+
+
+def float32_model(source: ModelSource, adapter: Path | None = None) -> PreTrainedModel | PeftModel:
+    """The full model in float32, with the adapter where one is given. Where it does not fit into memory, its weights
+    stay in their files and each module's are read when it runs."""
     hardware.return_freed_memory()
     config = AutoConfig.from_pretrained(source.path, trust_remote_code=False)
     with init_empty_weights(include_buffers=False):
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    if _fits(sum(parameter.numel() for parameter in model.parameters())):
+        return _whole(source, adapter)
     files, tied = weight_files(source.path), dict(model.all_tied_weights_keys)
     if adapter is not None:
         model = PeftModel.from_pretrained(model, adapter, low_cpu_mem_usage=True)
@@ -77,9 +92,7 @@ def model_on_disk(source: ModelSource, adapter: Path | None = None) -> PreTraine
     names = [f"{name}.{part}" for name, parts in on_meta.items() for part in parts]
     if not all(weights.stored_name(name) in weights for name in names):
         # transformers renames some families' weights as it loads them (GPT-NeoX's head): load these whole.
-        whole = ModelConfig(name=str(source.path), dtype="float32")
-        loaded = load_with_adapter(source, whole, adapter) if adapter else load_full_model(source, whole)
-        return loaded.to("cpu")
+        return _whole(source, adapter)
     for name, parts in on_meta.items():
         if parts:
             hook = AlignDevicesHook(hardware.device(), offload=True, weights_map=PrefixedDataset(weights, f"{name}."))
@@ -122,9 +135,9 @@ def verify(run: Run, source: ModelSource, merged: Path, say: Callable[[str], Non
         return [F.softmax(model(input_ids=ids).logits[0].float(), -1).cpu() for ids in rows]
 
     say("Comparing: base + adapter")
-    adapted = probabilities(model_on_disk(source, run.adapter))
+    adapted = probabilities(float32_model(source, run.adapter))
     say("Comparing: the merged model")
-    model = model_on_disk(ModelSource(merged, merged.name))
+    model = float32_model(ModelSource(merged, merged.name))
     stored = probabilities(model)
     difference = max((a - b).abs().max().item() for a, b in zip(adapted, stored, strict=True))
     mean = max((a - b).abs().sum(-1).mean().item() / 2 for a, b in zip(adapted, stored, strict=True))
