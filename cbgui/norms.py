@@ -1,4 +1,4 @@
-"""RMS norm in fewer passes over its input, for training on a CPU (Zhang and Sennrich 2019, arXiv 1910.07467).
+"""RMS norm in fewer passes over its input, for training in bfloat16 on a CPU (Zhang, Sennrich 2019, arXiv 1910.07467).
 
 transformers' form goes over float32 copies of the hidden states again and again, forward and more often back; a step in
 bfloat16 takes a fifteenth less without (docs/benchmarks.md). The values are its own (`tests/test_norms.py`).

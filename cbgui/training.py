@@ -347,7 +347,7 @@ def make_trainer(
     """The trainer of a trunk with LoRA; each item of `steps` is one step's break and retain examples."""
     training = config.training
     trunk.use_fast_attention()
-    if trunk.device.type == "cpu":
+    if trunk.device.type == "cpu" and trunk.model.dtype == torch.bfloat16:  # in float32 it saves nothing
         norms.fuse(trunk.model)
     arguments = TrainingArguments(
         output_dir=str(run.path / "checkpoints"),

@@ -4,6 +4,7 @@ from random_models import TINY
 from transformers import AutoConfig, AutoModel
 
 from cbgui import training
+from cbgui.config import override
 from cbgui.norms import fuse
 from cbgui.runs import create_run
 
@@ -39,7 +40,8 @@ def test_a_norm_that_is_trained_keeps_its_form():
     assert fuse(model) == 0
 
 
-def test_training_on_a_cpu_runs_them_so(short_config, tmp_path):
-    trainer = training.build_trainer(create_run(tmp_path / "run", short_config), short_config)
+def test_training_in_bfloat16_on_a_cpu_runs_them_so(short_config, tmp_path):
+    config = override(short_config, ["model.dtype=bfloat16"])
+    trainer = training.build_trainer(create_run(tmp_path / "run", config), config)
     norms = [module for module in trainer.model.modules() if type(module).__name__.endswith("RMSNorm")]
     assert norms and all("forward" in vars(module) for module in norms)
