@@ -53,7 +53,7 @@ CSS = """
 .fit .legend i {display: inline-block; width: 9px; height: 9px; border-radius: 2px; margin-right: 4px;}
 .fit .no {color: #b42318; font-weight: 600;}
 .dark .fit .no {color: #fda29b;}
-#downloads table {border: 0; border-collapse: collapse; margin: 4px 0 16px;}
+#downloads table {border: 0; border-collapse: collapse; margin: 4px 0 16px !important;}
 #downloads tr {border: 0;}
 #downloads td {border: 0; border-bottom: 1px solid var(--border-color-primary); padding: 4px 16px 4px 0;}
 .shaded {line-height: 1.9; overflow-wrap: anywhere; color: var(--body-text-color);}
