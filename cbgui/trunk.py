@@ -14,11 +14,6 @@ from cbgui import attention
 from cbgui.data.batches import CPU_PASS_TOKENS, PAD_TO, Batch, Encoded, collate, pack, passes, shared_tokens
 
 
-def row_multiple(device: str, dtype: torch.dtype) -> int:
-    """A packed row's tokens are filled up to a multiple of this."""
-    return PAD_TO if device == "cpu" and dtype == torch.bfloat16 else 1
-
-
 def longest_pass(device: str) -> int | None:
     """Tokens of a pass at most, but for one example that is longer."""
     return CPU_PASS_TOKENS if device == "cpu" else None
@@ -76,7 +71,9 @@ class Trunk:
         return made.to(self.device)
 
     def _pack(self, examples: list[Encoded], pad_token_id: int) -> Batch:
-        return pack(examples, pad_token_id, row_multiple(self.device.type, self.model.dtype))
+        # Padded rows are multiples of PAD_TO already; on a CPU a packed one needs it in bfloat16 alone.
+        multiple = PAD_TO if self.device.type == "cpu" and self.model.dtype == torch.bfloat16 else 1
+        return pack(examples, pad_token_id, multiple)
 
     @property
     def device(self) -> torch.device:
