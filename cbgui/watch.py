@@ -13,24 +13,31 @@ UNTOUCHED = 0.9  # a break cosine above this after a third of the run has not mo
 RUNAWAY = 0.5  # kept hidden states that moved by half their length read as another text
 TRIPPED = 0.5  # above this at the end, the layer was turned half-way at most
 HELD = 0.1  # kept hidden states that moved by less, while nothing breaks: the retain loss holds the model in place
-RELIEF, LEAST_SHARE = 1 / 4, 1 / 64
+BROKEN = 0.05  # below this in all layers the breaker has tripped, and has room to spare
+RELIEF, LEAST_SHARE, RETURN = 1 / 4, 1 / 64, 2
 STRETCH = 10  # steps; the first such stretch is always like that
 Probe = dict[str, Any]
 
 
 def retain_share(probes: list[Probe]) -> float:
-    """The share of the scheduled retain coefficient that training goes on with: 1 while things break.
+    """The share of the scheduled retain coefficient that training goes on with: 1 while things break and stay.
 
-    Each stretch of STRETCH steps, from the second on, in which a probe finds a layer unbroken and the kept examples
-    nearly where they were divides it by four: no one weight serves every model. It depends on the probes alone, so a
-    resumed run goes on with it, and not on how often one probes.
+    No one weight serves every model, so each stretch of STRETCH steps, from the second on, may change it. A probe that
+    finds a layer unbroken and the kept examples nearly where they were divides it by four; one that finds all layers
+    broken and the kept examples moved doubles it, up to 1 again. It depends on the probes alone, so a resumed run goes
+    on with it, and not on how often one probes.
     """
-    held = {
-        probe["step"] // STRETCH
-        for probe in probes
-        if probe["step"] >= 2 * STRETCH and max(probe["cosine"].values()) > UNTOUCHED and probe["drift"] < HELD
-    }
-    return max(RELIEF ** len(held), LEAST_SHARE)
+    held, moved = set(), set()
+    for probe in probes:
+        stretch, cosine = probe["step"] // STRETCH, max(probe["cosine"].values())
+        if stretch >= 2 and cosine > UNTOUCHED and probe["drift"] < HELD:
+            held.add(stretch)
+        elif stretch >= 2 and cosine < BROKEN and probe["drift"] > HELD:
+            moved.add(stretch)
+    share = 1.0
+    for stretch in sorted(held | moved):
+        share = max(share * RELIEF, LEAST_SHARE) if stretch in held else min(share * RETURN, 1.0)
+    return share
 
 
 def warnings(probes: list[Probe], steps: int, config: RunConfig) -> dict[str, str]:

@@ -48,3 +48,16 @@ def test_the_keep_weight_falls_while_it_holds_the_model_in_place():
     assert retain_share([first] + [held(step) for step in range(20, 120, 10)]) == 1 / 64
     often = [held(step) for step in range(5, 40, 5)]
     assert retain_share(often) == retain_share([first, held(20), held(30)])  # how often one probes changes nothing
+
+
+def test_a_relief_is_taken_back_once_things_are_broken_and_the_kept_have_moved():
+    relieved = [probe(step, {10: 0.99, 20: 1.0}, drift=0.01) for step in (20, 30)]
+
+    def broken(step: int, cosine: float = 0.0, drift: float = 0.3):
+        return probe(step, {10: -0.1, 20: cosine}, drift=drift)
+
+    assert retain_share([*relieved, broken(40)]) == 1 / 8
+    assert retain_share([*relieved, broken(40), broken(45)]) == 1 / 8  # one stretch
+    assert retain_share([*relieved, broken(40, cosine=0.2)]) == 1 / 16  # one layer is not there yet
+    assert retain_share([*relieved, broken(40, drift=0.05)]) == 1 / 16  # nothing to bring back
+    assert retain_share(relieved + [broken(step) for step in range(40, 150, 10)]) == 1
