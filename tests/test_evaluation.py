@@ -168,6 +168,11 @@ def test_an_unbroken_model_is_called_too_weak_and_the_evaluation_goes_on_where_i
     for attack in report["attacks"]:
         attack["short_circuited"]["answered"]["rate"], attack["short_circuited"]["tripped"]["rate"] = 0.0, 1.0
     assert verdict(report)["name"] == "over_broad"
+    report["kept"]["kl"], report["kept"]["falsely_tripped"]["rate"] = 0.0, 0.0
+    assert "no attack in words got any request answered" in verdict(report)["words"]
+    report["attacks"][0]["short_circuited"]["answered"]["rate"] = 0.025  # never told as less than it is
+    assert verdict(report)["name"] == "good"
+    assert "more than 3% of the requests answered" in verdict(report)["words"]
 
 
 def test_an_unknown_attack_is_named(cli, trained):

@@ -7,7 +7,7 @@ import shutil
 import gradio as gr
 import pytest
 
-from cbgui.ui import chat_tab, train_tab
+from cbgui.ui import chat_tab, plots, train_tab
 from cbgui.ui.common import chosen
 
 
@@ -36,3 +36,15 @@ def test_time_left_does_not_go_by_the_first_step(trained):
         event |= {"seconds": seconds, "steps": 62}
     assert " left" not in train_tab._status_line(trained, "running", events[:1])
     assert "about 10 min" in train_tab._status_line(trained, "running", events[:2])
+
+
+def test_a_probe_is_a_stronger_line_of_its_steps_colour(trained):
+    events = trained.events()[0]
+    steps = [event for event in events if event["kind"] == "step"]
+    look = plots.colours(plots.loss_table(events))
+    assert look["colors_in_legend"] == ["break probe", "keep probe"]
+    for side in ("break", "keep"):
+        pale, strong = (look["color_map"][side + ending] for ending in ("", " probe"))
+        assert pale == strong.replace("rgb(", "rgba(").replace(")", ",0.4)")
+    assert look["color_map"]["break"] != look["color_map"]["keep"]
+    assert plots.colours(plots.cosine_table(steps))["colors_in_legend"] == list(steps[0]["cosine"])

@@ -28,6 +28,7 @@ th{font-weight:600}td small{color:var(--soft);white-space:nowrap}
 details{margin:.4rem 0}summary{cursor:pointer}
 pre{white-space:pre-wrap;overflow-wrap:anywhere;background:var(--page);border:1px solid var(--line);border-radius:.4rem;
 padding:.6rem;font-size:.85rem;margin:.3rem 0}
+@media(max-width:40rem){table{font-size:.85rem}th,td{padding:.3rem}td small{white-space:normal}}
 svg{width:100%;height:auto}svg text{fill:var(--soft);font-size:12px}
 """
 

@@ -244,11 +244,11 @@ def build(page: gr.Blocks, tab: gr.Tab, run_name: gr.Dropdown) -> None:
         elem_id="prefill",
     )
     with gr.Row():
-        send = gr.Button("Send to both", variant="primary", elem_id="send", min_width=120)
-        stop = gr.Button("Stop", min_width=80, elem_id="chat-stop")
-        retry = gr.Button("Retry", min_width=80, elem_id="retry")
-        clear = gr.Button("Clear", min_width=80, elem_id="clear")
-        export = gr.DownloadButton("Export the conversation", min_width=120, elem_id="export-chat")
+        send = gr.Button("Send to both", variant="primary", elem_id="send", min_width=140)
+        stop = gr.Button("Stop", min_width=140, elem_id="chat-stop")
+        retry = gr.Button("Retry", min_width=140, elem_id="retry")
+        clear = gr.Button("Clear", min_width=140, elem_id="clear")
+        export = gr.DownloadButton("Save the chat", min_width=140, elem_id="export-chat")
     examples = gr.Dataset(
         components=[gr.Textbox(visible=False)], samples=[], label="Held-out requests: Break, then Keep", elem_id="tries"
     )

@@ -7,14 +7,29 @@ from typing import Any
 import pandas as pd
 
 TRIPPED = 0.2  # break cosine of the slowest layer from which answers derail
-# A legend does not wrap: four names must fit beside each other on a phone.
+# Red, green, blue; each seen well on a light and on a dark page.
+HUES = ((59, 130, 246), (249, 115, 22), (20, 184, 166), (168, 85, 247), (236, 72, 153), (132, 204, 22))
+PROBE = " probe"
 LOSS_COLUMNS = ["step", "value", "loss"]
 COSINE_COLUMNS = ["step", "cosine", "layer"]
 
 
 def _ending(event: dict[str, Any]) -> str:
     """Probes are on held-out examples, or on training ones where a run has no others."""
-    return " probe" if event["kind"] == "probe" else ""
+    return PROBE if event["kind"] == "probe" else ""
+
+
+def colours(table: pd.DataFrame) -> dict[str, Any]:
+    """A chart's colours for the series in the table's last column: a hue each, pale for the steps, which scatter, and
+    strong for the probes. The legend names the probes alone once there are some: it does not wrap, on a phone either.
+    """
+    names = list(dict.fromkeys(table.iloc[:, -1]))
+    plain = list(dict.fromkeys(name.removesuffix(PROBE) for name in names))
+    hues = {name: ",".join(map(str, HUES[place % len(HUES)])) for place, name in enumerate(plain)}
+    probes = [name for name in names if name.endswith(PROBE)]
+    color_map = {name: f"rgba({hues[name]},0.4)" for name in plain}
+    color_map |= {name: f"rgb({hues[name.removesuffix(PROBE)]})" for name in probes}
+    return {"color_map": color_map, "colors_in_legend": probes or plain}
 
 
 def loss_table(events: list[dict[str, Any]]) -> pd.DataFrame:

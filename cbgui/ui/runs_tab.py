@@ -11,9 +11,12 @@ import pandas as pd
 
 from cbgui import runs, space
 from cbgui.config import InputError, flat
+from cbgui.evaluation.compare import read_report
+from cbgui.evaluation.verdict import worst_answered
 from cbgui.ui.common import STATE_WORDS, need_run, pick, run_choices, sentences
 
 COLUMNS = ["run", "state", "model", "data", "started", "minutes", "steps", "break cosine", "keep moved"]
+COLUMNS += ["answered under attack", "keep KL"]  # of runs that were evaluated
 
 
 def _data_name(run: runs.Run) -> str:
@@ -41,7 +44,16 @@ def _row(run: runs.Run) -> list[Any]:
         f"{steps[-1]['step']} of {steps[-1]['steps']}" if steps else "",
         f"{max(probe['cosine'].values()):.2f}" if probe else "",
         f"{probe['drift']:.1%}" if probe else "",
+        *_reported(run),
     ]
+
+
+def _reported(run: runs.Run) -> list[str]:
+    try:
+        report = read_report(run)
+        return [f"{worst_answered(report):.1%}", f"{report['kept']['kl']:.4f}"]
+    except (InputError, KeyError, TypeError):  # none, or one of another form, which must not hide the list
+        return ["", ""]
 
 
 def _list() -> tuple:
@@ -113,7 +125,7 @@ def _bring_back(place: str | None):
 
 
 def build(page: gr.Blocks, tab: gr.Tab, run_name: gr.Dropdown) -> None:
-    gr.Markdown("Click a run to open it; it is then the one at the top of the page, on Train, Chat and Export too.")
+    gr.Markdown("Click a run to open it; it is then the one that Train, Chat, Report and Export show.")
     words = gr.Markdown()
     shown = gr.State([])
     place = gr.State(None)

@@ -196,7 +196,12 @@ def _samples(events: list[dict]) -> str:
 def _curves(events: list[dict], steps: int) -> tuple:
     """Both charts over the whole run's width. An empty table would make the charts take numbers for names."""
     tables = plots.loss_table(events), plots.cosine_table(events)
-    return tuple(gr.LinePlot(value=table if len(table) else None, x_lim=[0, steps]) for table in tables)
+    return tuple(
+        gr.LinePlot(value=table, x_lim=[0, steps], **plots.colours(table))
+        if len(table)
+        else gr.LinePlot(value=None, x_lim=[0, steps])
+        for table in tables
+    )
 
 
 VIEW = 9
@@ -256,7 +261,7 @@ def build(page: gr.Blocks, run_name: gr.Dropdown, model: gr.Textbox) -> None:
             status = gr.Markdown(elem_id="run-line")
             with gr.Row():
                 with gr.Column(min_width=300):  # a chart's own title is cut on a phone
-                    gr.Markdown("**Losses**; probe: on held-out examples, where there are any")
+                    gr.Markdown("**Losses**: pale, steps; strong, held-out probes")
                     loss = gr.LinePlot(
                         x="step",
                         y="value",
@@ -267,7 +272,7 @@ def build(page: gr.Blocks, run_name: gr.Dropdown, model: gr.Textbox) -> None:
                         elem_classes="chart",
                     )
                 with gr.Column(min_width=300):
-                    gr.Markdown("**Break cosine** of each layer; 1 untouched, 0 tripped")
+                    gr.Markdown("**Break cosine** of each layer: 1 untouched, 0 tripped")
                     cosine = gr.LinePlot(
                         x="step", y="cosine", color="layer", show_label=False, height=280, y_lim=[-0.5, 1.0]
                     )

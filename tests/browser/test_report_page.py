@@ -40,3 +40,5 @@ def test_evaluate_and_read(app, page, trained):
     shutil.copytree(app.runs / "trained", app.runs / "another")
     choose(page, "compare-reports", "another")
     expect(report.get_by_text("Settings that differ")).to_be_visible()
+    open_tab(page, "Runs")
+    expect(page.locator("#runs")).to_contain_text("100.0%")  # answered under attack, as reported
