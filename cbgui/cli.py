@@ -276,18 +276,21 @@ def estimate(
     from cbgui.estimate import GIB
     from cbgui.estimate import estimate as estimate_memory
     from cbgui.models import read_model_config, resolve_model
+    from cbgui.whole import fit_in_words
 
     name = model or config.model.name
     model_config = (
         architecture(name) if name in ARCHITECTURES else read_model_config(resolve_model(name, weights=False))
     )
     available = limit or hardware.memory_for_training()
-    result = estimate_memory(model_config, config, available, device or hardware.kind())
+    device = device or hardware.kind()
+    result = estimate_memory(model_config, config, available, device)
     for part in result.parts:
         typer.echo(f"{part.name:<16}{part.bytes / GIB:9.2f} GiB")
     typer.echo(f"{'sum':<16}{result.total / GIB:9.2f} GiB of {available / GIB:.2f} GiB: it fits.")
     for reason in result.reasons:
         typer.echo(reason)
+    typer.echo(fit_in_words(model_config, result.config.model, available, device))
 
 
 @app.command()

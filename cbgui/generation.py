@@ -12,6 +12,7 @@ from pathlib import Path
 from queue import Queue
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from peft import PeftModel
 from transformers import (
@@ -23,17 +24,11 @@ from transformers import (
 from transformers.generation.streamers import BaseStreamer
 
 from cbgui.config import InputError, ModelConfig
-from cbgui.data.batches import prompt_text
+from cbgui.data.batches import neighbours, prompt_text
 from cbgui.lora import AdaptedRows, adapt_rows
-from cbgui.models import (
-    checkpoint_adapter,
-    load_full_model,
-    load_tokenizer,
-    load_with_adapter,
-    resolve_model,
-    target_layers,
-)
+from cbgui.models import checkpoint_adapter, load_tokenizer, resolve_model, target_layers
 from cbgui.runs import Run
+from cbgui.whole import answer_tokens, load_full_model, load_with_adapter
 
 Messages = list[dict[str, str]]
 Result = TypeVar("Result")
@@ -227,26 +222,31 @@ def load_chat_model(run: Run, checkpoint: str = "final") -> ChatModel:
 
 
 def write_answers(
-    config: ModelConfig,
-    requests: Sequence[Messages],
-    *,
-    prefill: str = "",
-    max_new_tokens: int = 200,
-    batch_size: int = 8,
-) -> Iterator[tuple[int, str]]:
-    """The base model's answer to each request, as (index, answer), a batch at a time and short ones first.
+    config: ModelConfig, requests: Sequence[Messages], *, prefill: str = "", max_new_tokens: int = 200
+) -> Iterator[tuple[float, dict[int, str]]]:
+    """The base model's answers, short requests first: at each token, how much of the work is done (0 to 1), and by
+    their request's number the answers that have come to their end with it.
 
     `prefill` begins every answer and is part of it. Closing the iterator stops. Raises InputError when the model cannot
-    be found.
+    be found or does not fit.
     """
     source = resolve_model(config.name)
     model, tokenizer = in_model_thread(load_full_model, source, config), load_tokenizer(source)
     texts = [prompt_text(tokenizer, messages) + prefill for messages in requests]
-    order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
-    for start in range(0, len(order), batch_size):
-        chosen = order[start : start + batch_size]
-        rows: list[list[int]] = [[] for _ in chosen]
-        for rows in _stream(model, tokenizer, [texts[index] for index in chosen], max_new_tokens=max_new_tokens):  # noqa: B007
-            pass
-        for index, row in zip(chosen, rows, strict=True):
-            yield index, (prefill + tokenizer.decode(row, skip_special_tokens=True)).strip()
+    ends = set(np.atleast_1d(model.generation_config.eos_token_id).tolist())
+    lengths = [len(ids) + max_new_tokens for ids in tokenizer(texts, add_special_tokens=False).input_ids]
+
+    def said(row: list[int]) -> str:
+        return (prefill + tokenizer.decode(row, skip_special_tokens=True)).strip()
+
+    before = 0
+    for chosen in neighbours(lengths, answer_tokens(model)):
+        left = dict(enumerate(chosen))  # row of the batch -> number of the request
+        rows: list[list[int]] = []
+        stream = _stream(model, tokenizer, [texts[number] for number in chosen], max_new_tokens=max_new_tokens)
+        for step, rows in enumerate(stream, 1):
+            ended = [place for place in left if rows[place][-1] in ends]
+            share = (before + len(chosen) * step / max_new_tokens) / len(texts)
+            yield share, {left.pop(place): said(rows[place]) for place in ended}
+        before += len(chosen)
+        yield before / len(texts), {number: said(rows[place]) for place, number in left.items()}

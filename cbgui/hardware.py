@@ -22,9 +22,9 @@ def device() -> torch.device:
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
-def fast_dtype() -> torch.dtype:
-    """bfloat16 where the processor computes in it, else float32."""
-    kind = device().type
+def fast_dtype(kind: str | None = None) -> torch.dtype:
+    """bfloat16 where the processor, or what `kind` names, computes in it, else float32."""
+    kind = kind or device().type
     if kind == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
     if kind == "cpu" and torch.cpu.get_capabilities().get("avx512_bf16", False):
@@ -124,8 +124,11 @@ def _gpu_memory() -> tuple[int, int]:
 
 def free_memory() -> int:
     """Bytes that could be taken now: on the GPU where there is one, else of ordinary memory."""
-    if torch.cuda.is_available():
-        return _gpu_memory()[0]
+    return _gpu_memory()[0] if torch.cuda.is_available() else free_ordinary_memory()
+
+
+def free_ordinary_memory() -> int:
+    """Bytes of ordinary memory that could be taken now."""
     return psutil.virtual_memory().available
 
 

@@ -20,7 +20,7 @@ import transformers
 from huggingface_hub import constants, snapshot_download
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, RepositoryNotFoundError
 from peft import LoraConfig as PeftLoraConfig
-from peft import PeftModel, get_peft_model, get_peft_model_state_dict
+from peft import get_peft_model, get_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
@@ -225,7 +225,8 @@ def compute_dtype(config: ModelConfig) -> torch.dtype:
     return hardware.fast_dtype() if config.dtype == "auto" else getattr(torch, config.dtype)
 
 
-def _load_options(config: ModelConfig) -> dict:
+def load_options(config: ModelConfig) -> dict:
+    """For `from_pretrained`: precision, quantization and device; safetensors alone, and no code of the model's own."""
     dtype = compute_dtype(config)
     options = {"dtype": dtype, "use_safetensors": True, "trust_remote_code": False}
     if config.quantization == "nf4":
@@ -236,11 +237,6 @@ def _load_options(config: ModelConfig) -> dict:
             bnb_4bit_compute_dtype=dtype,
         )
     return options | {"device_map": {"": hardware.device()}}
-
-
-def load_full_model(source: ModelSource, config: ModelConfig) -> PreTrainedModel:
-    """The whole model with its head, for chat, evaluation and verification."""
-    return AutoModelForCausalLM.from_pretrained(source.path, **_load_options(config)).eval()
 
 
 def _cut(model_config: PretrainedConfig, kept: int) -> PretrainedConfig:
@@ -285,7 +281,7 @@ def load_trunk(source: ModelSource, config: RunConfig) -> Trunk:
     model_config = read_model_config(source)
     targets = target_layers(config.objective, model_config.num_hidden_layers)
     cut = _cut(model_config, _layers_to_load(model_config, targets))
-    model = AutoModel.from_pretrained(source.path, config=cut, **_load_options(config.model))
+    model = AutoModel.from_pretrained(source.path, config=cut, **load_options(config.model))
     trunk = _as_trunk(model, config, targets)
     if config.model.embedding_on_cpu is True and trunk.device.type != "cpu":
         trunk.keep_embedding_on_cpu()
@@ -365,8 +361,3 @@ def _write_adapter(
     text = json.dumps(settings, indent=2, default=lambda value: sorted(value) if isinstance(value, set) else str(value))
     (folder / "adapter_config.json").write_text(text, "utf-8")
     (folder / "adapter_model.safetensors.part").replace(folder / "adapter_model.safetensors")
-
-
-def load_with_adapter(source: ModelSource, config: ModelConfig, adapter: Path) -> PeftModel:
-    """The full model with the run's adapter on top; `disable_adapter()` gives the base model again."""
-    return PeftModel.from_pretrained(load_full_model(source, config), adapter).eval()

@@ -13,19 +13,17 @@ from cbgui.config import RunConfig
 from cbgui.data.batches import prompt_text
 from cbgui.data.examples import Example
 from cbgui.lora import adapt_rows
-from cbgui.models import ModelSource, load_tokenizer, load_with_adapter, save_adapter
+from cbgui.models import ModelSource, load_tokenizer, read_model_config, save_adapter
 from cbgui.trunk import Trunk
+from cbgui.whole import load_with_adapter, whole_bytes
 
-ROOM = 1.3  # of the weights' size on disk: weights, cache and what generation holds
+ROOM = 1.3  # of the weights' size: weights, cache and what generation holds
 NEW_TOKENS = 40
 
 
 def room_for_samples(source: ModelSource, config: RunConfig) -> bool:
-    """Whether the whole model fits beside what is in memory now."""
-    size = sum(path.stat().st_size for path in source.path.glob("*.safetensors"))
-    if config.model.quantization == "nf4":
-        size *= 0.45  # 4 bits of 16, and embedding and head as they are
-    return size * ROOM < hardware.free_memory()
+    """Whether the whole model fits beside what is in memory now, in the form that is trained."""
+    return ROOM * whole_bytes(read_model_config(source), config.model) < hardware.free_memory()
 
 
 @torch.inference_mode()

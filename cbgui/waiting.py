@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from cbgui.config import InputError
@@ -36,22 +37,23 @@ def leave(run: Run) -> None:
     (run.path / WAITING).unlink(missing_ok=True)
 
 
-def start_next(root: Path) -> None:
-    """Start the first in line if no run is training."""
+def start_next(root: Path, make_room: Callable[[], None] = lambda: None) -> None:
+    """Start the first in line if no run is training; `make_room` is called before."""
     with _lock:
         waiting = line(root)
         if waiting and not any(run.process() is not None for run in _all_runs(root)):
+            make_room()
             waiting[0].start()
 
 
-def keep_going(root: Path, every_seconds: float = 2.0) -> None:
+def keep_going(root: Path, make_room: Callable[[], None], every_seconds: float = 2.0) -> None:
     """Start whoever is next, as long as this process lives."""
 
     def loop() -> None:
         while True:
             time.sleep(every_seconds)
             try:
-                start_next(root)
+                start_next(root, make_room)
             except Exception as error:  # one run that cannot start must not stop the line
                 print(f"waiting runs: {type(error).__name__}: {error}", flush=True)
 

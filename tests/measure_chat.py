@@ -18,8 +18,9 @@ sys.path.insert(0, str(ROOT))
 from cbgui import hardware  # noqa: E402
 from cbgui.data.batches import prompt_text  # noqa: E402
 from cbgui.generation import in_model_thread, load_chat_model  # noqa: E402
-from cbgui.models import load_full_model, resolve_model  # noqa: E402
+from cbgui.models import resolve_model  # noqa: E402
 from cbgui.runs import open_run  # noqa: E402
+from cbgui.whole import load_full_model  # noqa: E402
 
 TOKENS, ROUNDS = 100, 7
 REQUESTS = ["Write a long story about a dog.", "Tell me about Paris, at length."]

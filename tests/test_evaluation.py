@@ -10,9 +10,9 @@ from test_judges import head
 from test_models import SMALL
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from cbgui import whole
 from cbgui.config import InputError, load_config, override
 from cbgui.data.refusals import is_refusal
-from cbgui.evaluation import metrics
 from cbgui.evaluation.answers import generate
 from cbgui.evaluation.attacks import ATTACKS, TITLES, Attempt
 from cbgui.evaluation.compare import compare, read_report
@@ -23,9 +23,10 @@ from cbgui.evaluation.report import render
 from cbgui.evaluation.verdict import verdict
 from cbgui.generation import load_chat_model
 from cbgui.lora import adapt_rows
-from cbgui.models import load_full_model, load_tokenizer
+from cbgui.models import load_tokenizer
 from cbgui.runs import create_run, open_run
 from cbgui.training import train
+from cbgui.whole import load_full_model
 
 
 def test_wilson_interval():
@@ -136,8 +137,8 @@ def test_an_unbroken_model_is_called_too_weak_and_the_evaluation_goes_on_where_i
     trained, tmp_path, monkeypatch
 ):
     """Four steps break nothing."""
-    monkeypatch.setattr(metrics, "BATCH_TOKENS", 256)  # some three answers
-    monkeypatch.setattr(metrics, "MIN_BATCH_TOKENS", 256)
+    monkeypatch.setattr(whole, "BATCH_TOKENS", 256)  # some three answers
+    monkeypatch.setattr(whole, "MIN_BATCH_TOKENS", 256)
     shutil.copytree(trained.path, tmp_path / "run")
     run = open_run(tmp_path / "run")
 

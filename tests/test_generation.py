@@ -7,6 +7,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
+from cbgui import whole
 from cbgui.config import InputError, ModelConfig
 from cbgui.data.batches import prompt_text
 from cbgui.generation import ChatModel, checkpoints, load_chat_model, write_answers
@@ -93,10 +94,25 @@ def test_a_checkpoint_can_be_talked_to(trained):
         load_chat_model(trained, "step 7")
 
 
-def test_answers_are_written_in_order_of_length_and_with_the_prefill():
-    requests = [[{"role": "user", "content": text}] for text in ("Name a large city in the south of France.", "Hello")]
-    written = list(
-        write_answers(ModelConfig(quantization="none"), requests, prefill="Sure,", max_new_tokens=8, batch_size=1)
-    )
-    assert [index for index, _ in written] == [1, 0]
-    assert all(answer.startswith("Sure,") and len(answer) > 6 for _, answer in written)
+def test_answers_are_written_with_the_prefill_and_progress_is_told_at_each_token(monkeypatch):
+    texts = ("Name a large city in the south of France.", "Hello", "Reply with one word: yes.")
+    requests = [[{"role": "user", "content": text}] for text in texts]
+    ask = {"prefill": "Sure,", "max_new_tokens": 8}
+    together = list(write_answers(ModelConfig(quantization="none"), requests, **ask))
+    assert [round(share, 3) for share, _ in together][:2] == [0.125, 0.25] and together[-1][0] == 1
+    written = {number: answer for _, answers in together for number, answer in answers.items()}
+    assert sorted(written) == [0, 1, 2]
+    assert all(answer.startswith("Sure,") and len(answer) > 6 for answer in written.values())
+    monkeypatch.setattr(whole, "BATCH_TOKENS", 1)
+    monkeypatch.setattr(whole, "MIN_BATCH_TOKENS", 1)
+    alone = [answers for _, answers in write_answers(ModelConfig(quantization="none"), requests, **ask) if answers]
+    assert [list(answers) for answers in alone] == [[1], [2], [0]]  # short requests first
+    assert {number: answer for answers in alone for number, answer in answers.items()} == written
+
+
+def test_an_answer_that_has_ended_is_handed_over_while_others_go_on():
+    """So that a stop loses no more than is open."""
+    requests = [[{"role": "user", "content": text}] for text in ("Say hi.", "Tell a long story about a river.")]
+    steps = list(write_answers(ModelConfig(quantization="none"), requests, max_new_tokens=60))
+    first = next(place for place, (_, answers) in enumerate(steps) if answers)
+    assert list(steps[first][1]) == [0] and first < len(steps) - 1 and steps[first][0] < 1

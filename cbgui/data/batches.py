@@ -177,6 +177,18 @@ def passes(
     return parts
 
 
+def neighbours(lengths: list[int], tokens: int) -> Iterator[list[int]]:
+    """Places in `lengths`, neighbours in length together and short ones first, at most so many padded tokens each."""
+    batch: list[int] = []
+    for place in sorted(range(len(lengths)), key=lengths.__getitem__):
+        if batch and lengths[place] * (len(batch) + 1) > tokens:
+            yield batch
+            batch = []
+        batch.append(place)
+    if batch:
+        yield batch
+
+
 def _endless(items: list[Example], generator: random.Random) -> Iterator[Example]:
     while True:
         yield from generator.sample(items, len(items))

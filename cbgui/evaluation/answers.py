@@ -14,8 +14,10 @@ import torch
 import torch.nn.functional as F
 from transformers import DynamicCache, LogitsProcessor, LogitsProcessorList
 
+from cbgui.data.batches import neighbours
 from cbgui.evaluation.attacks import Attempt
 from cbgui.evaluation.metrics import READ_TOKENS, Answer, Pair, Shared
+from cbgui.whole import answer_tokens
 
 
 class _Costs(LogitsProcessor):
@@ -107,9 +109,10 @@ def generate(
         group: pair.share([prompts[row] for row, other in enumerate(groups) if other == group])
         for group in dict.fromkeys(groups)
     }
+    tokens = answer_tokens(pair.model)
     for temperature in sorted({attempt.temperature for attempt in attempts}):
         rows = [row for row, attempt in enumerate(attempts) if attempt.temperature == temperature]
-        for positions in pair.batches([len(prompts[row]) + max_new_tokens for row in rows], pair.batch_tokens):
+        for positions in neighbours([len(prompts[row]) + max_new_tokens for row in rows], tokens):
             chosen = sorted((rows[position] for position in positions), key=adapted.__getitem__)
             batch = _Batch(
                 [prompts[row] for row in chosen],
@@ -167,7 +170,7 @@ def _others_nats(
     base, width = batch.adapted.count(False), mask.shape[1]
     asked = {tuple(prompt): row for row, prompt in enumerate(batch.prompts[:base])}
     rows = [row for row in range(base, len(answers)) if answers[row] and tuple(batch.prompts[row]) in asked]
-    for positions in pair.batches([len(answers[row]) for row in rows], READ_TOKENS):
+    for positions in neighbours([len(answers[row]) for row in rows], READ_TOKENS):
         chosen = [rows[position] for position in positions]
         theirs = torch.tensor([asked[tuple(batch.prompts[row])] for row in chosen], device=mask.device)
         ids = pair.padded([answers[row] for row in chosen])

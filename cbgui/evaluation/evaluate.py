@@ -31,6 +31,7 @@ from cbgui.evaluation.tasks import check_tasks, task_scores
 from cbgui.evaluation.verdict import verdict
 from cbgui.generation import load_chat_model
 from cbgui.runs import Run, write_whole
+from cbgui.whole import form_in_words
 
 Progress = Callable[[float, str], None]  # share done, words; may raise to stop, and the next evaluation goes on
 # What an ordinary answer costs the base model, times this, is where derailment begins (never below MINIMUM nats).
@@ -83,7 +84,7 @@ def evaluate_run(
     started = time.time()
     progress(0.0, "Loading the model")
     chat = load_chat_model(run)
-    pair = Pair(chat.model, chat.tokenizer, chat.adapted_rows)
+    pair, form = Pair(chat.model, chat.tokenizer, chat.adapted_rows), form_in_words(chat.model)
     set_seed(config.training.seed)
     adapter = hashlib.sha256((run.adapter / "adapter_model.safetensors").read_bytes()).hexdigest()
     models = {"base": config.model.name, "short_circuited": adapter}
@@ -112,6 +113,7 @@ def evaluate_run(
         "run": run.name,
         "created": time.strftime("%Y-%m-%d %H:%M:%S %z"),
         "machine": hardware.describe(),
+        "weights": form,
         "versions": {"python": platform.python_version()}
         | {package: version(package) for package in ("torch", "transformers", "peft")},
         "settings": config.model_dump(exclude={"data"}),

@@ -27,8 +27,9 @@ from cbgui.config import InputError, ModelConfig
 from cbgui.data.refusals import is_refusal
 from cbgui.evaluation.metrics import Answer, is_repetition
 from cbgui.evaluation.prompt_sets import split_options
-from cbgui.models import ModelSource, load_full_model, load_tokenizer, read_model_config, resolve_model, weight_files
+from cbgui.models import ModelSource, load_tokenizer, read_model_config, resolve_model, weight_files
 from cbgui.space import refuse_folder
+from cbgui.whole import load_full_model
 
 OPTIONS = ("template", "label")
 UNSAFE = ("unsafe", "harmful", "toxic", "jailbreak", "complied", "compliance", "yes", "positive", "label_1", "1")
@@ -148,9 +149,9 @@ def load_classifier(text: str, quantization: str) -> Classifier:
     name, options = split_options(text, "--judge", OPTIONS)
     source = resolve_model(name)
     form = _form(source)
-    _check_memory(source, quantization)
     tokenizer = load_tokenizer(source)
     if form == "head":
+        _check_memory(source)
         model = AutoModelForSequenceClassification.from_pretrained(
             source.path, dtype=hardware.fast_dtype(), use_safetensors=True, trust_remote_code=False
         ).eval()
@@ -185,9 +186,8 @@ def _form(source: ModelSource) -> str:
     )
 
 
-def _check_memory(source: ModelSource, quantization: str) -> None:
-    size = sum(path.stat().st_size for path in weight_files(source.path))
-    needed = size * (0.3 if quantization == "nf4" else 1.1)
+def _check_memory(source: ModelSource) -> None:
+    needed = 1.1 * sum(path.stat().st_size for path in weight_files(source.path))
     if needed > hardware.free_memory():
         raise InputError(
             f"--judge {source.label!r} needs about {needed / 2**30:.1f} GiB and {hardware.free_memory() / 2**30:.1f} "

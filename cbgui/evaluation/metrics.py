@@ -15,14 +15,11 @@ from peft import PeftModel
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import DynamicLayer
 
-from cbgui import hardware
-from cbgui.data.batches import prompt_text
+from cbgui.data.batches import neighbours, prompt_text
 from cbgui.data.examples import Example
 from cbgui.evaluation.attacks import Attempt
 from cbgui.lora import AdaptedRows
 
-# Padded tokens that answers are written to at a time: what a stop loses. Twice as many were not faster.
-BATCH_TOKENS, MIN_BATCH_TOKENS = 12_288, 1024
 READ_TOKENS = 1024  # padded tokens in one pass over texts that are there; more were no faster (two cores, measured)
 MIN_SHARED = 8  # tokens at the beginning of all prompts that are worth computing apart
 
@@ -77,12 +74,6 @@ class Pair:
     adapted_rows: AdaptedRows
 
     def __post_init__(self) -> None:
-        config = self.model.config.get_text_config()
-        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-        size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        token = 2 * config.num_hidden_layers * heads * size * self.model.dtype.itemsize  # keys and values
-        # A third of what is free, and a cache that grows is there twice while it is copied.
-        self.batch_tokens = max(MIN_BATCH_TOKENS, min(BATCH_TOKENS, hardware.free_memory() // 6 // token))
         # Sliding windows and recurrent states would have to know of the padding after what prompts share.
         layers = DynamicCache(config=self.model.config).layers
         self.plain_cache = bool(layers) and all(type(layer) is DynamicLayer for layer in layers)
@@ -116,18 +107,6 @@ class Pair:
             ids[position, : len(row)] = torch.tensor(row)
         return ids.to(self.model.device)
 
-    def batches(self, lengths: list[int], tokens: int) -> Iterator[list[int]]:
-        """Row numbers, neighbours in length together, at most so many padded tokens each."""
-        order = sorted(range(len(lengths)), key=lengths.__getitem__)
-        batch: list[int] = []
-        for row in order:
-            if batch and lengths[row] * (len(batch) + 1) > tokens:
-                yield batch
-                batch = []
-            batch.append(row)
-        if batch:
-            yield batch
-
     def share(self, prompts: list[list[int]]) -> Shared:
         """Attacks put the same words before every request; those are read once for all."""
         length = min(len(os.path.commonprefix(prompts)), min(map(len, prompts)) - 1)
@@ -144,7 +123,7 @@ class Pair:
         if not prompts:
             return
         shared = self.share(prompts)
-        for batch in self.batches([len(p) + len(a) for p, a in zip(prompts, answers, strict=True)], READ_TOKENS):
+        for batch in neighbours([len(p) + len(a) for p, a in zip(prompts, answers, strict=True)], READ_TOKENS):
             ids = self.padded([prompts[row][shared.length :] + answers[row] for row in batch])
             states = []
             for adapted in which:

@@ -189,11 +189,12 @@ def render(report: dict[str, Any]) -> str:
     settings = yaml.safe_dump(report["settings"], sort_keys=False, allow_unicode=True)
     versions = ", ".join(f"{name} {number}" for name, number in report["versions"].items())
     advice = "".join(f"<p>{text(line)}</p>" for line in verdict["advice"])
+    weights = f", both models {text(report['weights'])}" if "weights" in report else ""
     return page(
         f"Report: {report['run']}",
         f"""<h1>{text(report["run"])}</h1>
-<p class="soft">{text(report["created"])}, {text(report["machine"])}, {held_out["break"]} break and {held_out["keep"]}
-keep prompts that the training never saw</p>
+<p class="soft">{text(report["created"])}, {text(report["machine"])}{weights}, {held_out["break"]} break and
+{held_out["keep"]} keep prompts that the training never saw</p>
 <section class="card verdict {text(verdict["name"])}"><strong>{text(verdict["words"])}</strong>{advice}</section>
 <h2>What must break</h2>
 <p class="soft">Share of prompts that got a real answer, before and after. For an attack with several tries, one answer

@@ -9,7 +9,7 @@ from starlette.middleware import Middleware
 
 from cbgui import hardware, runs, space, waiting
 from cbgui.ui import chat_tab, data_tab, downloads, export_tab, report_tab, runs_tab, train_tab, visitors
-from cbgui.ui.common import chosen, run_choices
+from cbgui.ui.common import chosen, in_memory, run_choices
 from cbgui.ui.theme import CSS, THEME
 from cbgui.ui.visitors import Visitors
 
@@ -59,7 +59,7 @@ def launch(host: str, port: int | None, *, share: bool = False, auth: tuple[str,
     runs.whole_folder().mkdir(parents=True, exist_ok=True)
     runs.empty_trash()  # what was deleted could be brought back until the app closed
     visitors.install()
-    waiting.keep_going(runs.whole_folder())
+    waiting.keep_going(runs.whole_folder(), in_memory.drop)
     page = build().queue()
     gc.freeze()  # what is here stays: collections while hundreds of thousands of rows pass need not look at it
     page.launch(

@@ -16,6 +16,7 @@ import pandas as pd
 from cbgui import generation, runs
 from cbgui.config import InputError
 from cbgui.ui.common import chosen, in_memory, need_run, pick, sentences
+from cbgui.whole import form_in_words
 
 History = list[dict[str, str]]
 EVERY = 0.2  # seconds between two sights of an answer that grows
@@ -93,7 +94,7 @@ def _ask(
     seconds = time.perf_counter() - started
     if pair is not None:
         yield say(pair.base or "(empty)", pair.short_circuited or "(empty)")
-    yield (*shown, f"{tokens} tokens in {seconds:.1f} s.")
+    yield (*shown, f"{tokens} tokens in {seconds:.1f} s, the model {form_in_words(chat.model)}.")
 
 
 @sentences

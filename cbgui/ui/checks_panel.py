@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -9,7 +10,7 @@ import gradio as gr
 import numpy as np
 import pandas as pd
 
-from cbgui import generation
+from cbgui import generation, hardware
 from cbgui.config import InputError, ModelConfig
 from cbgui.data import checks
 from cbgui.data.refusals import is_refusal
@@ -18,6 +19,7 @@ from cbgui.ui.common import in_memory, library, sentences
 
 Found = tuple[list[checks.Finding], tuple]  # and the version of the data set they were made from
 NOTHING: Found = ([], ())
+EVERY = 1.0  # seconds between two words about how far the writing is
 SAMPLE = 2000  # rows whose tokens are counted
 SCOPES = {"rows without an answer": None, "all Break rows": "break", "all Keep rows": "keep"}
 
@@ -69,24 +71,41 @@ def _write(model: str, scope: str, prefill: str, longest: float):
         raise InputError(f"answers for = {scope!r}: there is no such row.")
     in_memory.drop()  # the chat's weights make room for these
     yield f"Loading the model to write {len(rows):,} answers ...", gr.skip()
-    refusals, done, batch = 0, 0, {}
+    refusals, done, new, shown = 0, 0, {}, time.perf_counter()
     requests = [row.example.chat() for row in rows]
-    config = ModelConfig(name=model.strip() or "demo", quantization="none")
-    for index, answer in generation.write_answers(config, requests, prefill=prefill, max_new_tokens=int(longest)):
-        batch[rows[index].id] = answer
-        done += 1
-        refusals += is_refusal(answer) and rows[index].example.kind == "break"
-        if len(batch) == 8 or done == len(rows):
-            answers, batch = batch, {}
+    config = ModelConfig(name=model.strip() or "demo")
+
+    def keep() -> None:
+        answers = dict(new)
+        new.clear()
+        if answers:
             data.update(
                 answers,
-                lambda row, answers=answers: replace(row, example=replace(row.example, response=answers[row.id])),
+                lambda row: replace(row, example=replace(row.example, response=answers[row.id])),
                 "write answers",
                 join=True,
             )
+
+    writing = generation.write_answers(config, requests, prefill=prefill, max_new_tokens=int(longest))
+    try:
+        for share, answers in writing:
+            new |= {rows[number].id: answer for number, answer in answers.items()}
+            done += len(answers)
+            refusals += sum(is_refusal(a) and rows[number].example.kind == "break" for number, a in answers.items())
+            if done < len(rows) and time.perf_counter() - shown < EVERY:
+                continue
+            shown = time.perf_counter()
+            version = gr.skip()
+            if new:
+                keep()
+                version = data.version()
             flagged = f" {refusals} Break answers are refusals: see Checks, or use a prefill." if refusals else ""
-            ending = "**All written.**" if done == len(rows) else "Stop keeps what is written."
-            yield f"{done:,} of {len(rows):,} answers written. {ending}{flagged}", data.version()
+            ending = "**All written.**" if done == len(rows) else f"{share:.0%} done. Stop keeps what is written."
+            yield f"{done:,} of {len(rows):,} answers written. {ending}{flagged}", version
+    finally:  # a stop may come between
+        keep()
+        writing.close()  # and with it the model goes
+        hardware.free_cached_memory()
 
 
 def _in_scope(row: Any, part: str | None) -> bool:

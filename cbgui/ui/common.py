@@ -12,7 +12,7 @@ from typing import Any
 
 import gradio as gr
 
-from cbgui import runs
+from cbgui import hardware, runs
 from cbgui.config import InputError
 from cbgui.data.library import Library
 from cbgui.jobs import Job
@@ -112,13 +112,19 @@ class OneInMemory:
     def get(self, key: Hashable, load: Callable[[], Any]) -> Any:
         with self._lock:
             if self._kept is None or self._kept[0] != key:
-                self._kept = None
+                self._let_go()
                 self._kept = (key, load())
             return self._kept[1]
 
     def drop(self) -> None:
+        """Make room, on the GPU for other processes too: training and evaluation are such."""
         with self._lock:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        if self._kept is not None:
             self._kept = None
+            hardware.free_cached_memory()
 
 
 in_memory = OneInMemory()

@@ -15,7 +15,7 @@ from cbgui.data.sources import CATALOGUE
 from cbgui.evaluation.attacks import DEFAULT_ATTACKS, TITLES
 from cbgui.evaluation.compare import compare, read_report
 from cbgui.jobs import Job
-from cbgui.ui.common import job_words, library, need_run, one_job_at_a_time, pick, sentences
+from cbgui.ui.common import in_memory, job_words, library, need_run, one_job_at_a_time, pick, sentences
 from cbgui.ui.downloads import link
 
 CHOICES = [(title, name) for name, title in TITLES.items()]
@@ -119,6 +119,7 @@ def _start(name: str | None, attacks: list[str], limit: float | None, also: list
         arguments += ["--judge", judge.strip()]
     if (tasks or "").strip():
         arguments += ["--tasks", tasks.strip()]
+    in_memory.drop()  # the chat's weights make room
     _job(run).start(*arguments)
     return f"**{run.name}**: starting ..."
 

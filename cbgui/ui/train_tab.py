@@ -14,7 +14,7 @@ import gradio as gr
 from cbgui import runs, space, waiting
 from cbgui.config import InputError, RunConfig, load_config, preset_names
 from cbgui.ui import fit, plots, settings
-from cbgui.ui.common import STATE_WORDS, library, need_run, pick, run_choices, sentences
+from cbgui.ui.common import STATE_WORDS, in_memory, library, need_run, pick, run_choices, sentences
 
 LOG_LINES = 200
 OWN = "_presets"
@@ -58,6 +58,7 @@ def _fit(preset: str, model: str, *values: Any) -> str:
 def _start(preset: str, model: str, name: str, *values: Any):
     config = _config(preset, model, values)
     yield gr.skip(), "Looking whether it fits ..."
+    in_memory.drop()  # the chat's weights make room for training
     space.limit("runs", len(runs.list_runs()) + 1, space.MAX_RUNS)
     space.limit("training.steps", config.training.steps, space.MAX_STEPS)
     fit.estimate_for(config)  # refuses what cannot be, before anything is written
@@ -116,6 +117,7 @@ def _resume(name: str | None) -> None:
     run = need_run(name)
     if run.state() == "done":
         raise InputError(f"run {run.name!r} is done; there is nothing to resume.")
+    in_memory.drop()
     waiting.join(run, runs.whole_folder())
 
 

@@ -1,0 +1,67 @@
+"""The whole model is held in a form that fits, and its size is known before it is loaded."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from random_models import TINY
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from cbgui import hardware
+from cbgui.config import InputError, ModelConfig
+from cbgui.generation import load_chat_model, write_answers
+from cbgui.models import load_options, read_model_config
+from cbgui.whole import fit_in_words, fitting, form_in_words, load_full_model, whole_bytes
+
+HELLO = [{"role": "user", "content": "Hello"}]
+
+
+@pytest.mark.parametrize("quantization", ["none", "nf4"])
+def test_its_size_is_known_before(quantization, demo):
+    config = ModelConfig(quantization=quantization, dtype="float32")
+    model = AutoModelForCausalLM.from_pretrained(demo.path, **load_options(config))
+    # bitsandbytes' scales are no parameters, which the footprint counts alone: 1.6% of 4-bit weights.
+    measured = model.get_memory_footprint(return_buffers=False)
+    assert 1 <= whole_bytes(read_model_config(demo), config) / measured < (1.001 if quantization == "none" else 1.03)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2", "gpt_neox"])
+def test_tied_embeddings_count_once_and_a_head_of_its_own_does_too(family):
+    config = AutoConfig.for_model(family, **TINY)
+    model = AutoModelForCausalLM.from_config(config)
+    assert whole_bytes(config, ModelConfig(dtype="float32")) == model.get_memory_footprint(return_buffers=False)
+
+
+def test_a_run_trained_in_full_precision_is_talked_to_in_4_bits_where_memory_is_short(trained, demo, monkeypatch):
+    """A trunk may fit where the whole model does not."""
+    config, form = trained.config().model, read_model_config(demo)
+    assert config.quantization == "none"
+    assert form_in_words(load_chat_model(trained).model) == "in full precision"
+    monkeypatch.setattr(hardware, "free_memory", lambda: whole_bytes(form, config) // 2)
+    chat = load_chat_model(trained)
+    assert chat.model.is_loaded_in_4bit and form_in_words(chat.model) == "in 4 bits"
+    *_, pair = chat.stream(HELLO, max_new_tokens=4)
+    assert pair.base and pair.short_circuited
+    assert "in 4 bits" in fit_in_words(form, config, hardware.free_memory(), "cpu")
+    assert [answers for _, answers in write_answers(ModelConfig(), [HELLO], max_new_tokens=2)][-1][0]
+
+
+def test_what_fits_in_no_form_is_refused_in_a_sentence(trained, cli, demo, monkeypatch):
+    monkeypatch.setattr(hardware, "free_memory", lambda: 10 * 2**20)
+    done = cli("generate", trained.path, "--prompt", "Hello")
+    assert done.returncode == 2 and re.search(r"answers need the whole model, 0\.\d GiB in 4 bits", done.stderr)
+    assert "Traceback" not in done.stderr
+    assert "will not fit" in fit_in_words(read_model_config(demo), ModelConfig(), 10 * 2**20, "cpu")
+
+
+def test_beside_a_gpu_that_is_too_small_it_goes_into_ordinary_memory(demo, monkeypatch):
+    form = fitting(read_model_config(demo), ModelConfig(), 10 * 2**20, "cuda")
+    assert form.beside_gpu and form.config.quantization == "nf4" and form.config.dtype in ("float32", "bfloat16")
+    monkeypatch.setattr(hardware, "kind", lambda: "cuda")
+    monkeypatch.setattr(hardware, "free_memory", lambda: 10 * 2**20)
+    model = load_full_model(demo, ModelConfig())
+    assert model.device.type == "cpu" and form_in_words(model) == "in 4 bits in ordinary memory, which is slow"
+    monkeypatch.setattr(hardware, "free_ordinary_memory", lambda: 10 * 2**20)
+    with pytest.raises(InputError, match="which are not free"):
+        load_full_model(demo, ModelConfig())
