@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import shutil
+import weakref
 
 import gradio as gr
 import pytest
 
+from cbgui import waiting
+from cbgui.runs import WAITING, Run
 from cbgui.ui import chat_tab, plots, train_tab
-from cbgui.ui.common import chosen
+from cbgui.ui.common import OneInMemory, chosen
 
 
 def test_the_newest_run_is_meant_until_the_page_has_chosen_it(trained, tmp_path, monkeypatch):
@@ -48,3 +51,35 @@ def test_a_probe_is_a_stronger_line_of_its_steps_colour(trained):
         assert pale == strong.replace("rgb(", "rgba(").replace(")", ",0.4)")
     assert look["color_map"]["break"] != look["color_map"]["keep"]
     assert plots.colours(plots.cosine_table(steps))["colors_in_legend"] == list(steps[0]["cosine"])
+
+
+class Weights:
+    """Stands for a model."""
+
+
+def test_one_set_of_weights_is_in_memory_at_a_time():
+    kept = OneInMemory()
+    first = weakref.ref(kept.get("first", Weights))
+    assert kept.get("first", Weights) is first()
+    gone = []
+
+    def load() -> Weights:
+        gone.append(first() is None)
+        return Weights()
+
+    second = weakref.ref(kept.get("second", load))
+    assert gone == [True] and second() is not None
+    kept.drop()
+    assert second() is None
+
+
+def test_room_is_made_before_the_next_in_line_starts(trained, tmp_path, monkeypatch):
+    """On a GPU the chat's weights would lie where training's belong."""
+    done = []
+    monkeypatch.setattr(Run, "start", lambda run: done.append(run.name))
+    waiting.start_next(tmp_path, lambda: done.append("room"))
+    assert done == []  # nobody waits: the chat keeps its model
+    shutil.copytree(trained.path, tmp_path / "next")
+    (tmp_path / "next" / WAITING).touch()
+    waiting.start_next(tmp_path, lambda: done.append("room"))
+    assert done == ["room", "next"]

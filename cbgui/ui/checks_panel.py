@@ -117,9 +117,9 @@ def _in_scope(row: Any, part: str | None) -> bool:
 def build(version: gr.State, model: gr.Textbox, check_filter: gr.Dropdown) -> None:
     found = gr.State(NOTHING)
     with gr.Accordion("Checks", open=False, elem_id="checks"):
-        with gr.Row():
+        with gr.Row(elem_classes="beside"):
             run = gr.Button("Check the data", variant="primary", elem_id="run-checks", min_width=140)
-            longest = gr.Number(label="Tokens at most", value=512, precision=0, minimum=16, min_width=120, scale=0)
+            longest = gr.Number(label="Tokens at most", value=512, precision=0, minimum=16, min_width=160, scale=0)
         words = gr.Markdown(elem_id="checks-words")
 
         @gr.render(inputs=[found, longest], triggers=[found.change])
