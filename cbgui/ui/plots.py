@@ -21,7 +21,7 @@ def _ending(event: dict[str, Any]) -> str:
 
 def colours(table: pd.DataFrame) -> dict[str, Any]:
     """A chart's colours for the series in the table's last column: a hue each, pale for the steps, which scatter, and
-    strong for the probes. The legend names the probes alone once there are some: it does not wrap, on a phone either.
+    strong for the probes. The legend names the probes alone once they are lines: it does not wrap, on a phone either.
     """
     names = list(dict.fromkeys(table.iloc[:, -1]))
     plain = list(dict.fromkeys(name.removesuffix(PROBE) for name in names))
@@ -29,7 +29,8 @@ def colours(table: pd.DataFrame) -> dict[str, Any]:
     probes = [name for name in names if name.endswith(PROBE)]
     color_map = {name: f"rgba({hues[name]},0.4)" for name in plain}
     color_map |= {name: f"rgb({hues[name.removesuffix(PROBE)]})" for name in probes}
-    return {"color_map": color_map, "colors_in_legend": probes or plain}
+    lines = table["step"][table.iloc[:, -1].isin(probes)].nunique() > 1
+    return {"color_map": color_map, "colors_in_legend": probes if lines else plain}
 
 
 def loss_table(events: list[dict[str, Any]]) -> pd.DataFrame:
