@@ -50,7 +50,7 @@ def build() -> gr.Blocks:
                 export_tab.build(page, run_name)
         page.load(_choices, run_name, run_name, show_progress="hidden")
         for trigger in (page.load, gr.Timer(5.0).tick):
-            trigger(_device, None, device, show_progress="hidden")
+            trigger(_device, None, device, show_progress="hidden", queue=False)
     return page
 
 

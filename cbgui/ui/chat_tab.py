@@ -13,13 +13,14 @@ from typing import Any
 import gradio as gr
 import pandas as pd
 
-from cbgui import generation, runs
+from cbgui import generation, hardware, runs
 from cbgui.config import InputError
 from cbgui.ui.common import chosen, in_memory, need_run, pick, sentences
 from cbgui.whole import form_in_words
 
 History = list[dict[str, str]]
-EVERY = 0.2  # seconds between two sights of an answer that grows
+# Seconds between two sights of an answer that grows: where the processor computes it, drawing takes time from it.
+EVERY = {"cpu": 0.5, "cuda": 0.2}
 LEGEND = (
     ("#0d9488", "as the base model: cosine near 1"),
     ("#f59e0b", "turning away"),
@@ -84,7 +85,7 @@ def _ask(
             seed=int(seed or 0),
         ):
             tokens += 1
-            if time.perf_counter() - shown_at > EVERY:  # drawing each token would take time from the next
+            if time.perf_counter() - shown_at > EVERY[hardware.kind()]:
                 shown_at = time.perf_counter()
                 yield say(pair.base or "...", pair.short_circuited or "...")
     except GeneratorExit:

@@ -18,6 +18,9 @@ from cbgui.data.library import Library
 from cbgui.jobs import Job
 from cbgui.space import on_space
 
+# Seconds between two looks at what other processes do. Each costs the browser up to 0.3 s of its time, through Gradio's
+# queue 0.4 (docs/benchmarks.md).
+TICK = 2.0
 STATE_WORDS = {
     "new": "not started",
     "waiting": "waiting for its turn",

@@ -14,7 +14,7 @@ from cbgui.hub import check_repo
 from cbgui.jobs import Job
 from cbgui.model_card import USE
 from cbgui.space import on_space
-from cbgui.ui.common import job_words, need_run, one_job_at_a_time, pick, sentences
+from cbgui.ui.common import TICK, job_words, need_run, one_job_at_a_time, pick, sentences
 from cbgui.ui.downloads import listing
 from cbgui.ui.visitors import hub_token
 
@@ -167,5 +167,5 @@ def build(page: gr.Blocks, run_name: gr.Dropdown) -> None:
     push.click(_upload, [run_name, repo, public, token], upload_words)
     stop_push.click(_stop_upload, run_name, None)
     view = [words, files, upload_words, merge, stop, push, stop_push, seen]
-    for trigger in (gr.Timer(1.0).tick, run_name.change, page.load):
-        trigger(_refresh, [run_name, seen], view, show_progress="hidden")
+    for trigger in (gr.Timer(TICK).tick, run_name.change, page.load):
+        trigger(_refresh, [run_name, seen], view, show_progress="hidden", queue=False)

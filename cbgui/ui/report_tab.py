@@ -15,7 +15,7 @@ from cbgui.data.sources import CATALOGUE
 from cbgui.evaluation.attacks import DEFAULT_ATTACKS, TITLES
 from cbgui.evaluation.compare import compare, read_report
 from cbgui.jobs import Job
-from cbgui.ui.common import in_memory, job_words, library, need_run, one_job_at_a_time, pick, sentences
+from cbgui.ui.common import TICK, in_memory, job_words, library, need_run, one_job_at_a_time, pick, sentences
 from cbgui.ui.downloads import link
 
 CHOICES = [(title, name) for name, title in TITLES.items()]
@@ -172,7 +172,7 @@ def build(page: gr.Blocks, run_name: gr.Dropdown) -> None:
     evaluate.click(_start, [run_name, attacks, limit, also, judge, tasks], words)
     stop.click(_stop, run_name, None)
     view = [words, report, evaluate, stop, links, other, seen]
-    for trigger in (gr.Timer(1.0).tick, run_name.change, other.input, page.load):
-        trigger(_refresh, [run_name, other, seen], view, show_progress="hidden")
+    for trigger in (gr.Timer(TICK).tick, run_name.change, other.input, page.load):
+        trigger(_refresh, [run_name, other, seen], view, show_progress="hidden", queue=False)
     for trigger in (page.load, also.focus):
         trigger(lambda: gr.Dropdown(choices=_other_prompts()), None, also, show_progress="hidden")

@@ -14,7 +14,7 @@ import gradio as gr
 from cbgui import runs, space, waiting
 from cbgui.config import InputError, RunConfig, load_config, preset_names
 from cbgui.ui import fit, plots, settings
-from cbgui.ui.common import STATE_WORDS, in_memory, library, need_run, pick, run_choices, sentences
+from cbgui.ui.common import STATE_WORDS, TICK, in_memory, library, need_run, pick, run_choices, sentences
 
 LOG_LINES = 200
 OWN = "_presets"
@@ -306,6 +306,6 @@ def build(page: gr.Blocks, run_name: gr.Dropdown, model: gr.Textbox) -> None:
     stop.click(_ask("stop", "Stopping at the end of this step; the adapter is kept."), run_name, None)
     discard.click(_discard, run_name, run_name)
     resume.click(_resume, run_name, None)
-    timer = gr.Timer(1.0)
+    timer = gr.Timer(TICK)
     for trigger in (timer.tick, run_name.change, page.load):
-        trigger(_refresh, [run_name, seen], view, show_progress="hidden")
+        trigger(_refresh, [run_name, seen], view, show_progress="hidden", queue=False)
