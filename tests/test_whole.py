@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 
 import pytest
 from random_models import TINY
@@ -10,8 +11,10 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from cbgui import hardware
 from cbgui.config import InputError, ModelConfig
+from cbgui.evaluation.evaluate import evaluate_run
 from cbgui.generation import load_chat_model, write_answers
 from cbgui.models import load_options, read_model_config
+from cbgui.runs import open_run
 from cbgui.whole import fit_in_words, fitting, form_in_words, load_full_model, whole_bytes
 
 HELLO = [{"role": "user", "content": "Hello"}]
@@ -65,3 +68,16 @@ def test_beside_a_gpu_that_is_too_small_it_goes_into_ordinary_memory(demo, monke
     monkeypatch.setattr(hardware, "free_ordinary_memory", lambda: 10 * 2**20)
     with pytest.raises(InputError, match="which are not free"):
         load_full_model(demo, ModelConfig())
+
+
+def test_a_report_in_4_bits_takes_no_answers_that_were_given_in_full_precision(trained, tmp_path, demo, monkeypatch):
+    shutil.copytree(trained.path, tmp_path / "run", ignore=shutil.ignore_patterns("report"))
+    run, ask = open_run(tmp_path / "run"), {"attacks": ["direct"], "limit": 1, "max_new_tokens": 4}
+    answers = run.path / "report" / "answers.jsonl"
+    assert evaluate_run(run, **ask)["weights"] == "in full precision"
+    once = len(answers.read_text("utf-8").splitlines())
+    evaluate_run(run, **ask)
+    assert len(answers.read_text("utf-8").splitlines()) == once  # nothing is asked again
+    monkeypatch.setattr(hardware, "free_memory", lambda: whole_bytes(read_model_config(demo), run.config().model) // 2)
+    assert evaluate_run(run, **ask)["weights"] == "in 4 bits"
+    assert len(answers.read_text("utf-8").splitlines()) == 2 * once

@@ -87,7 +87,8 @@ def evaluate_run(
     pair, form = Pair(chat.model, chat.tokenizer, chat.adapted_rows), form_in_words(chat.model)
     set_seed(config.training.seed)
     adapter = hashlib.sha256((run.adapter / "adapter_model.safetensors").read_bytes()).hexdigest()
-    models = {"base": config.model.name, "short_circuited": adapter}
+    # In 4 bits they answer otherwise than in full precision.
+    models = {"base": f"{config.model.name} {form}", "short_circuited": f"{adapter} {form}"}
     store = Store(run.path / "report" / "answers.jsonl")
     sets = [_with_responses(prompts, pair, store, models["base"], max_new_tokens, progress) for prompts in sets]
     cases = cases_of(sets, names, run.examples("break"))
