@@ -22,6 +22,7 @@ from cbgui import hardware
 from cbgui.config import InputError, RunConfig
 from cbgui.data.batches import Encoded
 from cbgui.estimate import CONTEXT, GIB, estimate
+from cbgui.lora import product
 from cbgui.models import (
     add_lora,
     compute_dtype,
@@ -133,15 +134,17 @@ def random_trunk(model_config: PretrainedConfig, config: RunConfig) -> Trunk:
     return trunk
 
 
+@torch.no_grad()
 def matmul_rate(dtype: torch.dtype, rows: int, inner: int, columns: int) -> float:
-    """FLOP/s of the best of several products of the shapes that training uses."""
+    """FLOP/s of the best of several products of the shapes that training uses, PyTorch's and training's own."""
     device = hardware.device()
-    a, b = (torch.randn(shape, dtype=dtype, device=device) for shape in ((rows, inner), (inner, columns)))
+    a, b = (torch.randn(shape, dtype=dtype, device=device) for shape in ((rows, inner), (columns, inner)))
     best = 0.0
-    for _ in range(12):
+    for attempt in range(24):
+        multiply = (torch.nn.functional.linear, product)[attempt % 2]
         started = time.perf_counter()
         for _ in range(4):
-            a @ b
+            multiply(a, b)
         if device.type == "cuda":
             torch.cuda.synchronize()
         best = max(best, 4 * 2 * rows * inner * columns / (time.perf_counter() - started))

@@ -3,7 +3,8 @@
 PEFT's own forward makes three passes over the layer's output (LoRA's product, its scaling, the sum) and autograd keeps
 and moves the same tensors again; here LoRA's product is accumulated into the output by the matrix product itself. The
 values are PEFT's (`tests/test_lora.py`). A 4-bit weight is unpacked for each product and not kept. Layers with dropout
-keep PEFT's forward.
+keep PEFT's forward. In float32 on AMD's processors the products are oneDNN's, which is sooner there than MKL
+(docs/benchmarks.md).
 """
 
 from __future__ import annotations
@@ -32,6 +33,24 @@ def _unpacked(weight: torch.nn.Parameter) -> torch.Tensor:
     return dequantize_4bit(weight.data, weight.quant_state) if isinstance(weight, Params4bit) else weight
 
 
+@functools.cache
+def _onednn_in_float32() -> bool:
+    """Whether float32 products go to oneDNN: PyTorch gives them to MKL, written for Intel's processors."""
+    amd = "AMD" in str(torch.cpu.get_capabilities().get("cpu_name", ""))
+    return amd and torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+def product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """x W^T + bias: (..., in_features) and (out_features, in_features) -> (..., out_features).
+
+    oneDNN's form (the one that TorchInductor calls) knows no gradients, so it serves only where none are asked.
+    """
+    float32_on_cpu = x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32
+    if float32_on_cpu and not torch.is_grad_enabled() and _onednn_in_float32():
+        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return linear(x, weight, bias)
+
+
 class _LoraLinear(torch.autograd.Function):
     """x W^T + bias + scaling * (x A^T) B^T, with gradients for x, A and B; W and bias are frozen.
 
@@ -52,7 +71,7 @@ class _LoraLinear(torch.autograd.Function):
         rows = x.reshape(-1, x.shape[-1])
         a_low, b_low = a.to(rows.dtype), (b * scaling).to(rows.dtype)
         inner = rows @ a_low.t()
-        out = linear(rows, _unpacked(weight), bias)
+        out = product(rows, _unpacked(weight), bias)
         out.addmm_(inner, b_low.t())
         ctx.save_for_backward(rows, a_low, b_low, inner)
         ctx.weight, ctx.shape, ctx.scaling, ctx.dtypes = weight, x.shape, scaling, (a.dtype, b.dtype)
@@ -65,7 +84,7 @@ class _LoraLinear(torch.autograd.Function):
         grad_inner = grad @ b_low
         grad_x = None
         if ctx.needs_input_grad[0]:
-            grad_x = (grad @ _unpacked(ctx.weight)).addmm_(grad_inner, a_low).view(ctx.shape)
+            grad_x = product(grad, _unpacked(ctx.weight).t()).addmm_(grad_inner, a_low).view(ctx.shape)
         grad_a = (grad_inner.t() @ rows).to(ctx.dtypes[0])
         grad_b = (grad.t() @ inner).to(ctx.dtypes[1]) * ctx.scaling
         return grad_x, None, None, grad_a, grad_b, None
@@ -75,7 +94,7 @@ def _forward(layer: LoraLayer, x: torch.Tensor) -> torch.Tensor:
     weight, bias = layer.base_layer.weight, layer.base_layer.bias
     x = x.to(weight.quant_state.dtype if isinstance(weight, Params4bit) else weight.dtype)
     if layer.disable_adapters:
-        return linear(x, _unpacked(weight), bias)
+        return product(x, _unpacked(weight), bias)
     a, b = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight
     return _LoraLinear.apply(x, weight, bias, a, b, layer.scaling[ADAPTER])
 

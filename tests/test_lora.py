@@ -5,6 +5,7 @@ from peft import LoraConfig, get_peft_model
 from random_models import TINY
 from transformers import AutoConfig, AutoModel
 
+from cbgui import lora
 from cbgui.lora import fuse
 
 
@@ -48,18 +49,24 @@ def outcome(model, dtype):
     return hidden.detach(), gradients, frozen
 
 
+@pytest.mark.parametrize("onednn", [False, True])
 @pytest.mark.parametrize("quantization", ["none", "nf4"])
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 5e-2)])
-def test_the_fused_layer_is_pefts(dtype, tolerance, quantization):
+@pytest.mark.parametrize(
+    ("dtype", "tolerance", "of_gradients"),
+    # Of such small layers bfloat16's gradients, PEFT's too, are up to a tenth off float32's; a term left out is more.
+    [(torch.float32, 1e-5, 1e-5), (torch.bfloat16, 5e-2, 0.15)],
+)
+def test_the_fused_layer_is_pefts(dtype, tolerance, of_gradients, quantization, onednn, monkeypatch):
+    monkeypatch.setattr(lora, "_onednn_in_float32", lambda: onednn)
     model = adapted(dtype, quantization=quantization)
     hidden, gradients, frozen = outcome(model, dtype)
     assert fuse(model) == 14
     fused, fused_gradients, fused_frozen = outcome(model, dtype)
     assert torch.allclose(hidden, fused, atol=tolerance, rtol=tolerance)
-    assert torch.equal(frozen, fused_frozen)
+    assert torch.allclose(frozen, fused_frozen, atol=tolerance, rtol=tolerance)
     assert set(gradients) == set(fused_gradients) and len(gradients) == 28
     for name, gradient in gradients.items():
-        assert (gradient - fused_gradients[name]).norm() <= tolerance * gradient.norm() + 1e-9, name
+        assert (gradient - fused_gradients[name]).norm() <= of_gradients * gradient.norm() + 1e-9, name
 
 
 def test_dropout_keeps_pefts_own_forward():
