@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import gc
 import sys
 from pathlib import Path
@@ -30,6 +31,19 @@ def fast_dtype(kind: str | None = None) -> torch.dtype:
     if kind == "cpu" and torch.cpu.get_capabilities().get("avx512_bf16", False):
         return torch.bfloat16
     return torch.float32
+
+
+@functools.cache
+def uses_onednn(dtype: torch.dtype) -> bool:
+    """Whether training's products on a CPU go to oneDNN, which makes a kernel for every shape and keeps some.
+
+    In float32 PyTorch gives them to MKL, written for Intel's processors; on AMD's it is
+    the slower one (docs/benchmarks.md).
+    """
+    if dtype != torch.float32:
+        return True
+    amd = "AMD" in str(torch.cpu.get_capabilities().get("cpu_name", ""))
+    return amd and torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
 def kind() -> Literal["cpu", "cuda"]:

@@ -24,6 +24,8 @@ from peft.tuners.lora.bnb import Linear4bit as PeftLinear4bit
 from peft.tuners.lora.layer import LoraLayer
 from torch.nn.functional import linear
 
+from cbgui import hardware
+
 ADAPTER = "default"
 BASE = {PeftLinear: torch.nn.Linear, PeftLinear4bit: Linear4bit}  # layers that are known -> what they must be around
 
@@ -33,20 +35,13 @@ def _unpacked(weight: torch.nn.Parameter) -> torch.Tensor:
     return dequantize_4bit(weight.data, weight.quant_state) if isinstance(weight, Params4bit) else weight
 
 
-@functools.cache
-def _onednn_in_float32() -> bool:
-    """Whether float32 products go to oneDNN: PyTorch gives them to MKL, written for Intel's processors."""
-    amd = "AMD" in str(torch.cpu.get_capabilities().get("cpu_name", ""))
-    return amd and torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-
-
 def product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
     """x W^T + bias: (..., in_features) and (out_features, in_features) -> (..., out_features).
 
     oneDNN's form (the one that TorchInductor calls) knows no gradients, so it serves only where none are asked.
     """
     float32_on_cpu = x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32
-    if float32_on_cpu and not torch.is_grad_enabled() and _onednn_in_float32():
+    if float32_on_cpu and not torch.is_grad_enabled() and hardware.uses_onednn(torch.float32):
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return linear(x, weight, bias)
 

@@ -10,7 +10,7 @@ from bitsandbytes.nn import Linear4bit
 from peft import PeftModel
 from transformers import PreTrainedModel
 
-from cbgui import attention
+from cbgui import attention, hardware
 from cbgui.data.batches import CPU_PASS_TOKENS, PAD_TO, Batch, Encoded, collate, pack, passes, shared_tokens
 
 
@@ -71,8 +71,8 @@ class Trunk:
         return made.to(self.device)
 
     def _pack(self, examples: list[Encoded], pad_token_id: int) -> Batch:
-        # Padded rows are multiples of PAD_TO already; on a CPU a packed one needs it in bfloat16 alone.
-        multiple = PAD_TO if self.device.type == "cpu" and self.model.dtype == torch.bfloat16 else 1
+        # Padded rows are multiples of PAD_TO already; a packed one needs it for oneDNN alone.
+        multiple = PAD_TO if self.device.type == "cpu" and hardware.uses_onednn(self.model.dtype) else 1
         return pack(examples, pad_token_id, multiple)
 
     @property

@@ -4,7 +4,7 @@ from random_models import TINY
 from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from cbgui import attention
+from cbgui import attention, hardware
 from cbgui.data.batches import PAD_TO, Encoded, collate
 from cbgui.trunk import Trunk
 
@@ -69,8 +69,12 @@ def test_examples_are_packed_where_the_model_runs_sdpa(dtype, kind, chosen):
     assert trunk.model.config._attn_implementation == chosen and trunk.packed == (chosen == attention.PACKED)
 
 
-@pytest.mark.parametrize(("dtype", "multiple"), [(torch.float32, 1), (torch.bfloat16, PAD_TO)])
-def test_a_packed_row_is_filled_up_for_bfloat16_on_a_cpu(dtype, multiple):
+@pytest.mark.parametrize(
+    ("dtype", "onednn", "multiple"),
+    [(torch.float32, False, 1), (torch.float32, True, PAD_TO), (torch.bfloat16, True, PAD_TO)],
+)
+def test_a_packed_row_is_filled_up_for_onednn_on_a_cpu(dtype, onednn, multiple, monkeypatch):
+    monkeypatch.setattr(hardware, "uses_onednn", lambda dtype: onednn)
     trunk = Trunk(tiny("llama").model.to(dtype), [2], [1], {})
     trunk.use_fast_attention()
     examples = [Encoded(tuple(range(1, 1 + n)), 3, n > 8) for n in (7, 9, 12)]

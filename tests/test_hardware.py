@@ -30,3 +30,13 @@ def _free_before_and_after() -> tuple[int, int, int]:
     torch.zeros(1, device="cuda")
     free.append(pynvml.nvmlDeviceGetMemoryInfo(handle).free)
     return tuple(free)
+
+
+@pytest.mark.parametrize(("name", "expected"), [("AMD Ryzen 7 5800X", True), ("Intel(R) Xeon(R)", False)])
+def test_float32_goes_to_onednn_on_amd_alone(name, expected, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"cpu_name": name})
+    hardware.uses_onednn.cache_clear()
+    try:
+        assert hardware.uses_onednn(torch.float32) is expected and hardware.uses_onednn(torch.bfloat16)
+    finally:
+        hardware.uses_onednn.cache_clear()

@@ -5,7 +5,7 @@ from peft import LoraConfig, get_peft_model
 from random_models import TINY
 from transformers import AutoConfig, AutoModel
 
-from cbgui import lora
+from cbgui import hardware
 from cbgui.lora import fuse
 
 
@@ -57,7 +57,7 @@ def outcome(model, dtype):
     [(torch.float32, 1e-5, 1e-5), (torch.bfloat16, 5e-2, 0.15)],
 )
 def test_the_fused_layer_is_pefts(dtype, tolerance, of_gradients, quantization, onednn, monkeypatch):
-    monkeypatch.setattr(lora, "_onednn_in_float32", lambda: onednn)
+    monkeypatch.setattr(hardware, "uses_onednn", lambda dtype: onednn)
     model = adapted(dtype, quantization=quantization)
     hidden, gradients, frozen = outcome(model, dtype)
     assert fuse(model) == 14
