@@ -37,8 +37,8 @@ def fast_dtype(kind: str | None = None) -> torch.dtype:
 def uses_onednn(dtype: torch.dtype) -> bool:
     """Whether training's products on a CPU go to oneDNN, which makes a kernel for every shape and keeps some.
 
-    In float32 PyTorch gives them to MKL, written for Intel's processors; on AMD's it is
-    the slower one (docs/benchmarks.md).
+    In float32 PyTorch gives them to MKL, written for Intel's processors; on AMD's it is the slower one
+    (docs/benchmarks.md).
     """
     if dtype != torch.float32:
         return True

@@ -1,4 +1,4 @@
-"""What is asked of a GPU; skipped where there is none."""
+"""Which library multiplies on a processor, and what is asked of a GPU, skipped where there is none."""
 
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
