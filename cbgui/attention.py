@@ -7,6 +7,7 @@ never made.
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import torch
@@ -72,19 +73,27 @@ def packed(
     """
     if attention_mask is None or attention_mask.is_floating_point() or attention_mask.dtype == torch.bool:
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
-    lengths = attention_mask.flatten().tolist()
-    shared, window, outputs = lengths[0], kwargs.get("sliding_window"), []
-    in_blocks = query.device.type == "cpu" and shared + max(lengths[1:]) <= LONGEST
+    shared, *lengths = attention_mask.flatten().tolist()
+    window, outputs = kwargs.get("sliding_window"), []
+    in_blocks = query.device.type == "cpu" and shared + max(lengths) <= LONGEST
     attend = query_blocks if in_blocks else sdpa_attention_forward
-    first, *segments = zip(*(states.split(lengths, 2) for states in (query, key, value)), strict=True)
-    for segment in segments:
-        # The shared tokens ask again, so that the plain causal form serves: its fused kernel skips what is masked.
-        states = [torch.cat(parts, 2) for parts in zip(first, segment, strict=True)] if shared else segment
-        mask, tokens = None, states[0].shape[2]
+    runs = [(length, len(list(run))) for length, run in itertools.groupby(lengths)]
+    parts = [shared, *(length * count for length, count in runs)]
+    first, *rest = zip(*(states.split(parts, 2) for states in (query, key, value)), strict=True)
+    for (length, count), run in zip(runs, rest, strict=True):
+        # Neighbours of one length are rows of a batch. The shared tokens ask again in each, so that the plain causal
+        # form serves: its fused kernel skips what is masked.
+        states = [
+            torch.cat([before.expand(count, -1, -1, -1), own.unflatten(2, (count, length))[0].transpose(0, 1)], 2)
+            for before, own in zip(first, run, strict=True)
+        ]
+        mask, tokens = None, shared + length
         if window is not None and tokens > window:
             mask = torch.ones(tokens, tokens, dtype=torch.bool, device=query.device).tril_().triu_(1 - window)
         output, _ = attend(module, *states, mask, dropout, scaling, **kwargs)
-        outputs.append(output[:, shared if outputs else 0 :])
+        if not outputs:
+            outputs.append(output[:1, :shared])
+        outputs.append(output[:, shared:].flatten(0, 1)[None])
     return torch.cat(outputs, 1), None
 
 

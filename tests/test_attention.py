@@ -87,6 +87,37 @@ def test_a_packed_row_is_filled_up_for_onednn_on_a_cpu(dtype, onednn, multiple, 
             assert (packed[layer] - states).norm() <= 0.02 * states.norm()
 
 
+@pytest.mark.parametrize("kind", ["llama", "mistral"])
+def test_neighbours_of_one_length_are_attended_to_at_once(kind, monkeypatch):
+    monkeypatch.setattr(hardware, "uses_onednn", lambda dtype: False)  # no padding
+    trunk = Trunk(tiny(kind, **({"sliding_window": 5} if kind == "mistral" else {})).model, [2], [1], {})
+    trunk.use_fast_attention()
+    begin = (1, 2, 3)
+    starts_and_lengths = ((10, 6), (20, 6), (30, 6), (40, 9), (50, 6))
+    examples = [Encoded(begin + tuple(range(n, n + length)), 2, n % 20 == 0) for n, length in starts_and_lengths]
+    batches = []
+
+    def counted(module, query, *rest, **more):
+        batches.append(tuple(query.shape[::2]))
+        return attend(module, query, *rest, **more)
+
+    attend = attention.query_blocks
+    monkeypatch.setattr(attention, "query_blocks", counted)
+    outcomes = []
+    for batch in (trunk.batch(examples, 0), collate(examples, 0)):
+        trunk.model.zero_grad()
+        sides = trunk.hidden_states(batch)
+        sum(states.square().sum() for side in sides for states in side.values()).backward()
+        gradients = {name: p.grad.clone() for name, p in trunk.model.named_parameters() if p.grad is not None}
+        outcomes.append(([side[layer] for side, layer in zip(sides, (2, 1), strict=True)], gradients))
+    assert set(batches) == {(3, 9), (1, 12), (1, 9)}
+    (packed, gradients), (rows, expected) = outcomes
+    for found, states in zip(packed, rows, strict=True):
+        assert torch.allclose(found, states, atol=1e-5)
+    for name, gradient in expected.items():
+        assert (gradient - gradients[name]).norm() <= 1e-4 * gradient.norm() + 1e-9, name
+
+
 def test_a_model_that_reads_a_packed_row_otherwise_keeps_padded_rows(monkeypatch):
     def across_examples(module, query, key, value, attention_mask, *rest, **more):
         return sdpa_attention_forward(module, query, key, value, None, *rest, **more)
