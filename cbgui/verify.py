@@ -20,6 +20,7 @@ from cbgui import hardware
 from cbgui.config import InputError
 from cbgui.data.batches import prompt_text
 from cbgui.data.examples import Example
+from cbgui.estimate import CONTEXT
 from cbgui.models import ModelSource, load_tokenizer, weight_files
 from cbgui.runs import Run
 
@@ -64,11 +65,17 @@ def _fits(weights: int) -> bool:
     return psutil.virtual_memory().available > 2 * 4 * weights
 
 
+def _device(largest: int) -> torch.device:
+    """Where modules run whose weights, of `largest` bytes at most, are read one by one: the GPU may be training."""
+    beside = hardware.kind() == "cuda" and hardware.free_memory() < CONTEXT["cuda"] + 2 * largest
+    return torch.device("cpu") if beside else hardware.device()
+
+
 def _whole(source: ModelSource, adapter: Path | None) -> PreTrainedModel | PeftModel:
     model = AutoModelForCausalLM.from_pretrained(
         source.path, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
     )
-    return (model if adapter is None else PeftModel.from_pretrained(model, adapter)).eval()
+    return (model if adapter is None else PeftModel.from_pretrained(model, adapter, torch_device="cpu")).eval()
 
 
 def float32_model(source: ModelSource, adapter: Path | None = None) -> PreTrainedModel | PeftModel:
@@ -82,7 +89,7 @@ def float32_model(source: ModelSource, adapter: Path | None = None) -> PreTraine
         return _whole(source, adapter)
     files, tied = weight_files(source.path), dict(model.all_tied_weights_keys)
     if adapter is not None:
-        model = PeftModel.from_pretrained(model, adapter, low_cpu_mem_usage=True)
+        model = PeftModel.from_pretrained(model, adapter, low_cpu_mem_usage=True, torch_device="cpu")
         files.append(adapter / "adapter_model.safetensors")
     weights = _OnDisk(files, tied)
     on_meta = {
@@ -93,9 +100,10 @@ def float32_model(source: ModelSource, adapter: Path | None = None) -> PreTraine
     if not all(weights.stored_name(name) in weights for name in names):
         # transformers renames some families' weights as it loads them (GPT-NeoX's head): load these whole.
         return _whole(source, adapter)
+    device = _device(4 * max(parameter.numel() for parameter in model.parameters()))
     for name, parts in on_meta.items():
         if parts:
-            hook = AlignDevicesHook(hardware.device(), offload=True, weights_map=PrefixedDataset(weights, f"{name}."))
+            hook = AlignDevicesHook(device, offload=True, weights_map=PrefixedDataset(weights, f"{name}."))
             add_hook_to_module(model.get_submodule(name), hook)
     return model.eval()
 

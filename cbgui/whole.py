@@ -64,7 +64,7 @@ def forms(model_config: PretrainedConfig, config: ModelConfig, device: str) -> I
         if place != device and config.dtype == "auto":
             form.dtype = str(hardware.fast_dtype("cpu")).removeprefix("torch.")
         needed = int(SLACK * whole_bytes(model_config, form))
-        if place == "cuda" and not torch.cuda.is_initialized():
+        if place == "cuda" and not torch.cuda.max_memory_reserved():  # CUDA's own is yet to come
             needed += CONTEXT["cuda"]
         yield Form(form, place, place != device, needed)
 
@@ -106,7 +106,9 @@ def load_full_model(source: ModelSource, config: ModelConfig) -> PreTrainedModel
 
 def load_with_adapter(source: ModelSource, config: ModelConfig, adapter: Path) -> PeftModel:
     """The full model with the run's adapter on top; `disable_adapter()` gives the base model again."""
-    return PeftModel.from_pretrained(load_full_model(source, config), adapter).eval()
+    model = load_full_model(source, config)
+    # PEFT would read the adapter onto the GPU wherever the model is, and there may be no room.
+    return PeftModel.from_pretrained(model, adapter, torch_device=str(model.device)).eval()
 
 
 def form_in_words(model: PreTrainedModel | PeftModel) -> str:

@@ -6,16 +6,18 @@ import re
 import shutil
 
 import pytest
+import torch
 from random_models import TINY
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from cbgui import hardware
 from cbgui.config import InputError, ModelConfig
+from cbgui.estimate import CONTEXT
 from cbgui.evaluation.evaluate import evaluate_run
 from cbgui.generation import load_chat_model, write_answers
 from cbgui.models import load_options, read_model_config
 from cbgui.runs import open_run
-from cbgui.whole import fit_in_words, fitting, form_in_words, load_full_model, whole_bytes
+from cbgui.whole import fit_in_words, fitting, form_in_words, forms, load_full_model, load_with_adapter, whole_bytes
 
 HELLO = [{"role": "user", "content": "Hello"}]
 
@@ -58,16 +60,25 @@ def test_what_fits_in_no_form_is_refused_in_a_sentence(trained, cli, demo, monke
     assert "will not fit" in fit_in_words(read_model_config(demo), ModelConfig(), 10 * 2**20, "cpu")
 
 
-def test_beside_a_gpu_that_is_too_small_it_goes_into_ordinary_memory(demo, monkeypatch):
+def test_beside_a_gpu_that_is_too_small_it_goes_into_ordinary_memory(trained, demo, monkeypatch):
     form = fitting(read_model_config(demo), ModelConfig(), 10 * 2**20, "cuda")
     assert form.beside_gpu and form.config.quantization == "nf4" and form.config.dtype in ("float32", "bfloat16")
     monkeypatch.setattr(hardware, "kind", lambda: "cuda")
     monkeypatch.setattr(hardware, "free_memory", lambda: 10 * 2**20)
-    model = load_full_model(demo, ModelConfig())
+    monkeypatch.setattr("peft.peft_model.infer_device", lambda: "cuda")  # as PEFT does wherever there is a GPU
+    model = load_with_adapter(demo, ModelConfig(), trained.adapter)
     assert model.device.type == "cpu" and form_in_words(model) == "in 4 bits in ordinary memory, which is slow"
     monkeypatch.setattr(hardware, "free_ordinary_memory", lambda: 10 * 2**20)
     with pytest.raises(InputError, match="which are not free"):
         load_full_model(demo, ModelConfig())
+
+
+def test_cudas_own_memory_counts_until_it_is_there(demo, monkeypatch):
+    sizes = []
+    for reserved in (0, 2**20):
+        monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda reserved=reserved: reserved)
+        sizes.append(next(forms(read_model_config(demo), ModelConfig(dtype="bfloat16"), "cuda")).bytes)
+    assert sizes[0] - sizes[1] == CONTEXT["cuda"]
 
 
 def test_a_report_in_4_bits_takes_no_answers_that_were_given_in_full_precision(trained, tmp_path, demo, monkeypatch):
