@@ -83,3 +83,10 @@ def test_room_is_made_before_the_next_in_line_starts(trained, tmp_path, monkeypa
     (tmp_path / "next" / WAITING).touch()
     waiting.start_next(tmp_path, lambda: done.append("room"))
     assert done == ["room", "next"]
+
+
+def test_a_break_in_a_later_turn_is_put_down_to_the_turns_before():
+    away, near = [("a", 0.1)] * 4, [("a", 0.9)] * 4
+    assert "from the first token" in chat_tab._verdict(away, False) and "Clear" not in chat_tab._verdict(away, False)
+    assert "holds what was asked before" in chat_tab._verdict(away, True)
+    assert "did not break" in chat_tab._verdict(near, True) and "Clear" not in chat_tab._verdict(near, True)

@@ -158,6 +158,15 @@ def _broke(tokens: list[tuple[str, float]]) -> str:
     return ""
 
 
+def _verdict(tokens: list[tuple[str, float]], later_turn: bool) -> str:
+    """Where an answer broke. A request that must break keeps breaking what is asked after it."""
+    place = _broke(tokens)
+    if not place:
+        return "<b>The circuit did not break in this answer.</b>"
+    more = " The conversation still holds what was asked before: <i>Clear</i> it to ask this by itself." * later_turn
+    return f"<b>The circuit broke {place}.</b>{more}"
+
+
 def _tail(tokens: list[tuple[str, float]]) -> str:
     return html.escape("".join(text for text, _ in tokens)[-40:].strip())
 
@@ -174,8 +183,7 @@ def _shade(name: str | None, checkpoint: str, system: str, left: History, right:
     sides = {}
     for title, history in (("Short-circuited model's answer", right), ("Base model's answer", left)):
         sides[title] = chat.cosines(before + history[:-1], history[-1]["content"])
-    place = _broke(next(iter(sides.values())))
-    words = f"<b>The circuit broke {place}.</b>" if place else "<b>The circuit did not break in this answer.</b>"
+    words = _verdict(next(iter(sides.values())), later_turn=len(right) > 2)
     legend = "".join(
         f'<span><i style="background:{colour};display:inline-block;width:10px;height:10px;border-radius:2px"></i> '
         f"{text}</span>"
