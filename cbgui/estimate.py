@@ -28,7 +28,7 @@ GIB = 2**30
 CONTEXT = {"cpu": 520 * 2**20, "cuda": 800 * 2**20}
 CUDA_BUILD = 363 * 2**20  # what of PyTorch's CUDA build is resident besides, where the CPU computes (measured)
 CUBLAS = 32 * 2**20  # its workspace on a GPU
-ONEDNN = 80 * 2**20  # its kernels on a CPU and their scratch memory (measured in bfloat16 with AMX)
+ONEDNN = {2: 80 * 2**20, 4: 68 * 2**20}  # its kernels on a CPU and their scratch memory, by bytes of a number
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)  # a weight: 4 bits, an 8-bit scale each 64, a float32 scale each 256 of these
 ADAM_8BIT = (1 + 4 / 256) / 4  # of float32's bytes: 8 bits a moment and a float32 scale each 256 of these
 DATA = 130 * 2**20  # tokenizer, examples and what writes events and checkpoints; the bench has none of it
@@ -185,7 +185,7 @@ def parts_of(
         slack = KEPT_SLACK[width, max(len(step) for step in passes_of_steps) > 1]
     context = CONTEXT[device]
     if device == "cpu":
-        context += ONEDNN if hardware.uses_onednn(compute_dtype(config.model)) else 0
+        context += ONEDNN[width] if hardware.uses_onednn(compute_dtype(config.model)) else 0
         context += CUDA_BUILD if torch.version.cuda else 0
     return [
         Part("context", context),
