@@ -83,10 +83,10 @@ def packed(
     for (length, count), run in zip(runs, rest, strict=True):
         # Neighbours of one length are rows of a batch. The shared tokens ask again in each, so that the plain causal
         # form serves: its fused kernel skips what is masked.
-        states = [
-            torch.cat([before.expand(count, -1, -1, -1), own.unflatten(2, (count, length))[0].transpose(0, 1)], 2)
-            for before, own in zip(first, run, strict=True)
-        ]
+        states = [own.unflatten(2, (count, length))[0].transpose(0, 1) for own in run]
+        if shared:
+            begin = (before.expand(count, -1, -1, -1) for before in first)
+            states = [torch.cat(parts, 2) for parts in zip(begin, states, strict=True)]
         mask, tokens = None, shared + length
         if window is not None and tokens > window:
             mask = torch.ones(tokens, tokens, dtype=torch.bool, device=query.device).tril_().triu_(1 - window)
