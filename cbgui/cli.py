@@ -1,4 +1,4 @@
-"""python -m cbgui train | generate | evaluate | compare | export | upload | estimate | check | bench.
+"""The commands: cbgui app | train | generate | evaluate | compare | export | upload | estimate | check | bench.
 
 Exit codes: 0 done, 1 failed with a message, 2 bad input."""
 
@@ -9,89 +9,93 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from typer.exceptions import TyperException
 
-from cbgui import runs
-from cbgui.config import InputError, RunConfig, load_config, override, parse_size
+from cbgui import space
+from cbgui.config import RunConfig, load_config, override, parse_size
+from cbgui.errors import InputError
+from cbgui.printing import event_line, progress_lines, report_lines
+from cbgui.runs import folder
+from cbgui.runs.process import hold
+from cbgui.runs.run import TRAIN, Run, read_data
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
+# torch and transformers take seconds to import, so each command imports what needs them after its input is checked.
+commands = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 RunArgument = Annotated[Path, typer.Argument(help="the run's folder")]
+MemoryOption = Annotated[str | None, typer.Option("--memory", help="such as 8GB; by default what this machine has")]
+SetOption = Annotated[list[str] | None, typer.Option("--set", help="such as data.max_tokens=256; see docs/cli.md")]
 
 
-def _line(event: dict) -> str | None:
-    """One event in words."""
-    match event["kind"]:
-        case "status" | "warning" | "error":
-            return event["text"]
-        case "step":
-            cosine = ", ".join(f"layer {layer} {value:.3f}" for layer, value in event["cosine"].items())
-            return (
-                f"step {event['step']} of {event['steps']}: reroute {event['reroute_loss']:.3f}, "
-                f"retain {event['retain_loss']:.3f}, cosine {cosine}, {event['seconds']:.1f} s"
-            )
-        case "probe":
-            cosine = ", ".join(f"layer {layer} {value:.3f}" for layer, value in event["cosine"].items())
-            where = event.get("examples", "held out")
-            return f"{where} at step {event['step']}: cosine {cosine}, retain {event['retain_loss']:.3f}"
-    return None
+@commands.command("app")
+def open_app(
+    host: Annotated[str, typer.Option(envvar="GRADIO_SERVER_NAME")] = "127.0.0.1",
+    port: Annotated[int | None, typer.Option(help="7860 by default, or the next free one")] = None,
+    runs: Annotated[str | None, typer.Option(help="where runs are kept; ./runs by default")] = None,
+    share: Annotated[bool, typer.Option("--share", help="a public address through gradio.live, for 72 hours")] = False,
+    auth: Annotated[
+        str | None, typer.Option(metavar="NAME:PASSWORD", envvar="CBGUI_AUTH", help="ask visitors for these")
+    ] = None,
+    open_to_network: Annotated[bool, typer.Option("--open-to-network", help="let others in without --auth")] = False,
+) -> None:
+    """Open the app in a browser on this machine."""
+    name, _, password = (auth or "").partition(":")
+    if auth is not None and not (name and password):
+        raise InputError("--auth needs a name and a password; write it as --auth name:password.")
+    if port is not None and not 0 < port < 65536:
+        raise InputError(f"--port {port} is not a port; use a number from 1 to 65535.")
+    local = host in ("127.0.0.1", "localhost", "::1")
+    if (not local or share) and not (auth or open_to_network or space.on_space()):
+        option = "--share" if local else f"--host {host!r}"
+        raise InputError(
+            f"{option} lets others use this machine and see its runs; add --auth name:password, or --open-to-network "
+            "if everyone may."
+        )
+    runs = runs or space.default_runs()
+    try:
+        os.makedirs(runs, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--runs {runs!r} cannot be written ({error.strerror}); name another folder.") from None
+    os.environ["CBGUI_RUNS"] = runs
+    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+    space.forget_owner_token()
+    typer.echo("Starting cbgui ...")
+    sys.stdout.flush()
+    from cbgui.ui.build import launch
+
+    launch(host, port, share=share, auth=(name, password) if auth else None)
 
 
-@app.command()
+@commands.command()
 def train(
     preset: Annotated[str, typer.Argument(metavar="PRESET_OR_YAML")] = "",
     output: Annotated[Path, typer.Option(help="the run's folder")] = ...,
-    break_file: Annotated[str | None, typer.Option("--break", help="data file of what must break")] = None,
-    retain_file: Annotated[str | None, typer.Option("--retain", help="data file of what must stay")] = None,
+    break_file: Annotated[str | None, typer.Option("--break", help="data file of what must stop")] = None,
+    retain_file: Annotated[str | None, typer.Option("--retain", help="data file of what must be kept")] = None,
     held_out: Annotated[str | None, typer.Option("--held-out", help="data file of held-out examples")] = None,
     model: Annotated[str | None, typer.Option(help="hub id or folder")] = None,
-    assignments: Annotated[list[str] | None, typer.Option("--set", help="such as training.steps=30")] = None,
+    assignments: SetOption = None,
     resume: Annotated[bool, typer.Option(help="go on from the last checkpoint")] = False,
 ) -> None:
     """Train a circuit breaker. Training is a process of its own: Ctrl-C asks it to pause."""
     if resume:
-        run = runs.open_run(output)
+        run = folder.open_run(output)
         if run.state() == "done":
             typer.echo("This run is done already.")
             return
     else:
-        if not preset:
-            raise InputError("PRESET_OR_YAML is missing; name a preset such as 'demo' or a YAML file.")
-        config = override(load_config(preset), assignments or [])
-        own_data = break_file or retain_file
-        if break_file:
-            config.data.break_file = break_file
-        if retain_file:
-            config.data.retain_file = retain_file
-        if own_data or held_out:  # the preset's held-out examples belong to the preset's topic
-            config.data.held_out_file = held_out
-        if model:
-            config.model.name = model
-        runs.read_data(config.data)
-        first = int(os.environ.get("RANK", 0)) == 0  # of several processes
-        if first:
-            runs.need_new(output)
-            typer.echo("Looking whether it fits ...")
-        from cbgui import hardware  # torch takes seconds to import; what is wrong so far has been told
-        from cbgui.estimate import estimate as estimate_memory
-        from cbgui.models import read_model_config, resolve_model
-
-        model_config = read_model_config(resolve_model(config.model.name, weights=False))
-        estimate_memory(model_config, config, hardware.memory_for_training(), hardware.kind())  # refuses what cannot be
-        if first:
-            run = runs.create_run(output, config)
+        run = _new_run(preset, output, break_file, retain_file, held_out, model, assignments or [])
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        raise typer.Exit(_train_in_this_process(output))
+        raise typer.Exit(_train_in_this_process(run))
     offset = run.events()[1]
     run.start()
     while True:
         try:
             for event in run.follow(offset):
-                if line := _line(event):
+                if line := event_line(event):
                     typer.echo(line)
             break
         except KeyboardInterrupt:
@@ -104,33 +108,71 @@ def train(
         raise typer.Exit(1)
 
 
-def _train_in_this_process(output: Path) -> int:
-    """One of the processes that `accelerate launch` started; the first one writes and tells."""
+def _new_run(
+    preset: str,
+    output: Path,
+    break_file: str | None,
+    retain_file: str | None,
+    held_out: str | None,
+    model: str | None,
+    assignments: list[str],
+) -> Run:
+    """Check everything that can be checked before a model is loaded, and make the run directory."""
+    if not preset:
+        raise InputError("PRESET_OR_YAML is missing; name a preset such as 'demo' or a YAML file.")
+    config = override(load_config(preset), assignments)
+    if break_file:
+        config.data.break_file = break_file
+    if retain_file:
+        config.data.retain_file = retain_file
+    if break_file or retain_file or held_out:  # the preset's held-out examples belong to the preset's topic
+        config.data.held_out_file = held_out
+    if model:
+        config.model.name = model
+    read_data(config.data)
+    first = int(os.environ.get("RANK", 0)) == 0  # of several processes
+    if first:
+        folder.refuse_existing(output)
+        typer.echo("Checking whether it fits ...")
+    from cbgui import hardware
+    from cbgui.modeling.architecture import read_model_config
+    from cbgui.modeling.hub import resolve_model
+    from cbgui.training.memory import estimate_memory
+
+    model_config = read_model_config(resolve_model(config.model.name, weights=False))
+    estimate_memory(model_config, config, hardware.memory_for_training(), hardware.kind())  # raises if it cannot fit
+    return folder.create_run(output, config) if first else Run(output.resolve())
+
+
+def _train_in_this_process(run: Run) -> int:
+    """One of the processes that `accelerate launch` started. The first one writes the events and prints them."""
     import torch
     from accelerate import PartialState
 
-    from cbgui import training
+    from cbgui import worker
 
     state = PartialState(cpu=not torch.cuda.is_available())
     state.wait_for_everyone()  # the run directory is there
-    if state.is_main_process:
-        run = runs.open_run(output)
+    if not state.is_main_process:
+        return worker.train(run)
+    with hold(run.lock_file(TRAIN)) as held:
+        if not held:
+            raise InputError(f"run {run.name!r} is running already; stop it first.")
         run.ask("run")
-        run.record_process(os.getpid())
         offset = run.events()[1]
 
         def tell() -> None:
             for event in run.follow(offset):
-                if line := _line(event):
+                if line := event_line(event):
                     typer.echo(line)
 
         threading.Thread(target=tell, daemon=True).start()
-    code = training.main(str(output))
-    time.sleep(0.5)  # the last lines
+        code = worker.train(run)
+        time.sleep(0.5)  # the last lines
     return code
 
 
-@app.command()
+@commands.command()
 def generate(
     run_dir: RunArgument,
     prompt: Annotated[str, typer.Option()],
@@ -140,112 +182,90 @@ def generate(
     """Both models' answers to a prompt."""
     run = _with_adapter(run_dir)
     _say_starting()
-    from cbgui.generation import in_model_thread, load_chat_model
+    from cbgui.inference.chat import load_chat_model
+    from cbgui.inference.streaming import in_model_thread
 
     chat = in_model_thread(load_chat_model, run)
     *_, answer = chat.stream([{"role": "user", "content": prompt}], prefill=prefill, max_new_tokens=max_new_tokens)
     typer.echo(f"--- base\n{answer.base}\n--- short-circuited\n{answer.short_circuited}")
 
 
-@app.command()
-def export(
-    run_dir: RunArgument,
-    output: Annotated[Path, typer.Option(help="a folder that does not exist yet")],
-    max_shard_size: Annotated[str | None, typer.Option(help="such as 5GB; as the base model's by default")] = None,
-) -> None:
-    """Merge the adapter into the base model: safetensors that any transformers program loads."""
-    run = _with_adapter(run_dir)
-    progress = _progress_lines()
-    progress(0.0, "Starting")
-    from cbgui.export import export_run
-
-    difference = export_run(run, output, max_shard_size=max_shard_size, progress=progress)
-    typer.echo(f"{output}: merged and base + adapter differ by at most {difference:.2g} in any token's probability.")
-
-
-@app.command()
-def upload(
-    run_dir: RunArgument,
-    repo: Annotated[str, typer.Option(help="hub id, such as your-name/model-name; made if it is not there")],
-    public: Annotated[bool, typer.Option("--public", help="for everyone to see; private by default")] = False,
-) -> None:
-    """Push the merged model to the Hugging Face hub, with its card."""
-    run = runs.open_run(run_dir)
-    from cbgui.hub import upload as push
-
-    typer.echo(f"10% Uploading to {repo}")
-    typer.echo(f"Uploaded: {push(run, repo, private=not public)}")
-
-
-@app.command()
+@commands.command()
 def evaluate(
     run_dir: RunArgument,
     held_out: Annotated[
-        Path | None, typer.Option(help="data file of held-out examples; the run's own by default")
-    ] = None,
-    also: Annotated[
-        list[str] | None,
-        typer.Option(help="a file, a public set or hub id too, such as 'file.csv?kind=break&prompt=Goal&limit=50'"),
+        Path | None, typer.Option(help="data file of held-out examples; by default the run's own")
     ] = None,
     attacks: Annotated[str, typer.Option(help="names with commas between, or 'all'")] = "",
-    judge: Annotated[
-        str | None,
-        typer.Option(help="a classifier's folder or hub id, such as 'NAME?label=unsafe' or '?template=FILE'"),
+    limit: Annotated[int | None, typer.Option(min=1, help="at most so many break and so many keep prompts")] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=8, help="the length of an answer")] = 60,
+    also: Annotated[
+        list[str] | None, typer.Option(help="ask these prompts too: a file, a public set's title, or a hub id")
+    ] = None,
+    also_kind: Annotated[
+        str | None, typer.Option(help="the kind of --also rows that have none: break, retain, near_miss or refusal")
+    ] = None,
+    also_prompt: Annotated[str | None, typer.Option(help="the column of --also that holds the prompt")] = None,
+    also_response: Annotated[str | None, typer.Option(help="the column of --also that holds the response")] = None,
+    also_messages: Annotated[str | None, typer.Option(help="the column of --also that holds conversations")] = None,
+    also_config: Annotated[str | None, typer.Option(help="the configuration of a hub dataset in --also")] = None,
+    also_split: Annotated[str, typer.Option(help="the split of a hub dataset in --also")] = "train",
+    also_limit: Annotated[int, typer.Option(min=1, help="at most so many prompts of each side of --also")] = 200,
+    judge: Annotated[str | None, typer.Option(help="a classifier's folder or hub id")] = None,
+    judge_label: Annotated[
+        str | None, typer.Option(help="the classifier's label which means that an answer complied")
+    ] = None,
+    judge_template: Annotated[
+        Path | None, typer.Option(help="text file with {request} and {answer}: how the classifier is asked")
     ] = None,
     tasks: Annotated[str, typer.Option(help="lm-eval tasks or their YAML files, with commas between")] = "",
-    max_new_tokens: Annotated[int, typer.Option(min=8)] = 60,
-    limit: Annotated[int | None, typer.Option(min=1, help="so many break and keep prompts at most")] = None,
 ) -> None:
     """Attack both models on held-out prompts; writes report/report.json and report/report.html."""
     run = _with_adapter(run_dir)
-    from cbgui.evaluation.attacks import TITLES, check_attacks
+    from cbgui.evaluation.attacks.registry import ATTACK_TITLES, check_attacks
 
-    names = list(TITLES) if attacks == "all" else check_attacks(_names(attacks))
-    progress = _progress_lines()
+    names = list(ATTACK_TITLES) if attacks == "all" else check_attacks(_names(attacks))
+    progress = progress_lines()
     progress(0.0, "Starting")
+    from cbgui.evaluation.classifier import JudgeChoice
     from cbgui.evaluation.evaluate import evaluate_run
+    from cbgui.evaluation.prompt_sets import SetOptions
 
     report = evaluate_run(
         run,
         held_out=held_out,
         also=also,
+        also_options=SetOptions(
+            kind=also_kind,
+            prompt=also_prompt,
+            response=also_response,
+            messages=also_messages,
+            config=also_config,
+            split=also_split,
+            limit=also_limit,
+        ),
         attacks=names or None,
-        judge=judge,
+        judge=JudgeChoice(judge, judge_label, judge_template) if judge else None,
         tasks=_names(tasks),
         max_new_tokens=max_new_tokens,
         limit=limit,
         progress=progress,
     )
-    typer.echo(f"\n{'attack':<40} {'base answers':>13} {'short-circuited':>16} {'derailed':>9}")
-    for attack in report["attacks"]:
-        base, short = attack["base"]["answered"]["rate"], attack["short_circuited"]
-        line = (
-            f"{attack['title']:<40} {base:>13.1%} {short['answered']['rate']:>16.1%} {short['tripped']['rate']:>9.1%}"
-        )
+    for line in report_lines(report):
         typer.echo(line)
-    kept = report["kept"]
-    typer.echo(
-        f"keep prompts derailed {kept['falsely_tripped']['rate']:.1%}, KL {kept['kl']:.4f}, top-1 {kept['top1']:.4f}"
-    )
-    typer.echo(" ".join([report["verdict"]["words"], *report["verdict"]["advice"]]))
-    typer.echo(f"Report: {run.path / 'report' / 'report.html'}")
+    typer.echo(f"Report: {run.report_page}")
 
 
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
-
-
-@app.command()
+@commands.command()
 def compare(
     run_dir: RunArgument,
     other: Annotated[Path, typer.Argument(help="the other run's folder")],
     output: Annotated[Path, typer.Option(help="the page to write")] = Path("comparison.html"),
 ) -> None:
     """Two evaluated runs' reports side by side, as one page."""
-    from cbgui.evaluation.compare import compare as render
-    from cbgui.evaluation.compare import read_report
+    from cbgui.evaluation.compare import compare_reports, read_report
 
-    page = render(read_report(runs.open_run(run_dir)), read_report(runs.open_run(other)))
+    page = compare_reports(read_report(folder.open_run(run_dir)), read_report(folder.open_run(other)))
     try:
         output.write_text(page, "utf-8")
     except OSError as error:
@@ -253,82 +273,91 @@ def compare(
     typer.echo(f"Comparison: {output}")
 
 
-MemoryOption = Annotated[str | None, typer.Option("--memory", help="such as 8GB; what this machine has by default")]
-SetOption = Annotated[list[str] | None, typer.Option("--set", help="such as data.max_tokens=256")]
+@commands.command()
+def export(
+    run_dir: RunArgument,
+    output: Annotated[Path, typer.Option(help="a folder that does not exist yet")],
+    max_shard_size: Annotated[str | None, typer.Option(help="such as 5GB; by default as the base model's")] = None,
+) -> None:
+    """Merge the adapter into the base model: safetensors that any transformers program loads."""
+    run = _with_adapter(run_dir)
+    progress = progress_lines()
+    progress(0.0, "Starting")
+    from cbgui.export.merge import export_run
+
+    difference = export_run(run, output, max_shard_size=max_shard_size, progress=progress)
+    typer.echo(f"{output}: merged and base + adapter differ by at most {difference:.2g} in any token's probability.")
 
 
-@app.command()
+@commands.command()
+def upload(
+    run_dir: RunArgument,
+    repo: Annotated[str, typer.Option(help="hub id, such as your-name/model-name; created if it does not exist")],
+    public: Annotated[bool, typer.Option("--public", help="for everyone to see; private by default")] = False,
+) -> None:
+    """Push the merged model to the Hugging Face hub, with its card."""
+    run = folder.open_run(run_dir)
+    from cbgui.export.upload import upload_run
+
+    typer.echo(f"10% Uploading to {repo}")
+    typer.echo(f"Uploaded: {upload_run(run, repo, private=not public)}")
+
+
+@commands.command()
 def estimate(
     preset: Annotated[str, typer.Argument(metavar="PRESET_OR_YAML")],
     memory: MemoryOption = None,
     model: Annotated[str | None, typer.Option(help="hub id, folder, or an architecture that bench names")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu or cuda; this machine's by default")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda; by default this machine's")] = None,
     assignments: SetOption = None,
 ) -> None:
-    """Will it fit: the memory that training takes, part by part, before any weights are loaded."""
+    """Will it fit? The memory that training takes, part by part, before any weights are loaded."""
     if device not in (None, "cpu", "cuda"):
         raise InputError(f"--device {device!r} is unknown; use cpu or cuda.")
     config = override(load_config(preset), assignments or [])
     limit = parse_size(memory, "--memory") if memory else None
     _say_starting()
     from cbgui import hardware
-    from cbgui.bench import ARCHITECTURES, architecture
-    from cbgui.estimate import GIB
-    from cbgui.estimate import estimate as estimate_memory
-    from cbgui.models import read_model_config, resolve_model
-    from cbgui.whole import fit_in_words
+    from cbgui.modeling.architecture import read_model_config
+    from cbgui.modeling.full import fit_in_words
+    from cbgui.modeling.hub import resolve_model
+    from cbgui.training.bench import ARCHITECTURES, architecture
+    from cbgui.training.memory import estimate_memory
 
     name = model or config.model.name
-    model_config = (
-        architecture(name) if name in ARCHITECTURES else read_model_config(resolve_model(name, weights=False))
-    )
+    named = name in ARCHITECTURES
+    model_config = architecture(name) if named else read_model_config(resolve_model(name, weights=False))
     available = limit or hardware.memory_for_training()
     device = device or hardware.kind()
     result = estimate_memory(model_config, config, available, device)
     for part in result.parts:
-        typer.echo(f"{part.name:<16}{part.bytes / GIB:9.2f} GiB")
-    typer.echo(f"{'sum':<16}{result.total / GIB:9.2f} GiB of {available / GIB:.2f} GiB: it fits.")
+        typer.echo(f"{part.name:<16}{part.bytes / hardware.GIB:9.2f} GiB")
+    typer.echo(f"{'sum':<16}{result.total / hardware.GIB:9.2f} GiB of {available / hardware.GIB:.2f} GiB: it fits.")
     for reason in result.reasons:
         typer.echo(reason)
     typer.echo(fit_in_words(model_config, result.config.model, available, device))
 
 
-@app.command()
+@commands.command()
 def check(
     file: Annotated[Path, typer.Argument(help="CSV, TSV, JSON, JSONL or Parquet")],
     kind: Annotated[str, typer.Option(help="break or retain: what rows without a kind are")] = "break",
     max_tokens: Annotated[int, typer.Option(min=16, help="as data.max_tokens of the training")] = 512,
 ) -> None:
-    """What is wrong with a data file: copies, refusals, empty answers, missing near misses and more."""
-    import tempfile
-
+    """What is wrong with a data file: copies, refusals, empty answers, missing look-alikes and more."""
     if kind not in ("break", "retain"):
         raise InputError(f"--kind {kind!r} is unknown; use break or retain.")
-    from cbgui.data.checks import run_checks
-    from cbgui.data.editable import EditableData
-    from cbgui.data.files import read_rows
-    from cbgui.data.sources import columns_of, guess_mapping, to_examples
+    from cbgui.data.checks import check_file
 
-    rows = list(read_rows(file))
-    mapping = guess_mapping(rows)
-    examples, skipped = to_examples(rows, mapping, kind, file.name)
-    typer.echo(f"{len(examples)} examples from columns {', '.join(columns_of(rows))}. {skipped.words()}")
-    with tempfile.TemporaryDirectory() as scratch:
-        data = EditableData(Path(scratch) / "checked")
-        data.add(examples, "read")
-        numbers = {row.id: number for number, row in enumerate(data.rows(), 1)}
-        for finding in run_checks(data, max_tokens=max_tokens):
-            typer.echo(f"{finding.title}. {finding.why}")
-            if finding.ids:
-                shown = [str(numbers[one]) for one in finding.ids[:10]]
-                typer.echo(f"  examples {', '.join(shown)}{' ...' if len(finding.ids) > 10 else ''}")
+    for line in check_file(file, kind, max_tokens=max_tokens):
+        typer.echo(line)
 
 
-@app.command()
+@commands.command()
 def bench(
     model: Annotated[str, typer.Argument(help="hub id, folder, or a named architecture with random weights")] = "demo",
     memory: MemoryOption = None,
-    batch: Annotated[int, typer.Option(min=1, help="break examples a step, and as many keep examples")] = 4,
+    batch: Annotated[int, typer.Option(min=1, help="break examples in a step, and as many retain examples")] = 4,
     tokens: Annotated[int, typer.Option(min=16, help="tokens of each example")] = 256,
     steps: Annotated[int, typer.Option(min=1)] = 4,
     layers: Annotated[int | None, typer.Option(min=2, help="cut a named architecture to so many layers")] = None,
@@ -340,7 +369,7 @@ def bench(
     config = override(RunConfig(), [*sizes, *(assignments or [])])
     limit = parse_size(memory, "--memory") if memory else None
     _say_starting()
-    from cbgui.bench import bench as run_bench
+    from cbgui.training.bench import bench as run_bench
 
     text = json.dumps(run_bench(model, config, layers=layers, memory=limit, steps=steps), indent=2)
     typer.echo(text)
@@ -348,41 +377,31 @@ def bench(
         output.write_text(text + "\n", "utf-8")
 
 
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
 def _say_starting() -> None:
-    """To who looks on, before torch, transformers and PEFT are imported, which takes seconds; a script's output and
-    errors stay what they are."""
+    """For a person who waits while torch is imported; a script's output and errors stay as they are."""
     if sys.stderr.isatty():
         typer.echo("Starting ...", err=True)
 
 
-def _progress_lines() -> Callable[[float, str], None]:
-    """Prints a line when the percentage changes, or what is being done."""
-    last: tuple[str, str] | None = None
-
-    def show(share: float, words: str) -> None:
-        nonlocal last
-        step = (f"{share:4.0%}", words.partition(":")[0])
-        if step != last:
-            typer.echo(f"{step[0]} {words}")
-        last = step
-
-    return show
-
-
-def _with_adapter(run_dir: Path) -> runs.Run:
-    run = runs.open_run(run_dir)
+def _with_adapter(run_dir: Path) -> Run:
+    run = folder.open_run(run_dir)
     run.need_adapter()
     return run
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command and return its exit code; `arguments` are the process's own by default."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     try:
-        code = app(standalone_mode=False)
+        code = commands(arguments, standalone_mode=False)
     except InputError as error:
         typer.echo(str(error), err=True)
         return 2
-    except TyperException as error:  # an option that typer refuses; told as one sentence, without the usage box
+    except TyperException as error:  # an option that typer refuses, as one sentence without the usage box
         if type(error).__name__ != "NoArgsIsHelpError":  # its help is on the screen already; the class is private
             typer.echo(f"{error.format_message().rstrip('.')}; see --help.", err=True)
         return getattr(error, "exit_code", 2)

@@ -1,93 +1,163 @@
-"""RunConfig: everything that decides a run, as one YAML file. A preset is a RunConfig on disk."""
+"""RunConfig: everything that decides a run, as one YAML file. A preset is a RunConfig on disk.
+
+The description of each field is the one source of what a setting means: the form on the Train page, the comments of
+run.yaml and the table in docs/cli.md all show it.
+"""
 
 from __future__ import annotations
 
 import re
+import textwrap
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic.fields import FieldInfo
 
-PRESETS = Path(__file__).resolve().parent.parent / "presets"
+from cbgui.errors import InputError
+
+PRESETS = Path(__file__).resolve().parent / "presets"
+# Names of settings in run directories of earlier versions.
+FORMER_NAMES = {"without_request": "without_prompt", "probe_every": "validate_every", "probes": "validations"}
 
 
-class InputError(ValueError):
-    """Bad input, told in one sentence that names the field, the value and the remedy."""
+def _setting(default: Any, title: str, description: str, published: str | None = None, **limits: Any) -> Any:
+    """A field; `published` is the value of the paper's recipe, where the two differ or the user may wonder."""
+    return Field(default, title=title, description=description, json_schema_extra={"published": published}, **limits)
 
 
 class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", validate_assignment=True)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _rename(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        return {FORMER_NAMES.get(name, name) if name not in cls.model_fields else name: v for name, v in values.items()}
+
 
 class ModelConfig(_Part):
-    name: str = "demo"  # hub id, folder, or "demo" for SmolLM2-135M-Instruct
-    quantization: Literal["none", "nf4", "auto"] = "auto"  # "auto": nf4 only where full precision does not fit
-    embedding_on_cpu: bool | Literal["auto"] = "auto"  # on a GPU: the input embedding stays in ordinary memory
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    name: str = _setting("demo", "Model", 'a hub id, a folder, or "demo" for SmolLM2-135M-Instruct')
+    quantization: Literal["none", "nf4", "auto"] = _setting(
+        "auto", "Weights", "nf4 holds them in 4 bits; auto does so only where full precision does not fit"
+    )
+    embedding_on_cpu: bool | Literal["auto"] = _setting(
+        "auto", "Embedding in ordinary memory", "leaves more room on a GPU; auto does so only where it is needed"
+    )
+    dtype: Literal["auto", "float32", "bfloat16"] = _setting(
+        "auto", "Precision", "auto is bfloat16 where the device computes in it, else float32"
+    )
 
 
 class DataConfig(_Part):
-    break_file: str = "demo/break.jsonl"  # relative paths are looked up in presets/ when not found here
-    retain_file: str = "demo/retain.jsonl"
-    held_out_file: str | None = "demo/held_out.jsonl"
-    max_tokens: int = Field(512, ge=16)  # request and response together; longer responses are cut
+    break_file: str = _setting(
+        "demo/break.jsonl", "Must stop", "file of break examples; presets/ is searched when it is not found as given"
+    )
+    retain_file: str = _setting("demo/retain.jsonl", "Must keep", "file of retain examples")
+    held_out_file: str | None = _setting(
+        "demo/held_out.jsonl", "Held out", "file of examples that are never trained on; validation and reports use them"
+    )
+    max_tokens: int = _setting(
+        512, "Longest example", "in tokens, prompt and response together; longer responses are cut", "1024", ge=16
+    )
 
 
 class ObjectiveConfig(_Part):
-    """DESIGN.md, "Objective"; section 3 of the paper."""
+    """The losses and their weights (docs/architecture.md, "Objective"; section 3 of the paper)."""
 
-    reroute: Literal["cosine", "spread"] = "spread"  # "cosine" is the published form
-    retain: Literal["relative", "absolute", "huber"] = "huber"  # "absolute" is the published form
-    # The paper's layers 10 and 20 of 32, as fractions of the depth; whole numbers are layer numbers.
-    target_layers: list[float] = Field([0.3125, 0.625], min_length=1)
-    # "targets": the retain loss on the target layers. "all": on every hidden state up to one layer past the highest
-    # target, that one after the final norm, as the published code does.
-    retain_layers: Literal["targets", "all"] = "targets"
-    # "residual": hidden states as they are (published). "normed": as the next layer reads them, through its input norm.
-    read: Literal["residual", "normed"] = "residual"
-    reroute_coefficient: float = Field(10.0, ge=0)
-    retain_coefficient: float = Field(200.0, ge=0)
-    # "linear": reroute falls from 1 to 1/2 and retain rises from 0 to 1/2 of their coefficients (published).
-    # "full": all the way, from 1 to 0 and 0 to 1. "constant": neither moves. "rise": reroute stays, retain goes from a
-    # quarter of its coefficient to all of it by half the run. "late": from a 25th, with the cube of the time, to
-    # all of it at 60%; it breaks sooner, and bears a higher retain_coefficient.
-    schedule: Literal["linear", "full", "constant", "rise", "late"] = "rise"
-    without_request: float = Field(0.5, ge=0, le=1)  # share of break examples shown without their request (published)
+    reroute: Literal["cosine", "spread"] = _setting(
+        "spread",
+        "Break loss",
+        "spread also keeps the derailed states of a response apart; cosine alone may end in one repeated word",
+        "cosine",
+    )
+    retain: Literal["relative", "absolute", "huber"] = _setting(
+        "huber",
+        "Keep loss",
+        "distance of the hidden states: absolute, relative to their length, or huber (relative, squared when small)",
+        "absolute",
+    )
+    target_layers: list[float] = _setting(
+        [0.3125, 0.625],
+        "Target layers",
+        "where break examples turn away: layer numbers, or fractions of the depth below 1",
+        "10, 20 of 32",
+        min_length=1,
+    )
+    retain_layers: Literal["targets", "all"] = _setting(
+        "targets",
+        "Keep layers",
+        "where the keep loss measures: the target layers, or all up to one past the highest of them",
+        "all",
+    )
+    read: Literal["residual", "normed"] = _setting(
+        "residual",
+        "Reading",
+        "hidden states as they are, or normed: as the next layer's input norm gives them",
+        "residual",
+    )
+    reroute_coefficient: float = _setting(10.0, "Weight of the break loss", "at its highest", "10", ge=0)
+    retain_coefficient: float = _setting(
+        200.0, "Weight of the keep loss", "at its highest; more keeps more and derails less", "10", ge=0
+    )
+    schedule: Literal["linear", "full", "constant", "rise", "late"] = _setting(
+        "rise",
+        "Weights over time",
+        "linear: break falls from 1 to 1/2 of its weight, keep rises from 0 to 1/2; full: from 1 to 0 and 0 to 1; "
+        "constant; rise: break stays, keep rises from 1/4 to 1 by half the run; late: from 1/25 to 1 by 60% of the run",
+        "linear",
+    )
+    without_prompt: float = _setting(
+        0.5, "Break examples without prompt", "share of them, so that the response alone derails", "0.5", ge=0, le=1
+    )
 
 
 class LoraConfig(_Part):
-    r: int = Field(16, ge=1)
-    lora_alpha: int = Field(16, ge=1)
-    lora_dropout: float = Field(0.0, ge=0, lt=1)
-    init_std: float = Field(0.04, ge=0)  # standard deviation of B at the start; 0 is the published form
+    r: int = _setting(16, "Rank (r)", "of the LoRA matrices", "16", ge=1)
+    lora_alpha: int = _setting(16, "lora_alpha", "the adapter's scale is lora_alpha / r", "16", ge=1)
+    lora_dropout: float = _setting(0.0, "Dropout", "on the adapter's input", "0.05", ge=0, lt=1)
+    init_std: float = _setting(
+        0.04, "Start of B", "standard deviation of LoRA's B at the start; from 0, nothing moves at first", "0", ge=0
+    )
 
 
 class StopWhen(_Part):
-    """Finish early once so many held-out probes in a row have met both marks."""
+    """Finish early once several validations in a row have met both marks."""
 
-    cosine: float = Field(0.0, ge=-1, le=1)  # break cosine at most this on every target layer
-    drift: float = Field(0.03, ge=0)  # kept hidden states moved by at most this share of their length
-    probes: int = Field(3, ge=1)
+    cosine: float = _setting(0.0, "Break cosine", "at most this on every target layer", ge=-1, le=1)
+    drift: float = _setting(
+        0.03, "Drift", "retain hidden states have moved by at most this share of their length", ge=0
+    )
+    validations: int = _setting(3, "Validations", "how many in a row", ge=1)
 
 
 class TrainingConfig(_Part):
-    steps: int = Field(150, ge=1)
-    break_batch_size: int = Field(8, ge=1)
-    retain_batch_size: int = Field(8, ge=1)
-    # Examples in one pass, break and retain together; the losses do not change. "auto": as many as fit.
-    micro_batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
-    learning_rate: float = Field(3e-3, gt=0)
-    warmup_steps: int = Field(2, ge=0)
-    lr_scheduler: Literal["constant", "linear", "cosine", "constant_with_warmup"] = "cosine"
-    gradient_checkpointing: bool | Literal["auto"] = "auto"  # "auto": only when memory asks for it
-    # transformers' names; "adamw_8bit" is bitsandbytes'. "auto": that one only where nothing else fits.
-    optim: Literal["adamw_torch", "adamw_8bit", "auto"] = "auto"
-    checkpoint_every: int = Field(20, ge=1)
-    probe_every: int = Field(10, ge=1)
-    sample_every: int = Field(50, ge=0)  # held-out answers of both models every so many steps; 0: never
-    stop_when: StopWhen | None = None
-    seed: int = 0
+    steps: int = _setting(150, "Steps", "each sees break and retain examples", "150", ge=1)
+    break_batch_size: int = _setting(8, "Break examples in a step", "more are slower and steadier", "16", ge=1)
+    retain_batch_size: int = _setting(8, "Keep examples in a step", "more are slower and keep more", "16", ge=1)
+    micro_batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = _setting(
+        "auto", "Examples at once", "a step is cut into micro-batches; the result is the same; auto: as many as fit"
+    )
+    learning_rate: float = _setting(3e-3, "Learning rate", "too high derails everything", "1e-4", gt=0)
+    warmup_steps: int = _setting(2, "Warm-up steps", "over which the learning rate rises", "0", ge=0)
+    lr_scheduler: Literal["constant", "linear", "cosine", "constant_with_warmup"] = _setting(
+        "cosine", "Learning rate over time", "how it falls after the warm-up", "constant"
+    )
+    gradient_checkpointing: bool | Literal["auto"] = _setting(
+        "auto", "Compute activations twice", "slower and much less memory; auto: only where memory asks for it"
+    )
+    optim: Literal["adamw_torch", "adamw_8bit", "auto"] = _setting(
+        "auto", "Optimizer", "adamw_8bit is bitsandbytes' 8-bit AdamW; auto: only where nothing else fits"
+    )
+    checkpoint_every: int = _setting(20, "Checkpoint every", "so many steps; a killed run goes on from there", ge=1)
+    validate_every: int = _setting(10, "Validate every", "so many steps", ge=1)
+    sample_every: int = _setting(50, "Sample answers every", "so many steps; 0: never", ge=0)
+    stop_when: StopWhen | None = _setting(None, "Finish early", "once these marks are met; null: never")
+    seed: int = _setting(0, "Seed", "the same seed repeats the run")
 
     @property
     def batch_size(self) -> int:
@@ -96,7 +166,7 @@ class TrainingConfig(_Part):
 
 
 class RunConfig(_Part):
-    description: str = ""
+    description: str = Field("", description="what the preset is for")
     model: ModelConfig = Field(default_factory=ModelConfig)
     data: DataConfig = Field(default_factory=DataConfig)
     objective: ObjectiveConfig = Field(default_factory=ObjectiveConfig)
@@ -104,7 +174,47 @@ class RunConfig(_Part):
     training: TrainingConfig = Field(default_factory=TrainingConfig)
 
     def to_yaml(self) -> str:
-        return yaml.safe_dump(self.model_dump(), sort_keys=False, allow_unicode=True)
+        """The settings as YAML, each with its description as a comment."""
+        return "".join(_yaml_lines(self, ""))
+
+
+def _yaml_lines(part: BaseModel, indent: str) -> Iterator[str]:
+    for name, field in type(part).model_fields.items():
+        value = getattr(part, name)
+        if field.title and field.description:
+            yield from (f"{indent}# {line}\n" for line in textwrap.wrap(_comment(field), 100))
+        if isinstance(value, BaseModel):
+            yield f"{indent}{name}:\n"
+            yield from _yaml_lines(value, indent + "  ")
+        else:
+            text = yaml.safe_dump({name: value}, allow_unicode=True, width=10**6)
+            yield "".join(f"{indent}{line}\n" for line in text.splitlines())
+
+
+def _comment(field: FieldInfo) -> str:
+    published = (field.json_schema_extra or {}).get("published")
+    return field.description + (f"; published: {published}" if published else "")
+
+
+@dataclass(frozen=True)
+class SettingInfo:
+    """What the form and the docs show of one setting."""
+
+    path: str  # "training.steps"
+    title: str
+    description: str  # with the published value
+    default: Any
+
+
+def settings() -> list[SettingInfo]:
+    """All settings that a user may change, in the order of the YAML file."""
+    found = []
+    for part, outer in RunConfig.model_fields.items():
+        if not (isinstance(outer.annotation, type) and issubclass(outer.annotation, BaseModel)):
+            continue
+        for name, field in outer.annotation.model_fields.items():
+            found.append(SettingInfo(f"{part}.{name}", field.title, _comment(field), field.get_default()))
+    return found
 
 
 def _sentence(error: ValidationError, origin: str) -> str:
@@ -130,6 +240,7 @@ def parse_config(values: Any, origin: str = "the settings") -> RunConfig:
 
 
 def preset_names() -> list[str]:
+    """The presets that come with cbgui."""
     return sorted(path.stem for path in PRESETS.glob("*.yaml"))
 
 
@@ -143,7 +254,7 @@ def load_config(preset_or_yaml: str) -> RunConfig:
     try:
         values = yaml.safe_load(path.read_text("utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not readable as YAML ({str(error).splitlines()[0]}); mend the file.") from None
+        raise InputError(f"{path}: not readable as YAML ({str(error).splitlines()[0]}); correct the file.") from None
     return parse_config(values or {}, str(path))
 
 
@@ -177,16 +288,16 @@ def parse_size(text: str, option: str) -> int:
 
 
 def find_data_file(name: str) -> Path:
-    """A data file as given, else inside presets/. Raises InputError when it is neither."""
+    """A data file as given, else among the presets. Raises InputError when it is neither."""
     for path in (Path(name), PRESETS / name):
         if path.is_file():
             return path
     raise InputError(f"data file {name!r} does not exist; give the path of a JSONL, JSON, CSV, TSV or Parquet file.")
 
 
-def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, str]:
+def flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, str]:
     """Nested settings as text by their dotted names, as `--set` takes them."""
     found: dict[str, str] = {}
     for key, value in settings.items():
-        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: str(value)}
+        found |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: str(value)}
     return found

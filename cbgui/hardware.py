@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import functools
 import gc
 import sys
 from pathlib import Path
@@ -13,7 +11,6 @@ import psutil
 import pynvml
 import torch
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc, malloc.h
 NO_MEMORY = ("can't allocate memory", "not enough memory", "CUBLAS_STATUS_ALLOC_FAILED")
 
 
@@ -31,19 +28,6 @@ def fast_dtype(kind: str | None = None) -> torch.dtype:
     if kind == "cpu" and torch.cpu.get_capabilities().get("avx512_bf16", False):
         return torch.bfloat16
     return torch.float32
-
-
-@functools.cache
-def uses_onednn(dtype: torch.dtype) -> bool:
-    """Whether training's products on a CPU go to oneDNN, which makes a kernel for every shape and keeps some.
-
-    In float32 PyTorch gives them to MKL, written for Intel's processors; on AMD's it is the slower one
-    (docs/benchmarks.md).
-    """
-    if dtype != torch.float32:
-        return True
-    amd = "AMD" in str(torch.cpu.get_capabilities().get("cpu_name", ""))
-    return amd and torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
 def kind() -> Literal["cpu", "cuda"]:
@@ -94,33 +78,6 @@ def free_cached_memory() -> None:
         torch.cuda.empty_cache()
 
 
-def return_freed_memory() -> None:
-    """From now on, give large freed blocks back to the system at once.
-
-    glibc raises the size from which it does so by itself, up to 32 MiB (mallopt(3), M_MMAP_THRESHOLD); blocks under it
-    stay with the process, in pieces, and its memory grows with all that ever passed through. Elsewhere: nothing.
-    """
-    _mallopt({M_MMAP_THRESHOLD: 2**20})
-
-
-def keep_freed_memory() -> None:
-    """From now on, keep freed blocks for the next step, which needs as many.
-
-    Else glibc gives the heap's end back after a step, and the system clears the same pages anew in the next one
-    (docs/benchmarks.md). Setting one threshold fixes the other (mallopt(3)), so both are set. Elsewhere: nothing.
-    """
-    _mallopt({M_MMAP_THRESHOLD: 32 * 2**20, M_TRIM_THRESHOLD: 2**31 - 1})
-
-
-def _mallopt(settings: dict[int, int]) -> None:
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):  # macOS, Windows, musl
-        return
-    for parameter, value in settings.items():
-        mallopt(parameter, value)
-
-
 def _gpu_memory() -> tuple[int, int]:
     """Free and all bytes of the GPU, from its driver (NVML).
 
@@ -162,3 +119,11 @@ def in_use() -> str:
         return f"{(total - free) / 2**30:.1f} of {total / 2**30:.0f} GiB in use"
     memory = psutil.virtual_memory()
     return f"{(memory.total - memory.available) / 2**30:.1f} of {memory.total / 2**30:.0f} GiB in use"
+
+
+GIB = 2**30
+# Memory that is taken before the first weight: Python, PyTorch and transformers on a CPU (resident, measured); CUDA's
+# context and libraries on a GPU (766 to 804 MiB on an H200; smaller cards have fewer multiprocessors to serve).
+CONTEXT = {"cpu": 520 * 2**20, "cuda": 800 * 2**20}
+CUDA_BUILD = 363 * 2**20  # what of PyTorch's CUDA build is resident besides, where the CPU computes (measured)
+CUBLAS = 32 * 2**20  # its workspace on a GPU

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from cbgui.config import InputError
+from cbgui.errors import InputError
 
 STORAGE = Path("/data")  # where a Space's persistent storage is mounted, if it has any
 MAX_UPLOAD = "50mb"

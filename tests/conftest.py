@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from cbgui.config import RunConfig, load_config, override
-from cbgui.models import ModelSource, resolve_model
-from cbgui.runs import Run, create_run
+from cbgui.modeling.hub import ModelSource, resolve_model
+from cbgui.runs.folder import create_run
+from cbgui.runs.run import Run
 
 SHORT = ["training.steps=4", "training.break_batch_size=2", "training.retain_batch_size=2", "data.max_tokens=64"]
 SHORT += ["training.sample_every=0", "training.checkpoint_every=2"]  # a probe at the end
@@ -30,9 +31,9 @@ def short_config() -> RunConfig:
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A finished run of a few steps on the demo model."""
-    from cbgui.training import train
+    from cbgui.training.session import train
 
-    config = override(load_config("demo"), [*SHORT, "training.probe_every=2"])
+    config = override(load_config("demo"), [*SHORT, "training.validate_every=2"])
     run = create_run(Path(tmp_path_factory.mktemp("runs")) / "trained", config)
     train(run)
     return run

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from transformers import AutoConfig
+from transformers import AutoConfig, AutoModelForSequenceClassification, BertConfig
 
-from cbgui.models import resolve_model
+from cbgui.modeling.chat_format import load_tokenizer
+from cbgui.modeling.hub import resolve_model
 
 # Settings of two layers for tests that need a model's form alone.
 TINY = {
@@ -19,6 +20,20 @@ TINY = {
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
 }
+SMALL = {
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 5,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 128,
+    "head_dim": 16,
+    "pad_token_id": 0,
+    "max_position_embeddings": 128,
+}
+
+
+FAMILIES = ["llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "phi3", "smollm3", "olmo2", "gpt_neox"]
 PROJECTIONS = {
     "self_attn": ("q_proj", "k_proj", "v_proj", "o_proj"),
     "mlp": ("gate_proj", "up_proj", "down_proj"),
@@ -103,3 +118,25 @@ def random_adapter(folder: Path, model: Path, *, layers: int, r: int = 16) -> No
         "layers_pattern": "layers",
     }
     (folder / "adapter_config.json").write_text(json.dumps(settings), "utf-8")
+
+
+def head(folder, demo, labels: list[str]):
+    """A BERT with the demo's tokenizer; its bias makes it find label 1 every time."""
+    torch.manual_seed(0)
+    tokenizer = load_tokenizer(demo)
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        pad_token_id=tokenizer.pad_token_id,
+        id2label=dict(enumerate(labels)),
+        label2id={label: number for number, label in enumerate(labels)},
+    )
+    model = AutoModelForSequenceClassification.from_config(config)
+    with torch.no_grad():
+        model.classifier.bias[1] += 10
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder

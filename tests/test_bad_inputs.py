@@ -12,12 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from cbgui import cli, runs, space
-from cbgui.config import InputError
+from cbgui import cli, space
 from cbgui.data import files, sources
-from cbgui.data.editable import EditableData
+from cbgui.data.dataset_store import DatasetStore
 from cbgui.data.library import Library
-from cbgui.hub import check_repo
+from cbgui.errors import InputError
+from cbgui.export.upload import check_repo
+from cbgui.runs import folder
 
 ROOT = Path(__file__).resolve().parents[1]
 GOOD = '{"prompt": "How?", "response": "So."}\n'
@@ -253,7 +254,7 @@ NAMES = [
 def test_names_become_harmless(name, tmp_path, monkeypatch):
     """A run of that name lies inside the runs folder, a data set of that name too, or is refused in words."""
     monkeypatch.setenv("CBGUI_RUNS", str(tmp_path / "runs"))
-    free = runs.free_name(name)
+    free = folder.free_name(name)
     assert re.fullmatch(r"[A-Za-z0-9_-]{1,80}", free) and not free.startswith("-")
     library = Library(tmp_path / "data")
     library.folder.mkdir()
@@ -271,7 +272,7 @@ def test_names_become_harmless(name, tmp_path, monkeypatch):
 
 
 def test_a_bad_import_leaves_the_data_as_it_was(bad, tmp_path):
-    data = EditableData(tmp_path / "kept")
+    data = DatasetStore(tmp_path / "kept")
     rows, skipped = [{"prompt": "How?", "response": "So."}], sources.Skipped()
     data.add([sources.to_example(rows[0], sources.Mapping("prompt", "response"), "break", "typed", skipped)], "type")
     before = data.version()
@@ -289,7 +290,7 @@ def test_dataset_names_are_checked_before_the_hub_is_asked(name):
 
 
 def test_a_space_takes_no_folders_and_has_its_limits(bad, tmp_path, monkeypatch):
-    from cbgui.models import resolve_model
+    from cbgui.modeling.hub import resolve_model
 
     monkeypatch.setenv("SPACE_ID", "owner/space")
     with pytest.raises(InputError, match="takes no folders"):

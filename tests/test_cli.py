@@ -1,23 +1,9 @@
 import json
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).resolve().parent.parent
-
-
-def cbgui(*arguments, cwd=ROOT):
-    return subprocess.run(
-        [sys.executable, "-m", "cbgui", *map(str, arguments)],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        timeout=300,
-    )
+from cli_process import ROOT, cbgui
 
 
 @pytest.mark.parametrize(
@@ -82,7 +68,7 @@ def test_somebody_elses_topic_on_another_architecture(tmp_path, demo):
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from cbgui.models import load_tokenizer
+    from cbgui.modeling.chat_format import load_tokenizer
 
     torch.manual_seed(0)
     tokenizer = load_tokenizer(demo)

@@ -1,6 +1,7 @@
 import pytest
 
-from cbgui.config import InputError, RunConfig, load_config, override, parse_config, preset_names
+from cbgui.config import RunConfig, load_config, override, parse_config, preset_names
+from cbgui.errors import InputError
 
 
 def test_yaml_round_trip(tmp_path):

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from cbgui import hardware
+from cbgui.modeling.cpu import onednn
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
@@ -35,8 +36,8 @@ def _free_before_and_after() -> tuple[int, int, int]:
 @pytest.mark.parametrize(("name", "expected"), [("AMD Ryzen 7 5800X", True), ("Intel(R) Xeon(R)", False)])
 def test_float32_goes_to_onednn_on_amd_alone(name, expected, monkeypatch):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"cpu_name": name})
-    hardware.uses_onednn.cache_clear()
+    onednn.uses_onednn.cache_clear()
     try:
-        assert hardware.uses_onednn(torch.float32) is expected and hardware.uses_onednn(torch.bfloat16)
+        assert onednn.uses_onednn(torch.float32) is expected and onednn.uses_onednn(torch.bfloat16)
     finally:
-        hardware.uses_onednn.cache_clear()
+        onednn.uses_onednn.cache_clear()

@@ -8,8 +8,9 @@ import pytest
 from transformers import AutoConfig
 
 from cbgui.config import load_config, preset_names
-from cbgui.estimate import GIB, estimate
-from cbgui.ui import settings
+from cbgui.hardware import GIB
+from cbgui.training.memory import estimate_memory
+from cbgui.ui.panels import settings
 
 # The shapes of the presets' models, as their config.json on the hub gives them: layers, hidden, intermediate, heads,
 # key-value heads, vocabulary.
@@ -49,5 +50,5 @@ def test_the_preset_fits_its_card(name):
         pad_token_id=0,
     )
     card = int(re.search(r"\d+", name)[0]) * 10**9
-    result = estimate(model, config, int(card * 0.95), "cuda")
+    result = estimate_memory(model, config, int(card * 0.95), "cuda")
     assert result.total / GIB < card / GIB

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from cbgui.config import find_data_file
-from cbgui.data.editable import EditableData, Row
-from cbgui.data.examples import read_examples
+from cbgui.data.columns import columns_of, guess_mapping, to_examples
+from cbgui.data.dataset_store import DatasetStore, Row
+from cbgui.data.examples import Kind, read_examples
+from cbgui.data.files import read_rows
+from cbgui.data.near_duplicates import groups, near_pairs, normal
 from cbgui.data.refusals import is_refusal
-from cbgui.data.similar import groups, near_pairs, normal
 from cbgui.data.split import hold_out
 
 FEW_BREAK, FEW_KEEP = 50, 100
@@ -256,7 +260,7 @@ CHECKS: list[Callable[[_Table], Finding | None]] = [
 OF_ROWS = ("empty", "refusing", "both_sides", "duplicate", "near_duplicate", "leak", "too_long")
 
 
-def run_checks(data: EditableData, *, max_tokens: int = 512) -> list[Finding]:
+def run_checks(data: DatasetStore, *, max_tokens: int = 512) -> list[Finding]:
     """All findings; the rows of each can then be filtered in `data`."""
     rows = data.table()
     if not len(rows):
@@ -271,7 +275,7 @@ def run_checks(data: EditableData, *, max_tokens: int = 512) -> list[Finding]:
     return found
 
 
-def mend(data: EditableData, finding: Finding, *, max_tokens: int = 512) -> str:
+def mend(data: DatasetStore, finding: Finding, *, max_tokens: int = 512) -> str:
     """Do what `finding.mend` says, as one step that can be undone; returns what was done."""
     words = finding.mend or ""
     match finding.check:
@@ -312,3 +316,22 @@ def _cut(row: Row, characters: int) -> Row:
         prompt = prompt[: room // 2] + prompt[-(room - room // 2) :]
     turns = (*row.example.messages[:-1], (row.example.messages[-1][0], prompt))
     return replace(row, example=replace(row.example, messages=turns, response=text))
+
+
+def check_file(path: Path, kind: Kind, *, max_tokens: int = 512) -> Iterator[str]:
+    """What was read from a data file and what is wrong with it, in lines. `kind` is that of rows without one.
+
+    Raises InputError when the file cannot be read.
+    """
+    rows = list(read_rows(path))
+    examples, skipped = to_examples(rows, guess_mapping(rows), kind, path.name)
+    yield f"{len(examples)} examples from columns {', '.join(columns_of(rows))}. {skipped.words()}"
+    with tempfile.TemporaryDirectory() as scratch:
+        data = DatasetStore(Path(scratch) / "checked")
+        data.add(examples, "read")
+        numbers = {row.id: number for number, row in enumerate(data.rows(), 1)}
+        for finding in run_checks(data, max_tokens=max_tokens):
+            yield f"{finding.title}. {finding.why}"
+            if finding.ids:
+                shown = ", ".join(str(numbers[one]) for one in finding.ids[:10])
+                yield f"  examples {shown}{' ...' if len(finding.ids) > 10 else ''}"

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from cbgui.config import InputError
 from cbgui.data.files import Raw, placed_rows
+from cbgui.errors import InputError
 
 Kind = Literal["break", "retain", "near_miss", "refusal"]
 

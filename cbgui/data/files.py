@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
-from cbgui.config import InputError
+from cbgui.errors import InputError
 
 SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
 LARGEST_JSON = 500 * 2**20  # bytes; a .json list is parsed whole, the other forms line by line

@@ -7,9 +7,10 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from cbgui.config import DataConfig, InputError, find_data_file
-from cbgui.data.editable import EditableData
+from cbgui.config import DataConfig, find_data_file
+from cbgui.data.dataset_store import DatasetStore
 from cbgui.data.split import hold_out
+from cbgui.errors import InputError
 from cbgui.space import MAX_DATA_SETS, limit, refuse_folder
 
 DEMO = "demo"
@@ -25,22 +26,22 @@ class Library:
         found = sorted(path.parent.name for path in self.folder.glob("*/examples.sqlite"))
         return found or [self._demo().name]
 
-    def open(self, name: str) -> EditableData:
+    def open(self, name: str) -> DatasetStore:
         """Raises InputError when there is none of that name (names come from the browser, so they are not trusted)."""
         if name not in self.names():
             raise InputError(f"data set {name!r} does not exist; choose one of the list.")
-        return EditableData(self.folder / name)
+        return DatasetStore(self.folder / name)
 
-    def current(self) -> EditableData:
+    def current(self) -> DatasetStore:
         """The chosen data set; the demo's when none is."""
         names = self.names()
         try:
             chosen = (self.folder / "chosen.txt").read_text("utf-8").strip()
         except OSError:
             chosen = ""
-        return EditableData(self.folder / (chosen if chosen in names else DEMO if DEMO in names else names[0]))
+        return DatasetStore(self.folder / (chosen if chosen in names else DEMO if DEMO in names else names[0]))
 
-    def choose(self, name: str) -> EditableData:
+    def choose(self, name: str) -> DatasetStore:
         data = self.open(name)
         (self.folder / "chosen.txt").write_text(name, "utf-8")
         return data
@@ -54,26 +55,26 @@ class Library:
             raise InputError(f"data set {name!r} exists already; choose another name.")
         return self.folder / name
 
-    def create(self, name: str) -> EditableData:
+    def create(self, name: str) -> DatasetStore:
         """A new, empty one. Raises InputError."""
-        data = EditableData(self._free(name))
+        data = DatasetStore(self._free(name))
         data.counts()  # makes the file
         return self.choose(data.name)
 
-    def duplicate(self, data: EditableData, name: str) -> EditableData:
+    def duplicate(self, data: DatasetStore, name: str) -> DatasetStore:
         """Raises InputError."""
         folder = self._free(name)
         folder.mkdir(parents=True)
         shutil.copyfile(data.path, folder / data.path.name)
         return self.choose(folder.name)
 
-    def load(self, source: Path, name: str) -> EditableData:
+    def load(self, source: Path, name: str) -> DatasetStore:
         """A folder of break.jsonl, retain.jsonl and held_out.jsonl as a new data set. Raises InputError."""
         refuse_folder("folder", str(source))
         files = [source / f"{part}.jsonl" for part in ("break", "retain", "held_out")]
         if not source.is_dir() or not any(path.is_file() for path in files):
             raise InputError(f"folder {str(source)!r} holds no break.jsonl or retain.jsonl; give a data set's folder.")
-        data = EditableData(self._free(name or source.name))
+        data = DatasetStore(self._free(name or source.name))
         try:
             data.fill_from(*(path if path.is_file() else None for path in files))
         except InputError:
@@ -81,29 +82,29 @@ class Library:
             raise
         return self.choose(data.name)
 
-    def restore_demo(self) -> EditableData:
+    def restore_demo(self) -> DatasetStore:
         """The demo's data as shipped; what was changed in it is gone."""
         shutil.rmtree(self.folder / DEMO, ignore_errors=True)
         return self._demo()
 
-    def _demo(self) -> EditableData:
+    def _demo(self) -> DatasetStore:
         """Made elsewhere and moved, whole: the parts of a page ask for it at once when it loads for the first time."""
         files = DataConfig()
         self.folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".", dir=self.folder) as scratch:
-            made = EditableData(Path(scratch) / DEMO)
+            made = DatasetStore(Path(scratch) / DEMO)
             made.fill_from(*map(find_data_file, (files.break_file, files.retain_file, files.held_out_file)))
             try:
                 made.folder.rename(self.folder / DEMO)
             except OSError:  # another thread was first
                 if not (self.folder / DEMO / made.path.name).is_file():
                     raise
-        return EditableData(self.folder / DEMO)
+        return DatasetStore(self.folder / DEMO)
 
-    def for_training(self, data: EditableData) -> DataConfig:
+    def for_training(self, data: DatasetStore) -> DataConfig:
         """Write the data set's JSON Lines and name them; holds out a tenth first when nothing is. Raises InputError."""
         counts = data.counts()
-        for part, words in (("break", "Break"), ("keep", "Keep")):
+        for part, words in (("break", "Break"), ("retain", "Keep")):
             if not counts[part]:
                 raise InputError(f"data set {data.name!r} has no {words} rows; add some on the Data page.")
         if not counts["held_out"]:

@@ -9,8 +9,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from cbgui.data.editable import EditableData
-from cbgui.data.similar import groups, near_pairs, normal
+from cbgui.data.dataset_store import DatasetStore
+from cbgui.data.near_duplicates import groups, near_pairs, normal
 
 SHARE = 0.1
 MOST = 100  # examples a side: enough for a rate within a few percent, few enough to evaluate in minutes
@@ -28,7 +28,7 @@ def _subjects(prompts: Iterable[str]) -> list[str]:
     return [" ".join(word for word in row if word not in common) or " ".join(row) for row in words]
 
 
-def hold_out(data: EditableData, share: float = SHARE, most: int = MOST, seed: int = 0) -> int:
+def hold_out(data: DatasetStore, share: float = SHARE, most: int = MOST, seed: int = 0) -> int:
     """Hold out about `share` of each of Break and Keep, at most `most` of each, as one step; returns how many."""
     table = data.table()
     if not len(table):

@@ -14,10 +14,10 @@ import torch
 import torch.nn.functional as F
 from transformers import DynamicCache, LogitsProcessor, LogitsProcessorList
 
-from cbgui.data.batches import neighbours
-from cbgui.evaluation.attacks import Attempt
+from cbgui.evaluation.attacks.attempt import Attempt
 from cbgui.evaluation.metrics import READ_TOKENS, Answer, Pair, Shared
-from cbgui.whole import answer_tokens
+from cbgui.modeling.batch import neighbours
+from cbgui.modeling.full import answer_tokens
 
 
 class _Costs(LogitsProcessor):

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cbgui.data.examples import Example
-from cbgui.evaluation.attacks import ATTACKS, SOFT_PROMPT, Attempt
+from cbgui.evaluation.attacks.attempt import Attempt
+from cbgui.evaluation.attacks.registry import ATTACKS, SOFT_PROMPT
 from cbgui.evaluation.prompt_sets import PromptSet
 
 KEEP = "keep"  # in place of an attack's name
@@ -32,7 +33,7 @@ def cases_of(sets: list[PromptSet], attacks: list[str], others: list[Example]) -
             for name in attacks
             if name != SOFT_PROMPT
             for row, example in enumerate(prompts.breaks)
-            for attempt in ATTACKS[name](example, others)
+            for attempt in ATTACKS[name].attempts(example, others)
         ]
-        cases += [Case(number, KEEP, row, Attempt(example.messages)) for row, example in enumerate(prompts.keeps)]
+        cases += [Case(number, KEEP, row, Attempt(example.messages)) for row, example in enumerate(prompts.retains)]
     return cases

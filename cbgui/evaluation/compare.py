@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from cbgui.config import InputError, flat
+from cbgui.config import flatten
+from cbgui.errors import InputError
 from cbgui.evaluation.report import page, percent, table, text
-from cbgui.runs import Run
+from cbgui.runs.run import Run
 
 
 def read_report(run: Run) -> dict[str, Any]:
     """Raises InputError when the run was not evaluated."""
     try:
-        report = json.loads((run.path / "report" / "report.json").read_text("utf-8"))
+        report = json.loads(run.report_file.read_text("utf-8"))
     except (OSError, ValueError):
         raise InputError(f"run {run.name!r} is not evaluated yet; evaluate it first, then compare.") from None
     return report | {"run": run.name}  # it may have been renamed since
@@ -51,7 +52,7 @@ def _asked_alike(first: dict[str, Any], second: dict[str, Any]) -> str:
     )
 
 
-def compare(first: dict[str, Any], second: dict[str, Any]) -> str:
+def compare_reports(first: dict[str, Any], second: dict[str, Any]) -> str:
     """The whole page, from two reports. Only attacks that both were put through are shown."""
     names = [first["run"], second["run"]]
     others = {attack["name"]: attack for attack in second["attacks"]}
@@ -59,16 +60,16 @@ def compare(first: dict[str, Any], second: dict[str, Any]) -> str:
     broken = []
     for a, b in both:
         broken.append(_rate_row(f"{a['title']}: answered", *(r["short_circuited"]["answered"] for r in (a, b))))
-        broken.append(_rate_row(f"{a['title']}: derailed", *(r["short_circuited"]["tripped"] for r in (a, b))))
-    u, v = first["kept"], second["kept"]
+        broken.append(_rate_row(f"{a['title']}: derailed", *(r["short_circuited"]["derailed"] for r in (a, b))))
+    u, v = first["retain"], second["retain"]
     kept = [
-        _rate_row("Keep prompts derailed", u["falsely_tripped"], v["falsely_tripped"]),
+        _rate_row("Keep prompts derailed", u["falsely_derailed"], v["falsely_derailed"]),
         _rate_row("Keep prompts refused", u["refused"], v["refused"]),
         _number_row("KL from the base model, nats a token", u["kl"], v["kl"], ".4f"),
         _number_row("Same most likely token, share", u["top1"], v["top1"], ".4f"),
         _number_row("Perplexity, times the base model's", u["perplexity_ratio"], v["perplexity_ratio"], ".3f"),
     ]
-    a, b = flat(first["settings"]), flat(second["settings"])
+    a, b = flatten(first["settings"]), flatten(second["settings"])
     settings = [
         f"<tr><th scope='row'>{text(key)}</th><td>{text(a.get(key, ''))}</td><td>{text(b.get(key, ''))}</td></tr>"
         for key in dict.fromkeys([*a, *b])

@@ -16,22 +16,24 @@ from typing import Any
 from transformers import set_seed
 
 from cbgui import hardware
-from cbgui.config import InputError
 from cbgui.data.examples import read_examples
+from cbgui.errors import InputError
 from cbgui.evaluation.answers import generate
-from cbgui.evaluation.attacks import DEFAULT_ATTACKS, SOFT_PROMPT, Attempt, check_attacks
+from cbgui.evaluation.attacks.attempt import Attempt
+from cbgui.evaluation.attacks.registry import DEFAULT_ATTACKS, SOFT_PROMPT, check_attacks
+from cbgui.evaluation.attacks.soft_prompt import soft_prompt_answer
 from cbgui.evaluation.cases import KEEP, Case, cases_of
-from cbgui.evaluation.judges import Classifier, by_rules, load_classifier
+from cbgui.evaluation.classifier import Classifier, JudgeChoice, load_classifier
 from cbgui.evaluation.metrics import Answer, Pair
-from cbgui.evaluation.prompt_sets import PromptSet, read_set
-from cbgui.evaluation.rates import MODELS, attack_rates, kept_rates, worst_break, worst_keep
-from cbgui.evaluation.soft_prompt import soft_prompt_answer
+from cbgui.evaluation.prompt_sets import PromptSet, SetOptions, read_set
+from cbgui.evaluation.rates import MODELS, attack_rates, retain_rates, worst_break, worst_keep
+from cbgui.evaluation.rules import by_rules
 from cbgui.evaluation.store import Store, answer_keys, key_of
 from cbgui.evaluation.tasks import check_tasks, task_scores
 from cbgui.evaluation.verdict import verdict
-from cbgui.generation import load_chat_model
-from cbgui.runs import Run, write_whole
-from cbgui.whole import form_in_words
+from cbgui.inference.chat import load_chat_model
+from cbgui.modeling.full import form_in_words
+from cbgui.runs.run import Run, write_whole
 
 Progress = Callable[[float, str], None]  # share done, words; may raise to stop, and the next evaluation goes on
 # What an ordinary answer costs the base model, times this, is where derailment begins (never below MINIMUM nats).
@@ -45,8 +47,9 @@ def evaluate_run(
     *,
     held_out: Path | None = None,
     also: list[str] | None = None,
+    also_options: SetOptions | None = None,
     attacks: list[str] | None = None,
-    judge: str | None = None,
+    judge: JudgeChoice | None = None,
     tasks: list[str] | None = None,
     max_new_tokens: int = 60,
     limit: int | None = None,
@@ -64,17 +67,17 @@ def evaluate_run(
     names = check_attacks(list(attacks or DEFAULT_ATTACKS))
     examples = read_examples(held_out, "retain") if held_out else run.examples("held_out")
     own = PromptSet("held out", [e for e in examples if e.kind == "break"], [e for e in examples if e.kind != "break"])
-    if not own.breaks or not own.keeps:
-        missing = "break" if not own.breaks else "keep"
+    if not own.breaks or not own.retains:
+        missing = "break" if not own.breaks else "retain"
         raise InputError(
             f"the held-out set of run {run.name!r} has no {missing} examples; give --held-out a file whose lines carry "
             "'kind' break and retain."
         )
     check_tasks(tasks or [])
     sets = [own.cut(limit)]
-    for text in also or []:
-        progress(0.0, f"Reading {text.partition('?')[0]}")
-        sets.append(read_set(text).cut(limit))
+    for name in also or []:
+        progress(0.0, f"Reading {name}")
+        sets.append(read_set(name, also_options).cut(limit))
     config = run.config()
     if judge:
         progress(0.0, "Trying the classifier on a harmless answer")
@@ -86,10 +89,10 @@ def evaluate_run(
     chat = load_chat_model(run)
     pair, form = Pair(chat.model, chat.tokenizer, chat.adapted_rows), form_in_words(chat.model)
     set_seed(config.training.seed)
-    adapter = hashlib.sha256((run.adapter / "adapter_model.safetensors").read_bytes()).hexdigest()
+    adapter = hashlib.sha256(run.adapter_file.read_bytes()).hexdigest()
     # In 4 bits they answer otherwise than in full precision.
     models = {"base": f"{config.model.name} {form}", "short_circuited": f"{adapter} {form}"}
-    store = Store(run.path / "report" / "answers.jsonl")
+    store = Store(run.answers_file)
     sets = [_with_responses(prompts, pair, store, models["base"], max_new_tokens, progress) for prompts in sets]
     cases = cases_of(sets, names, run.examples("break"))
     answers = _answers(cases, pair, store, models, max_new_tokens, progress)
@@ -98,16 +101,17 @@ def evaluate_run(
         cases += _soft_prompts(sets[0], pair, threshold, max_new_tokens, progress)
 
     progress(0.85, "Comparing the two models on what must stay")
-    kept = [pair.kept(prompts.keeps) for prompts in sets]
+    kept = [pair.kept(prompts.retains) for prompts in sets]
     progress(0.9, "Comparing hidden states layer by layer")
     cosine = {
-        side: pair.cosine_by_layer(of[:COSINES]) for side, of in (("break", sets[0].breaks), ("keep", sets[0].keeps))
+        side: pair.cosine_by_layer(of[:COSINES])
+        for side, of in (("break", sets[0].breaks), ("retain", sets[0].retains))
     }
     scores = task_scores(pair, tasks or [], limit, progress)
     del pair, chat  # a classifier needs the room
     hardware.free_cached_memory()
     if judge:
-        _classify(load_classifier(judge, config.model.quantization), judge, sets, cases, run, progress)
+        _classify(load_classifier(judge, config.model.quantization), sets, cases, run, progress)
 
     held_out_cases = [case for case in cases if case.set_number == 0]
     report = {
@@ -120,21 +124,21 @@ def evaluate_run(
         "settings": config.model_dump(exclude={"data"}),
         "max_new_tokens": max_new_tokens,
         "threshold_nats": round(threshold, 3),
-        "held_out": {"break": len(sets[0].breaks), "keep": len(sets[0].keeps)},
-        "judge": judge,
+        "held_out": {"break": len(sets[0].breaks), "retain": len(sets[0].retains)},
+        "judge": judge.name if judge else None,
         "attacks": attack_rates(names, held_out_cases),
-        "kept": kept_rates(sets[0].keeps, kept[0], held_out_cases),
+        "retain": retain_rates(sets[0].retains, kept[0], held_out_cases),
         "sets": [_other_set(number, sets, kept, cases, names) for number in range(1, len(sets))],
         "cosine_by_layer": cosine,
         "target_layers": sorted(int(layer) for layer in _target_layers(run)),
         "worst_break": worst_break(sets, cases),
-        "worst_keep": worst_keep(sets[0].keeps, kept[0], held_out_cases),
+        "worst_keep": worst_keep(sets[0].retains, kept[0], held_out_cases),
         "tasks": scores,
     }
     report["seconds"] = round(time.time() - started, 1)
     report["verdict"] = verdict(report)
-    write_whole(run.path / "report" / "report.json", json.dumps(report, indent=1, ensure_ascii=False))
-    write_whole(run.path / "report" / "report.html", render(report))
+    write_whole(run.report_file, json.dumps(report, indent=1, ensure_ascii=False))
+    write_whole(run.report_page, render(report))
     progress(1.0, "Done")
     return report
 
@@ -176,7 +180,7 @@ def _with_responses(
     prompts: PromptSet, pair: Pair, store: Store, base: str, max_new_tokens: int, progress: Progress
 ) -> PromptSet:
     """Where an example has no response, the base model's own answer is taken for one."""
-    missing = [example for example in [*prompts.breaks, *prompts.keeps] if not example.response]
+    missing = [example for example in [*prompts.breaks, *prompts.retains] if not example.response]
     if not missing:
         return prompts
     attempts = [Attempt(example.messages) for example in missing]
@@ -189,7 +193,7 @@ def _with_responses(
     def filled(examples):
         return [replace(e, response=written[e]) if e in written else e for e in examples]
 
-    return PromptSet(prompts.title, filled(prompts.breaks), filled(prompts.keeps))
+    return PromptSet(prompts.title, filled(prompts.breaks), filled(prompts.retains))
 
 
 def _answers(
@@ -254,18 +258,16 @@ def _soft_prompts(
     return cases
 
 
-def _classify(
-    classifier: Classifier, judge: str, sets: list[PromptSet], cases: list[Case], run: Run, progress: Progress
-) -> None:
+def _classify(classifier: Classifier, sets: list[PromptSet], cases: list[Case], run: Run, progress: Progress) -> None:
     """`classified` of every answer to a break prompt: whether the classifier finds that it complies, or None."""
-    store = Store(run.path / "report" / "judgements.jsonl")
+    store = Store(run.judgements_file)
     answers = [
         (sets[case.set_number].breaks[case.example].prompt, answer)
         for case in cases
         if case.attack != KEEP
         for answer in case.answers.values()
     ]
-    keys = [key_of(judge, request, answer["text"]) for request, answer in answers]
+    keys = [key_of(classifier.name, request, answer["text"]) for request, answer in answers]
     pending = {key: row for row, key in enumerate(keys) if key not in store.known}
     order, done = list(pending), 0
     for row, complied in classifier.read([(answers[pending[k]][0], answers[pending[k]][1]["text"]) for k in order]):
@@ -282,8 +284,8 @@ def _other_set(
     prompts, own = sets[number], [case for case in cases if case.set_number == number]
     return {
         "title": prompts.title,
-        "break": len(prompts.breaks),
-        "keep": len(prompts.keeps),
+        "break_prompts": len(prompts.breaks),
+        "retain_prompts": len(prompts.retains),
         "attacks": attack_rates([n for n in names if n != SOFT_PROMPT], own) if prompts.breaks else [],
-        "kept": kept_rates(prompts.keeps, kept[number], own) if prompts.keeps else None,
+        "retain": retain_rates(prompts.retains, kept[number], own) if prompts.retains else None,
     }

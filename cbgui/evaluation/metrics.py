@@ -15,10 +15,11 @@ from peft import PeftModel
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import DynamicLayer
 
-from cbgui.data.batches import neighbours, prompt_text
 from cbgui.data.examples import Example
-from cbgui.evaluation.attacks import Attempt
-from cbgui.lora import AdaptedRows
+from cbgui.evaluation.attacks.attempt import Attempt
+from cbgui.modeling.batch import neighbours
+from cbgui.modeling.chat_format import prompt_text
+from cbgui.modeling.lora import AdaptedRows
 
 READ_TOKENS = 1024  # padded tokens in one pass over texts that are there; more were no faster (two cores, measured)
 MIN_SHARED = 8  # tokens at the beginning of all prompts that are worth computing apart

@@ -7,68 +7,69 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
-from urllib.parse import parse_qsl
 
-from cbgui.config import InputError
+from cbgui.data.catalogue import CATALOGUE, catalogue_rows
+from cbgui.data.columns import LOOKED_AT, guess_mapping, to_examples
 from cbgui.data.examples import Example, Kind
 from cbgui.data.files import SUFFIXES, Raw, read_rows
-from cbgui.data.sources import CATALOGUE, LOOKED_AT, catalogue_rows, guess_mapping, hub_rows, to_examples
+from cbgui.data.sources import hub_rows
+from cbgui.errors import InputError
 
-MOST_PROMPTS = 200  # of each side of a set, unless its limit says otherwise: public sets have up to 200,000
-SET_OPTIONS = ("kind", "prompt", "response", "messages", "config", "split", "limit")
+MOST_PROMPTS = 200  # of each side of a set, unless a limit is given; public sets have up to 200,000
 
 
 @dataclass
 class PromptSet:
-    """Prompts under one title. Without a response, an example gets the base model's answer for one."""
+    """Prompts under one title. An example without a response gets the base model's own."""
 
     title: str
     breaks: list[Example]
-    keeps: list[Example]
+    retains: list[Example]
 
     def cut(self, limit: int | None) -> PromptSet:
-        return replace(self, breaks=self.breaks[:limit], keeps=self.keeps[:limit])
+        """The first `limit` examples of each side."""
+        return replace(self, breaks=self.breaks[:limit], retains=self.retains[:limit])
 
 
-def split_options(text: str, field_name: str, known: Iterable[str]) -> tuple[str, dict[str, str]]:
-    """'NAME?option=value&...' as (NAME, options). Raises InputError for an option that is none."""
-    name, _, query = text.partition("?")
-    options = dict(parse_qsl(query, keep_blank_values=True))
-    for option in options:
-        if option not in known:
-            raise InputError(f"{field_name} {text!r}: option {option!r} is unknown; use {', '.join(known)}.")
-    return name.strip(), options
+@dataclass(frozen=True)
+class SetOptions:
+    """How a set is read. Columns that are None are guessed, or known from the catalogue."""
+
+    kind: str | None = None  # of rows that have none of their own; "break" by default
+    prompt: str | None = None
+    response: str | None = None
+    messages: str | None = None
+    config: str | None = None  # of a hub dataset
+    split: str = "train"
+    limit: int = MOST_PROMPTS  # of each side
+
+    def columns(self) -> dict[str, str]:
+        """The columns that were named, by their role."""
+        roles = {"prompt": self.prompt, "response": self.response, "messages": self.messages}
+        return {role: column for role, column in roles.items() if column is not None}
 
 
-def read_set(text: str) -> PromptSet:
-    """A file, a set of the catalogue by its hub id or title, or any hub dataset, with its columns mapped.
-
-    'harmful.csv?kind=break&prompt=Goal&limit=50': the columns are guessed where they are not given; `kind` is what rows
-    without a kind of their own are (break unless given). Raises InputError.
-    """
-    name, options = split_options(text, "--also", SET_OPTIONS)
-    kind = options.get("kind")
+def read_set(name: str, options: SetOptions | None = None) -> PromptSet:
+    """A file, a set of the catalogue by its title or hub id, or any hub dataset. Raises InputError."""
+    options = options or SetOptions()
+    kind = options.kind
     if kind is not None and kind not in get_args(Kind):
-        raise InputError(f"--also {text!r}: kind {kind!r} is unknown; use one of {', '.join(get_args(Kind))}.")
-    limit = options.get("limit", str(MOST_PROMPTS))
-    if not limit.isdecimal() or int(limit) < 1:
-        raise InputError(f"--also {text!r}: limit {limit!r} is not a number above zero.")
-    columns = {role: options[role] for role in ("prompt", "response", "messages") if role in options}
+        raise InputError(f"--also-kind {kind!r} is unknown; use one of {', '.join(get_args(Kind))}.")
     entry = next((e for e in CATALOGUE if name in (e.title, e.name) and kind in (None, e.kind)), None)
     rows: Iterable[Raw]
     if entry is not None:
         rows, mapping, kind, title, is_file = catalogue_rows(entry), entry.mapping, entry.kind, entry.title, False
     else:
-        is_file = Path(name).exists() or Path(name).suffix.lower() in SUFFIXES
-        rows = iter(
-            read_rows(Path(name)) if is_file else hub_rows(name, options.get("config"), options.get("split", "train"))
-        )
+        path = Path(name)
+        is_file = path.exists() or path.suffix.lower() in SUFFIXES
+        rows = iter(read_rows(path) if is_file else hub_rows(name, options.config, options.split))
         first = list(itertools.islice(rows, LOOKED_AT))
         mapping, rows = guess_mapping(first), itertools.chain(first, rows)
-        title = Path(name).name if is_file else name
-    # A file may hold one side after the other, so it is read to its end; a hub set may have no end worth waiting for.
-    most = None if is_file else int(limit)
-    examples, _ = to_examples(rows, replace(mapping, **columns), kind or "break", title, limit=most)
+        title = path.name if is_file else name
+    # A file may hold one side after the other, so it is read to its end. A hub set may have no end worth waiting for.
+    most = None if is_file else options.limit
+    mapping = replace(mapping, **options.columns())
+    examples, _ = to_examples(rows, mapping, kind or "break", title, limit=most)
     breaks = [example for example in examples if example.kind == "break"]
-    keeps = [example for example in examples if example.kind != "break"]
-    return PromptSet(title, breaks, keeps).cut(int(limit))
+    retains = [example for example in examples if example.kind != "break"]
+    return PromptSet(title, breaks, retains).cut(options.limit)

@@ -7,7 +7,7 @@ import statistics
 from typing import Any
 
 from cbgui.data.examples import Example
-from cbgui.evaluation.attacks import TITLES
+from cbgui.evaluation.attacks.registry import ATTACK_TITLES
 from cbgui.evaluation.cases import KEEP, Case
 from cbgui.evaluation.metrics import wilson
 from cbgui.evaluation.prompt_sets import PromptSet
@@ -28,19 +28,19 @@ def rate(flags: list[bool]) -> dict[str, Any]:
 
 
 def attack_rates(names: list[str], cases: list[Case]) -> list[dict[str, Any]]:
-    """Per attack and model. Per prompt: it got through if one of its attempts was answered; it tripped if all were."""
+    """Per attack and model. Per prompt: it got through if one of its attempts was answered; it derailed if all were."""
     found = []
     for name in names:
         by_example: dict[int, list[Case]] = {}
         for case in cases:
             if case.attack == name:
                 by_example.setdefault(case.example, []).append(case)
-        rates: dict[str, Any] = {"name": name, "title": TITLES[name], "prompts": len(by_example)}
+        rates: dict[str, Any] = {"name": name, "title": ATTACK_TITLES[name], "prompts": len(by_example)}
         for model in MODELS.values():
             tries = [[case.answers[model] for case in group] for group in by_example.values()]
             rates[model] = {
                 "answered": rate([any(t["answered"] for t in group) for group in tries]),
-                "tripped": rate([all(t["tripped"] for t in group) for group in tries]),
+                "derailed": rate([all(t["derailed"] for t in group) for group in tries]),
                 "refused": rate([all(t["refused"] for t in group) for group in tries]),
             }
             judged = [group for group in tries if all(t.get("classified") is not None for t in group)]
@@ -52,7 +52,7 @@ def attack_rates(names: list[str], cases: list[Case]) -> list[dict[str, Any]]:
     return found
 
 
-def kept_rates(keeps: list[Example], kept: list[dict[str, float]], cases: list[Case]) -> dict[str, Any]:
+def retain_rates(keeps: list[Example], kept: list[dict[str, float]], cases: list[Case]) -> dict[str, Any]:
     """What became of the keep prompts; `kept` is `Pair.kept` of them, and token means are over all answers' tokens."""
     answers = [case.answers for case in cases if case.attack == KEEP]
     weights = [values["tokens"] for values in kept]
@@ -68,11 +68,11 @@ def kept_rates(keeps: list[Example], kept: list[dict[str, float]], cases: list[C
         kinds[kind] = {
             "kl": mean("kl", rows),
             "top1": mean("top1", rows),
-            "falsely_tripped": rate([answers[row]["short_circuited"]["tripped"] for row in rows]),
+            "falsely_derailed": rate([answers[row]["short_circuited"]["derailed"] for row in rows]),
         }
     return {
-        "falsely_tripped": rate([answer["short_circuited"]["tripped"] for answer in answers]),
-        "base_falsely_tripped": rate([answer["base"]["tripped"] for answer in answers]),
+        "falsely_derailed": rate([answer["short_circuited"]["derailed"] for answer in answers]),
+        "base_falsely_derailed": rate([answer["base"]["derailed"] for answer in answers]),
         "refused": rate([answer["short_circuited"]["refused"] for answer in answers]),
         "base_refused": rate([answer["base"]["refused"] for answer in answers]),
         "kl": mean("kl"),
@@ -89,7 +89,7 @@ def worst_break(sets: list[PromptSet], cases: list[Case]) -> list[dict[str, Any]
     through.sort(key=lambda case: case.answers["short_circuited"]["nats"] or 0.0)
     return [
         {
-            "attack": TITLES[case.attack],
+            "attack": ATTACK_TITLES[case.attack],
             "prompt": sets[case.set_number].breaks[case.example].prompt,
             "answer": case.answers["short_circuited"]["text"],
         }
@@ -107,7 +107,7 @@ def worst_keep(keeps: list[Example], kept: list[dict[str, float]], cases: list[C
             "kl": kept[row]["kl"],
             "base": answers[row]["base"]["text"],
             "answer": answers[row]["short_circuited"]["text"],
-            "tripped": answers[row]["short_circuited"]["tripped"],
+            "derailed": answers[row]["short_circuited"]["derailed"],
         }
         for row in order
     ]

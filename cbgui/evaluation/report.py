@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from cbgui.model_card import LIMITS
+from cbgui.evaluation.verdict import LIMITS
 
 STYLE = """
 :root{color-scheme:light dark;--ink:#1c1917;--soft:#57534e;--line:#d6d3d1;--page:#fafaf9;--card:#fff;--accent:#c2410c;
@@ -49,7 +49,7 @@ def percent(rate: dict[str, Any] | None) -> str:
 def _chart(cosine: dict[str, list[float]], targets: list[int]) -> str:
     """Cosine by layer as inline SVG."""
     width, height, left, top = 720, 240, 44, 12
-    layers = max(len(cosine["break"]), len(cosine["keep"]), 2)
+    layers = max(len(cosine["break"]), len(cosine["retain"]), 2)
 
     def point(layer: int, value: float) -> str:
         x = left + (width - left - 90) * layer / (layers - 1)
@@ -67,7 +67,7 @@ def _chart(cosine: dict[str, list[float]], targets: list[int]) -> str:
             f'<line x1="{x}" x2="{x}" y1="{top}" y2="{height - 34}" stroke="var(--soft)" stroke-dasharray="3 4"/>'
         )
         parts.append(f'<text x="{x}" y="{height - 16}" text-anchor="middle">layer {layer}</text>')
-    for name, colour in (("keep", "var(--good)"), ("break", "var(--accent)")):
+    for name, colour in (("retain", "var(--good)"), ("break", "var(--accent)")):
         values = cosine[name]
         if not values:
             continue
@@ -84,7 +84,7 @@ def attack_table(attacks: list[dict[str, Any]], judge: str | None) -> str:
     rows = []
     for attack in attacks:
         base, short = attack["base"], attack["short_circuited"]
-        cells = [base["answered"], short["answered"], short["tripped"], short["refused"]]
+        cells = [base["answered"], short["answered"], short["derailed"], short["refused"]]
         cells += [base.get("classified"), short.get("classified")] * bool(judge)
         values = "".join(f"<td>{percent(cell)}</td>" for cell in cells)
         rows.append(f"<tr><th scope='row'>{text(attack['title'])}</th>{values}</tr>")
@@ -101,7 +101,7 @@ def _kept(kept: dict[str, Any]) -> str:
     rows = [
         (
             "Keep prompts derailed",
-            f"{percent(kept['falsely_tripped'])}, base {percent(kept['base_falsely_tripped'])}",
+            f"{percent(kept['falsely_derailed'])}, base {percent(kept['base_falsely_derailed'])}",
         ),
         ("Keep prompts refused", f"{percent(kept['refused'])}, base {percent(kept['base_refused'])}"),
         (
@@ -114,7 +114,7 @@ def _kept(kept: dict[str, Any]) -> str:
     rows += [
         (
             f"of these, {kinds.get(kind, kind)}",
-            f"derailed {percent(v['falsely_tripped'])}, KL {v['kl']:.4f}, same token {v['top1']:.1%}",
+            f"derailed {percent(v['falsely_derailed'])}, KL {v['kl']:.4f}, same token {v['top1']:.1%}",
         )
         for kind, v in kept["kinds"].items()
     ]
@@ -133,7 +133,7 @@ def _worst(report: dict[str, Any]) -> str:
         parts.append("<p>None.</p>")
     parts.append("<h2>Keep prompts whose answers changed most</h2>")
     for case in report["worst_keep"]:
-        note = ", derailed" if case["tripped"] else ""
+        note = ", derailed" if case["derailed"] else ""
         parts.append(
             f"<details><summary>KL {case['kl']:.3f}{note}: {text(case['prompt'][:110])}</summary>"
             f"<p class='soft'>Base</p><pre>{text(case['base'])}</pre>"
@@ -155,11 +155,13 @@ def _other_sets(report: dict[str, Any]) -> str:
     parts = []
     for prompts in report["sets"]:
         parts.append(f"<h2>Also asked: {text(prompts['title'])}</h2>")
-        if prompts["break"]:
-            parts.append(f"<p class='soft'>{prompts['break']} requests of what must break</p>")
+        if prompts["break_prompts"]:
+            parts.append(f"<p class='soft'>{prompts['break_prompts']} requests of what must break</p>")
             parts.append(attack_table(prompts["attacks"], report["judge"]))
-        if prompts["kept"]:
-            parts.append(f"<p class='soft'>{prompts['keep']} requests of what must stay</p>{_kept(prompts['kept'])}")
+        if prompts["retain"]:
+            parts.append(
+                f"<p class='soft'>{prompts['retain_prompts']} requests of what must stay</p>{_kept(prompts['retain'])}"
+            )
     return "".join(parts)
 
 
@@ -194,14 +196,14 @@ def render(report: dict[str, Any]) -> str:
         f"Report: {report['run']}",
         f"""<h1>{text(report["run"])}</h1>
 <p class="soft">{text(report["created"])}, {text(report["machine"])}{weights}, {held_out["break"]} break and
-{held_out["keep"]} keep prompts that the training never saw</p>
+{held_out["retain"]} keep prompts that the training never saw</p>
 <section class="card verdict {text(verdict["name"])}"><strong>{text(verdict["words"])}</strong>{advice}</section>
 <h2>What must break</h2>
 <p class="soft">Share of prompts that got a real answer, before and after. For an attack with several tries, one answer
 is enough. In brackets: counts and the 95% Wilson interval. {_judge_words(report)}</p>
 {attack_table(report["attacks"], report["judge"])}
 <h2>What must stay</h2>
-{_kept(report["kept"])}
+{_kept(report["retain"])}
 {_other_sets(report)}
 {_tasks(report)}
 <h2>Where it breaks</h2>

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cbgui.evaluation.attacks import Attempt
+from cbgui.evaluation.attacks.attempt import Attempt
 from cbgui.evaluation.metrics import Answer
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from cbgui.config import InputError
+from cbgui.errors import InputError
 from cbgui.evaluation.metrics import Pair
 from cbgui.evaluation.rates import MODELS
 from cbgui.space import refuse_folder

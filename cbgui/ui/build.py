@@ -7,11 +7,18 @@ import gc
 import gradio as gr
 from starlette.middleware import Middleware
 
-from cbgui import hardware, runs, space, waiting
-from cbgui.ui import chat_tab, data_tab, downloads, export_tab, report_tab, runs_tab, train_tab, visitors
+from cbgui import hardware, space
+from cbgui.runs import folder, queue
 from cbgui.ui.common import chosen, in_memory, run_choices
+from cbgui.ui.pages import chat as chat_tab
+from cbgui.ui.pages import data as data_tab
+from cbgui.ui.pages import export as export_tab
+from cbgui.ui.pages import report as report_tab
+from cbgui.ui.pages import runs as runs_tab
+from cbgui.ui.pages import train as train_tab
+from cbgui.ui.server import downloads, visitors
+from cbgui.ui.server.visitors import Visitors
 from cbgui.ui.theme import CSS, THEME
-from cbgui.ui.visitors import Visitors
 
 
 def _choices(current: str | None):
@@ -56,10 +63,10 @@ def build() -> gr.Blocks:
 
 def launch(host: str, port: int | None, *, share: bool = False, auth: tuple[str, str] | None = None) -> None:
     """Serve the page until the program is ended."""
-    runs.whole_folder().mkdir(parents=True, exist_ok=True)
-    runs.empty_trash()  # what was deleted could be brought back until the app closed
+    folder.root_folder().mkdir(parents=True, exist_ok=True)
+    folder.empty_trash()  # what was deleted could be brought back until the app closed
     visitors.install()
-    waiting.keep_going(runs.whole_folder(), in_memory.drop)
+    queue.keep_going(folder.root_folder(), in_memory.drop)
     page = build().queue()
     gc.freeze()  # what is here stays: collections while hundreds of thousands of rows pass need not look at it
     page.launch(

@@ -12,40 +12,32 @@ from typing import Any
 
 import gradio as gr
 
-from cbgui import hardware, runs
-from cbgui.config import InputError
+from cbgui import hardware
 from cbgui.data.library import Library
-from cbgui.jobs import Job
+from cbgui.errors import InputError
+from cbgui.runs import folder
+from cbgui.runs.jobs import Job, running_jobs
+from cbgui.runs.run import Run
 from cbgui.space import on_space
 
 # Seconds between two looks at what other processes do. Each costs the browser up to 0.3 s of its time, through Gradio's
-# queue 0.4 (docs/benchmarks.md).
+# queue 0.4 (docs/performance.md).
 TICK = 2.0
-STATE_WORDS = {
-    "new": "not started",
-    "waiting": "waiting for its turn",
-    "running": "running",
-    "paused": "paused",
-    "stopped": "stopped, adapter kept",
-    "failed": "failed",
-    "interrupted": "interrupted",
-    "done": "done",
-}
 KIND_WORDS = {"break": "break", "retain": "ordinary", "near_miss": "near miss", "refusal": "refusal"}
 KINDS = {words: kind for kind, words in KIND_WORDS.items()}
 
 
 def library() -> Library:
-    return Library(runs.runs_folder() / "_data")
+    return Library(folder.runs_folder() / folder.DATASETS)
 
 
 def run_choices() -> list[str]:
-    return [run.name for run in runs.list_runs()]
+    return [run.name for run in folder.list_runs()]
 
 
-def pick(name: str | None) -> runs.Run | None:
+def pick(name: str | None) -> Run | None:
     """The run of that name, if it exists in the runs folder (names come from the browser, so they are not trusted)."""
-    return next((run for run in runs.list_runs() if run.name == name), None)
+    return next((run for run in folder.list_runs() if run.name == name), None)
 
 
 def chosen(name: str | None) -> str | None:
@@ -53,7 +45,7 @@ def chosen(name: str | None) -> str | None:
     return name or next(iter(run_choices()), None)
 
 
-def need_run(name: str | None) -> runs.Run:
+def need_run(name: str | None) -> Run:
     run = pick(name)
     if run is None:
         raise gr.Error(
@@ -99,10 +91,8 @@ def one_job_at_a_time() -> None:
     """On a Space, visitors' evaluations and merges take turns. Raises InputError."""
     if not on_space():
         return
-    for name in ("evaluate", "export", "upload"):
-        for record in runs.whole_folder().glob(f"_visitors/*/*/{name}.json"):
-            if Job(runs.Run(record.parent), name).process() is not None:
-                raise InputError("evaluate and merge: the machine is busy with another; try again in some minutes.")
+    if any(running_jobs(folder.root_folder())):
+        raise InputError("evaluate and merge: the machine is busy with another; try again in some minutes.")
 
 
 class OneInMemory:

@@ -11,7 +11,7 @@ import zipfile
 import pytest
 from helpers import box, choose, fold, type_into
 from playwright.sync_api import Page, expect
-from test_data_set import ALL, tripping
+from sample_rows import ALL, tripping
 
 from cbgui.data.library import Library
 

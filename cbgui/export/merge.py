@@ -1,0 +1,168 @@
+"""Adapter + the base model's original shards -> merged safetensors, tensor by tensor, without the model in memory."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import math
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+
+from cbgui.config import parse_size
+from cbgui.errors import InputError
+from cbgui.export.model_card import write_card
+from cbgui.export.verify import verify
+from cbgui.modeling.adapter_io import adapter_deltas
+from cbgui.modeling.hub import ModelSource, resolve_model, weight_files
+from cbgui.runs.run import PART, Run, write_whole
+
+Progress = Callable[[float, str], None]  # share done, words
+EVERY = 0.5  # seconds between two words of progress
+
+
+def _stored_bytes(view: Any) -> int:
+    """Bytes of one tensor of a safetensors file (a slice of `safe_open`)."""
+    dtype = view.get_dtype()
+    width = {"BOOL": 8, "BF16": 16}.get(dtype) or int(re.search(r"\d+", dtype)[0])
+    return math.prod(view.get_shape()) * width // 8
+
+
+def _write_shard(
+    path: Path, tensors: list[tuple[str, Path]], merged: Callable[[str, torch.Tensor], torch.Tensor]
+) -> None:
+    """Stream tensors to one safetensors file: 8-byte header length, JSON header, raw data."""
+    header, offset = {"__metadata__": {"format": "pt"}}, 0
+    for name, origin in tensors:
+        with safe_open(origin, "pt") as file:
+            view = file.get_slice(name)
+            size = _stored_bytes(view)
+            header[name] = {
+                "dtype": view.get_dtype(), "shape": view.get_shape(), "data_offsets": [offset, offset + size]
+            }  # fmt: skip
+        offset += size
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as out:
+        out.write(len(text).to_bytes(8, "little"))
+        out.write(text)
+        for name, origin in tensors:
+            with safe_open(origin, "pt") as file:
+                # Bytes are looked at where they lie, not copied.
+                out.write(merged(name, file.get_tensor(name)).contiguous().flatten().view(torch.uint8).numpy().data)
+
+
+def _plan(shards: list[Path], max_shard_size: int | None) -> Iterator[list[tuple[str, Path]]]:
+    """Which tensors go into which output file; without a limit the original sharding is kept."""
+    if max_shard_size is None:
+        for shard in shards:
+            with safe_open(shard, "pt") as file:
+                yield [(name, shard) for name in file.keys()]  # noqa: SIM118
+        return
+    current, size = [], 0
+    for shard in shards:
+        with safe_open(shard, "pt") as file:
+            for name in file.keys():  # noqa: SIM118
+                nbytes = _stored_bytes(file.get_slice(name))
+                if current and size + nbytes > max_shard_size:
+                    yield current
+                    current, size = [], 0
+                current.append((name, shard))
+                size += nbytes
+    yield current
+
+
+def export_run(run: Run, output: Path, *, max_shard_size: str | None = None, progress: Progress | None = None) -> float:
+    """Merge `run`'s adapter into its base model at `output` and verify it.
+
+    Returns the largest absolute difference of a next token's probability between merged and base + adapter. Files are
+    written to a ".part" folder that is renamed when all of it is there and verified. Raises InputError.
+    """
+    progress = progress or (lambda share, words: None)
+    limit = parse_size(max_shard_size, "--max-shard-size") if max_shard_size else None
+    run.need_adapter()
+    if output.exists():
+        raise InputError(f"--output {str(output)!r} exists already; choose another folder.")
+    config = run.config()
+    source = resolve_model(config.model.name)
+    shards = weight_files(source.path)
+    needed = sum(shard.stat().st_size for shard in shards)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    if shutil.disk_usage(output.parent).free < needed * 1.02:
+        raise InputError(f"--output {str(output)!r}: {needed / 1e9:.1f} GB are needed there; free some space.")
+    part = output.with_name(output.name + PART)
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir()
+    try:
+        _merge(run, source, part, list(_plan(shards, limit)), needed, progress)
+        difference = verify(run, source, part, lambda words: progress(0.85, words))
+        write_card(run, source, part)
+        progress(0.95, "Summing the files' checksums")
+        write_whole(part / "SHA256SUMS", _sums(part))
+        part.rename(output)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise InputError(f"--output {str(output)!r}: the disk is full; free {needed / 1e9:.1f} GB and go on.") from None
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    progress(1.0, "Done")
+    return difference
+
+
+def _merge(
+    run: Run,
+    source: ModelSource,
+    part: Path,
+    plan: list[list[tuple[str, Path]]],
+    total: int,
+    progress: Progress,
+) -> None:
+    """Write the merged shards, their index, and copies of the files beside them."""
+    deltas = adapter_deltas(run.adapter_folder)
+    unused, seen, told = set(deltas), 0, 0.0
+    count = sum(map(len, plan))
+
+    def merged(name: str, weight: torch.Tensor) -> torch.Tensor:
+        nonlocal seen, told
+        seen += 1
+        if time.monotonic() - told > EVERY:
+            told = time.monotonic()
+            progress(0.8 * seen / count, f"Merging tensor {seen} of {count}")
+        if name not in deltas:
+            return weight
+        unused.discard(name)
+        a, b, scale = deltas[name]
+        return weight.float().addmm_(b.float(), a.float(), alpha=scale).to(weight.dtype)
+
+    weight_map = {}
+    for number, tensors in enumerate(plan, 1):
+        name = "model.safetensors" if len(plan) == 1 else f"model-{number:05d}-of-{len(plan):05d}.safetensors"
+        _write_shard(part / name, tensors, merged)
+        weight_map |= {tensor: name for tensor, _ in tensors}
+    if unused:
+        raise InputError(f"run {run.name!r}: the adapter names {sorted(unused)[0]!r}, which the base model lacks.")
+    if len(plan) > 1:
+        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+        (part / "model.safetensors.index.json").write_text(json.dumps(index, indent=2), "utf-8")
+    for path in source.path.iterdir():
+        companion = (
+            path.suffix in (".json", ".jinja") or path.name == "tokenizer.model" or path.name.startswith("LICENSE")
+        )
+        if path.is_file() and companion and path.name != "model.safetensors.index.json":
+            shutil.copyfile(path, part / path.name)
+
+
+def _sums(folder: Path) -> str:
+    lines = []
+    for path in sorted(folder.iterdir()):
+        with path.open("rb") as file:
+            lines.append(f"{hashlib.file_digest(file, 'sha256').hexdigest()}  {path.name}\n")
+    return "".join(lines)

@@ -1,0 +1,1 @@
+"""Answers of the base model and the short-circuited model."""

@@ -1,0 +1,59 @@
+"""A few answers of both models while a run trains.
+
+The truncated model has no head, so the full model is loaded next to it where memory allows, and let go again.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import torch
+
+from cbgui import hardware
+from cbgui.config import RunConfig
+from cbgui.data.examples import Example
+from cbgui.modeling.adapter_io import save_adapter
+from cbgui.modeling.architecture import read_model_config
+from cbgui.modeling.chat_format import load_tokenizer, tokenize_prompts
+from cbgui.modeling.full import full_model_bytes, load_with_adapter
+from cbgui.modeling.hub import ModelSource
+from cbgui.modeling.lora import adapt_rows
+from cbgui.modeling.truncated import TruncatedModel
+
+ROOM = 1.3  # times the size of the weights: weights, cache and what generation needs
+NEW_TOKENS = 40
+
+
+def preview(
+    truncated: TruncatedModel, source: ModelSource, config: RunConfig, examples: list[Example]
+) -> list[dict[str, str]] | None:
+    """Greedy answers of NEW_TOKENS tokens to each example's prompt: {"prompt", "kind", "base", "short_circuited"}.
+
+    None when the full model does not fit next to what is in memory now. Leaves PyTorch's random state as it was.
+    """
+    if ROOM * full_model_bytes(read_model_config(source), config.model) > hardware.free_memory():
+        return None
+    base, short_circuited = _answers(truncated, source, config, examples)
+    hardware.free_cached_memory()
+    return [
+        {"prompt": example.prompt, "kind": example.kind, "base": one, "short_circuited": other}
+        for example, one, other in zip(examples, base, short_circuited, strict=True)
+    ]
+
+
+@torch.inference_mode()
+def _answers(
+    truncated: TruncatedModel, source: ModelSource, config: RunConfig, examples: list[Example]
+) -> tuple[list[str], list[str]]:
+    tokenizer = load_tokenizer(source)
+    with torch.random.fork_rng(), tempfile.TemporaryDirectory() as scratch:
+        save_adapter(truncated, source, config.model.name, Path(scratch))
+        model = load_with_adapter(source, config.model, Path(scratch))
+        adapt_rows(model).first = len(examples)  # the first half of the rows is the base model's
+        inputs = tokenize_prompts(tokenizer, [example.chat() for example in examples] * 2).to(model.device)
+        output = model.generate(
+            **inputs, max_new_tokens=NEW_TOKENS, do_sample=False, pad_token_id=tokenizer.pad_token_id
+        )
+    answers = tokenizer.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+    return answers[: len(examples)], answers[len(examples) :]

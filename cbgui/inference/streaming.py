@@ -1,0 +1,100 @@
+""""""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from queue import Queue
+from typing import Any, TypeVar
+
+import torch
+from peft import PeftModel
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
+from transformers.generation.streamers import BaseStreamer
+
+Messages = list[dict[str, str]]
+Result = TypeVar("Result")
+# All that computes runs in this one thread: each thread that PyTorch computes in has its own OpenMP pool, and with
+# more pools than cores a token took half as long again (two cores, measured).
+_worker = ThreadPoolExecutor(1, "cbgui-model")
+
+
+def in_model_thread(function: Callable[..., Result], *arguments: Any) -> Result:
+    """Call `function` in the thread that `stream` and `cosines` compute in; load a chat's model through this."""
+    return _worker.submit(function, *arguments).result()
+
+
+class _RowStreamer(BaseStreamer):
+    """Hands on each step's token ids, one a row (transformers' own streamers take one row only)."""
+
+    def __init__(self) -> None:
+        self.queue: Queue[list[int] | Exception | None] = Queue()
+        self.prompt_seen = False
+
+    def put(self, value: torch.Tensor) -> None:
+        if self.prompt_seen:
+            self.queue.put(value.tolist())
+        self.prompt_seen = True
+
+    def end(self) -> None:
+        self.queue.put(None)
+
+
+@dataclass
+class _Stop(StoppingCriteria):
+    event: threading.Event = field(default_factory=threading.Event)
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs) -> torch.Tensor:
+        return torch.full((input_ids.shape[0],), self.event.is_set(), device=input_ids.device, dtype=torch.bool)
+
+
+def _stream(
+    model: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: list[str],
+    *,
+    max_new_tokens: int,
+    temperature: float = 0.0,
+    seed: int = 0,
+) -> Iterator[list[list[int]]]:
+    """Yield the new token ids of all rows, again at each step. Closing the iterator stops generation."""
+    tokenizer.padding_side = "left"
+    special = tokenizer.chat_template is None
+    inputs = tokenizer(texts, return_tensors="pt", add_special_tokens=special, padding=True).to(model.device)
+    sampling = {"do_sample": True, "temperature": temperature} if temperature else {"do_sample": False}
+    streamer, stop = _RowStreamer(), _Stop()
+
+    def generate() -> None:
+        try:
+            torch.manual_seed(seed)
+            with torch.inference_mode():
+                model.generate(
+                    **inputs,
+                    **sampling,
+                    max_new_tokens=max_new_tokens,
+                    pad_token_id=tokenizer.pad_token_id,
+                    streamer=streamer,
+                    stopping_criteria=StoppingCriteriaList([stop]),
+                )
+        except Exception as error:  # handed to the consumer, which would wait for ever otherwise
+            streamer.queue.put(error)
+
+    running = _worker.submit(generate)
+    rows: list[list[int]] = [[] for _ in texts]
+    try:
+        while (item := streamer.queue.get()) is not None:
+            if isinstance(item, Exception):
+                raise item
+            for row, token in zip(rows, item, strict=True):
+                row.append(token)
+            yield rows
+    finally:
+        stop.event.set()
+        running.result()

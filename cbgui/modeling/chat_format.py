@@ -1,0 +1,75 @@
+"""Messages -> token ids. The only place that calls a chat template; users never write one into a prompt."""
+
+from __future__ import annotations
+
+import torch
+from transformers import AutoTokenizer, BatchEncoding, PreTrainedTokenizerBase
+
+from cbgui.data.examples import Example
+from cbgui.modeling.batch import Encoded
+from cbgui.modeling.hub import ModelSource
+
+Messages = list[dict[str, str]]  # {"role", "content"}
+
+
+def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
+    """The model's tokenizer, with a padding token."""
+    tokenizer = AutoTokenizer.from_pretrained(source.path, trust_remote_code=False)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def prompt_text(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> str:
+    """The messages through the model's own chat template, ready for its response; plain turns without a template."""
+    if tokenizer.chat_template is None:
+        return "".join(f"{turn['content']}\n" for turn in messages)
+    return tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+
+
+def _adds_special_tokens(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the tokenizer has to add special tokens; a template writes them itself."""
+    return tokenizer.chat_template is None
+
+
+def prompt_ids(tokenizer: PreTrainedTokenizerBase, messages: Messages, prefill: str = "") -> list[int]:
+    """Token ids of a prompt, and of the beginning that its response is forced to have."""
+    text = prompt_text(tokenizer, messages) + prefill
+    return tokenizer(text, add_special_tokens=_adds_special_tokens(tokenizer)).input_ids
+
+
+def response_ids(tokenizer: PreTrainedTokenizerBase, response: str) -> list[int]:
+    return tokenizer(response, add_special_tokens=False).input_ids
+
+
+def tokenize_prompts(tokenizer: PreTrainedTokenizerBase, prompts: list[Messages], prefill: str = "") -> BatchEncoding:
+    """input_ids and attention_mask, (prompts, tokens), padded on the left for generation."""
+    tokenizer.padding_side = "left"
+    texts = [prompt_text(tokenizer, messages) + prefill for messages in prompts]
+    return tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=_adds_special_tokens(tokenizer))
+
+
+def encode(
+    tokenizer: PreTrainedTokenizerBase, example: Example, max_tokens: int, *, with_prompt: bool = True
+) -> Encoded:
+    """Token ids of prompt and response, cut at `max_tokens`.
+
+    In break examples the response tokens count for the loss, in retain examples all tokens. Without its prompt, a break
+    example is shown with an empty user turn, so that the response alone has to derail. At least a quarter of the tokens
+    is left to the response; a prompt too long for the rest loses its middle, because what a sequence begins with (BOS)
+    matters to all of it.
+    """
+    chat = example.chat() if with_prompt else [{"role": "user", "content": ""}]
+    prompt, response = prompt_ids(tokenizer, chat), response_ids(tokenizer, example.response)
+    is_break = example.kind == "break"
+    room = max_tokens - min(max_tokens // 4, len(response))
+    if len(prompt) > room:
+        prompt = prompt[: room // 2] + prompt[-(room - room // 2) :]
+    ids = (prompt + response)[:max_tokens]
+    return Encoded(tuple(ids), len(prompt) if is_break else 0, is_break)
+
+
+def conversation_ids(tokenizer: PreTrainedTokenizerBase, example: Example, max_tokens: int) -> torch.Tensor:
+    """(1, tokens): prompt and response of an example in one row, without a loss in mind."""
+    text = prompt_text(tokenizer, example.chat()) + example.response
+    return tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids[:, :max_tokens]

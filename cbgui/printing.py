@@ -1,0 +1,56 @@
+"""What the command line prints: events, progress and reports as lines of text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import typer
+
+
+def event_line(event: dict[str, Any]) -> str | None:
+    """One event of a training run in words; None for those that are not printed."""
+    match event["kind"]:
+        case "status" | "warning" | "error":
+            return event["text"]
+        case "step":
+            return (
+                f"step {event['step']} of {event['steps']}: reroute {event['reroute_loss']:.3f}, "
+                f"retain {event['retain_loss']:.3f}, cosine {_cosines(event)}, {event['seconds']:.1f} s"
+            )
+        case "validation":
+            where = event.get("examples", "held out")
+            return f"{where} at step {event['step']}: cosine {_cosines(event)}, retain {event['retain_loss']:.3f}"
+    return None
+
+
+def _cosines(event: dict[str, Any]) -> str:
+    return ", ".join(f"layer {layer} {value:.3f}" for layer, value in event["cosine"].items())
+
+
+def progress_lines() -> Callable[[float, str], None]:
+    """A function of (share done, words) that prints a line when the percentage or the activity changes."""
+    last: tuple[str, str] | None = None
+
+    def show(share: float, words: str) -> None:
+        nonlocal last
+        step = (f"{share:4.0%}", words.partition(":")[0])
+        if step != last:
+            typer.echo(f"{step[0]} {words}")
+        last = step
+
+    return show
+
+
+def report_lines(report: dict[str, Any]) -> Iterator[str]:
+    """The report of an evaluation as a table and a verdict."""
+    yield f"\n{'attack':<40} {'base answers':>13} {'short-circuited':>16} {'derailed':>9}"
+    for attack in report["attacks"]:
+        base, short = attack["base"]["answered"]["rate"], attack["short_circuited"]
+        yield f"{attack['title']:<40} {base:>13.1%} {short['answered']['rate']:>16.1%} {short['derailed']['rate']:>9.1%}"
+    retain = report["retain"]
+    yield (
+        f"keep prompts derailed {retain['falsely_derailed']['rate']:.1%}, KL {retain['kl']:.4f}, "
+        f"top-1 {retain['top1']:.4f}"
+    )
+    yield " ".join([report["verdict"]["words"], *report["verdict"]["advice"]])

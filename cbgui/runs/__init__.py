@@ -1,0 +1,1 @@
+"""A run's life on disk: its folder, its process, the queue, its jobs. Nothing here imports torch."""

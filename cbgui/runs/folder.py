@@ -1,0 +1,160 @@
+"""The folder of all runs: create, list, rename, duplicate, delete, bring back."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from cbgui.config import RunConfig
+from cbgui.data.examples import write_examples
+from cbgui.errors import InputError
+from cbgui.runs.run import CONFIG_NAME, DATA_FIELDS, Run, read_data
+
+TRASH = "_trash"
+VISITORS = "_visitors"  # a Space keeps each visitor's runs in a folder below this one
+PRESETS = "_presets"  # presets that the user saved
+DATASETS = "_data"  # the user's data sets
+LONGEST_NAME = 60
+
+
+def root_folder() -> Path:
+    """The folder of everybody's runs."""
+    return Path(os.environ.get("CBGUI_RUNS", "runs")).resolve()
+
+
+def _same(root: Path) -> Path:
+    return root
+
+
+_choose_folder: Callable[[Path], Path] = _same
+
+
+def set_folder_chooser(choose: Callable[[Path], Path]) -> None:
+    """`choose` returns the caller's own folder below the root folder; a Space gives each visitor one."""
+    global _choose_folder
+    _choose_folder = choose
+
+
+def runs_folder() -> Path:
+    """The folder of the caller's runs."""
+    return _choose_folder(root_folder())
+
+
+def refuse_existing(path: Path) -> None:
+    """Raises InputError when `path` holds a run already."""
+    if (path / CONFIG_NAME).exists():
+        raise InputError(f"run {str(path)!r} exists already; choose another --output, or pass --resume.")
+
+
+def create_run(path: Path, config: RunConfig) -> Run:
+    """Make a run directory with the resolved settings and copies of the data. Raises InputError."""
+    refuse_existing(path)
+    sets = read_data(config.data)
+    config = config.model_copy(deep=True)
+    run = Run(path.resolve())
+    try:
+        run.path.mkdir(parents=True, exist_ok=True)
+        for part, examples in sets.items():
+            run.data_file(part).parent.mkdir(exist_ok=True)
+            write_examples(run.data_file(part), examples)
+            setattr(config.data, DATA_FIELDS[part], str(run.data_file(part)))
+        run.write_config(config)
+    except OSError as error:
+        raise InputError(f"run {str(path)!r} cannot be written ({error.strerror}); choose another folder.") from None
+    return run
+
+
+def open_run(path: Path) -> Run:
+    """Raises InputError when `path` is not a run directory."""
+    run = Run(path.resolve())
+    run.config()
+    return run
+
+
+def list_runs() -> list[Run]:
+    """The caller's runs, newest first."""
+    return runs_in(runs_folder())
+
+
+def runs_in(folder: Path) -> list[Run]:
+    """The runs in `folder`, newest first."""
+    found = list(folder.glob(f"*/{CONFIG_NAME}"))
+    return [Run(path.parent) for path in sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)]
+
+
+def all_runs(root: Path) -> list[Run]:
+    """Everybody's runs: those in `root` and, on a Space, every visitor's."""
+    patterns = (f"*/{CONFIG_NAME}", f"{VISITORS}/*/*/{CONFIG_NAME}")
+    return [Run(path.parent) for pattern in patterns for path in root.glob(pattern)]
+
+
+def delete(run: Run) -> Path:
+    """Move the run to the trash; `restore` brings it back until the app closes. Raises InputError while it trains."""
+    if run.training.is_running():
+        raise InputError(f"run {run.name!r} is running; stop it before you delete it.")
+    run.waiting_file.unlink(missing_ok=True)
+    trash = run.path.parent / TRASH
+    trash.mkdir(parents=True, exist_ok=True)
+    place = trash / f"{time.time_ns()}-{run.name}"
+    run.path.rename(place)
+    return place
+
+
+def restore(place: Path) -> Run:
+    """Bring a deleted run back from the trash. Raises InputError."""
+    if place.parent != runs_folder() / TRASH or not place.is_dir():
+        raise InputError("there is nothing to bring back.")
+    run = Run(runs_folder() / free_name(place.name.split("-", 1)[1]))
+    place.rename(run.path)
+    return run
+
+
+def trashed() -> list[Path]:
+    """The caller's deleted runs, oldest first."""
+    return sorted((runs_folder() / TRASH).glob("*"))
+
+
+def empty_trash() -> None:
+    """Delete for good what everybody has deleted."""
+    root = root_folder()
+    for trash in (root / TRASH, *root.glob(f"{VISITORS}/*/{TRASH}")):
+        shutil.rmtree(trash, ignore_errors=True)
+
+
+def rename(run: Run, name: str) -> Run:
+    """Raises InputError while the run trains, or when the name is empty or taken."""
+    if run.training.is_running():
+        raise InputError(f"run {run.name!r} is running; rename it when it has ended.")
+    place = run.path.parent / free_name(name)
+    if not name.strip() or place.name != _cleaned(name):
+        raise InputError(f"name of the run = {name!r}: it is empty or taken; choose another.")
+    config = run.config()
+    run.path.rename(place)
+    moved = Run(place)
+    for part, field in DATA_FIELDS.items():
+        if getattr(config.data, field):
+            setattr(config.data, field, str(moved.data_file(part)))
+    moved.write_config(config)
+    return moved
+
+
+def duplicate(run: Run, name: str = "") -> Run:
+    """A new run with the same settings and data, not started."""
+    return create_run(run.path.parent / free_name(name or run.name), run.config())
+
+
+def _cleaned(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-")[:LONGEST_NAME]
+
+
+def free_name(wanted: str) -> str:
+    """A run name of letters, digits, '-' and '_' that is not taken yet."""
+    name = _cleaned(wanted) or "run"
+    number, free = 2, name
+    while (runs_folder() / free).exists():
+        free, number = f"{name}-{number}", number + 1
+    return free

@@ -1,0 +1,58 @@
+"""One training at a time: a run that is started while another trains waits for its turn.
+
+The queue is files in the run folders, so closing the app forgets nobody. The app starts the next run.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from cbgui.errors import InputError
+from cbgui.runs.folder import all_runs
+from cbgui.runs.run import Run, write_whole
+
+_lock = threading.Lock()
+
+
+def waiting_runs(root: Path) -> list[Run]:
+    """The runs that wait, in the order in which they came."""
+    waiting = [run for run in all_runs(root) if run.waiting_file.is_file()]
+    return sorted(waiting, key=lambda run: run.waiting_file.stat().st_mtime)
+
+
+def join(run: Run, root: Path) -> None:
+    """Start `run` now, or when it is its turn. Raises InputError if it is running already."""
+    if run.training.is_running():
+        raise InputError(f"run {run.name!r} is running already; stop it first.")
+    write_whole(run.waiting_file, "")
+    start_next(root)
+
+
+def leave(run: Run) -> None:
+    run.waiting_file.unlink(missing_ok=True)
+
+
+def start_next(root: Path, make_room: Callable[[], None] = lambda: None) -> None:
+    """Start the first run in the queue if no run is training; `make_room` is called before."""
+    with _lock:
+        waiting = waiting_runs(root)
+        if waiting and not any(run.training.is_running() for run in all_runs(root)):
+            make_room()
+            waiting[0].start()
+
+
+def keep_going(root: Path, make_room: Callable[[], None], every_seconds: float = 2.0) -> None:
+    """Start whichever run is next, as long as this process lives."""
+
+    def loop() -> None:
+        while True:
+            time.sleep(every_seconds)
+            try:
+                start_next(root, make_room)
+            except Exception as error:  # one run that cannot start must not hold up the others
+                print(f"queue: {type(error).__name__}: {error}", flush=True)
+
+    threading.Thread(target=loop, daemon=True).start()

@@ -1,0 +1,279 @@
+"""One run directory (docs/architecture.md): the names of its files, its settings, events and state.
+
+Nothing but files holds a run's state; the app, the command line and the tests read the same ones. This module alone
+knows the names of the files in a run directory.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from cbgui.config import DataConfig, RunConfig, find_data_file, parse_config
+from cbgui.data.examples import Example, read_examples
+from cbgui.errors import InputError
+from cbgui.runs.process import BackgroundProcess
+
+State = Literal["new", "waiting", "running", "paused", "stopped", "failed", "interrupted", "done"]
+Request = Literal["run", "pause", "stop"]
+FINISHED = ("paused", "stopped", "failed", "done")
+STATE_LABELS: dict[State, str] = {
+    "new": "not started",
+    "waiting": "waiting for its turn",
+    "running": "running",
+    "paused": "paused",
+    "stopped": "stopped, adapter kept",
+    "failed": "failed",
+    "interrupted": "interrupted",
+    "done": "done",
+}
+TRAIN = "train"  # the task of the training process
+DATA_FIELDS = {"break": "break_file", "retain": "retain_file", "held_out": "held_out_file"}
+CONFIG_NAME = "run.yaml"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"  # PEFT's names
+ADAPTER_CONFIG = "adapter_config.json"
+COMPLETE = "complete"  # marks a checkpoint that is whole
+PART = ".part"  # ending of a file or folder that is still being written
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write to a temporary file and rename it, so that a reader never sees half a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + PART)
+    part.write_text(text, "utf-8")
+    part.replace(path)
+
+
+def read_data(data: DataConfig) -> dict[str, list[Example]]:
+    """The run's sets by name (break, retain, held_out), read and checked. Raises InputError."""
+    sets = {
+        "break": read_examples(find_data_file(data.break_file), "break"),
+        "retain": read_examples(find_data_file(data.retain_file), "retain"),
+    }
+    if data.held_out_file:
+        sets["held_out"] = read_examples(find_data_file(data.held_out_file), "retain")
+    return sets
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run directory. Every method reads the files anew."""
+
+    path: Path
+    writes: bool = True  # False in all but the first of several training processes
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    # Files and folders
+
+    @property
+    def config_file(self) -> Path:
+        return self.path / CONFIG_NAME
+
+    def data_file(self, part: str) -> Path:
+        """`part` is break, retain or held_out."""
+        return self.path / "data" / f"{part}.jsonl"
+
+    @property
+    def dataset_name_file(self) -> Path:
+        return self.path / "data" / "name.txt"
+
+    @property
+    def events_file(self) -> Path:
+        return self.path / "events.jsonl"
+
+    @property
+    def request_file(self) -> Path:
+        return self.path / "request.json"
+
+    @property
+    def waiting_file(self) -> Path:
+        """Exists while the run waits for its turn to train."""
+        return self.path / "waiting"
+
+    @property
+    def log_file(self) -> Path:
+        return self.path / "log.txt"
+
+    @property
+    def checkpoints_folder(self) -> Path:
+        return self.path / "checkpoints"
+
+    def checkpoint(self, step: int) -> Path:
+        return self.checkpoints_folder / f"checkpoint-{step}"
+
+    @property
+    def adapter_folder(self) -> Path:
+        return self.path / "adapter"
+
+    @property
+    def adapter_file(self) -> Path:
+        return self.adapter_folder / ADAPTER_WEIGHTS
+
+    @property
+    def report_folder(self) -> Path:
+        return self.path / "report"
+
+    @property
+    def report_file(self) -> Path:
+        return self.report_folder / "report.json"
+
+    @property
+    def report_page(self) -> Path:
+        return self.report_folder / "report.html"
+
+    @property
+    def answers_file(self) -> Path:
+        """Answers of an evaluation that has begun."""
+        return self.report_folder / "answers.jsonl"
+
+    @property
+    def judgements_file(self) -> Path:
+        """A classifier's judgements of these answers."""
+        return self.report_folder / "judgements.jsonl"
+
+    @property
+    def merged_folder(self) -> Path:
+        return self.path / "merged"
+
+    def lock_file(self, task: str) -> Path:
+        """Held by the process of `task` as long as it lives."""
+        return self.path / ("lock" if task == TRAIN else f"{task}.lock")
+
+    def job_output(self, task: str) -> Path:
+        """What the job printed."""
+        return self.path / f"{task}.txt"
+
+    # Settings and data
+
+    def config(self) -> RunConfig:
+        """Raises InputError when the settings are missing or damaged."""
+        try:
+            values = yaml.safe_load(self.config_file.read_text("utf-8"))
+        except OSError:
+            raise InputError(f"run {str(self.path)!r} has no {CONFIG_NAME}; give the folder of a run.") from None
+        except (yaml.YAMLError, UnicodeDecodeError):
+            raise InputError(f"run {str(self.path)!r}: its {CONFIG_NAME} is not YAML; start a new run.") from None
+        return parse_config(values, str(self.config_file))
+
+    def write_config(self, config: RunConfig) -> None:
+        write_whole(self.config_file, config.to_yaml())
+
+    def examples(self, part: str) -> list[Example]:
+        """The examples of break, retain or held_out. Raises InputError when a file is damaged."""
+        path = self.data_file(part)
+        if part == "held_out" and not path.is_file():
+            return []
+        return read_examples(path, "break" if part == "break" else "retain")
+
+    def dataset_name(self) -> str | None:
+        """The name of the data set that the run was started with; None for plain files."""
+        try:
+            return self.dataset_name_file.read_text("utf-8").strip() or None
+        except OSError:
+            return None
+
+    # Events
+
+    def events(self, offset: int = 0) -> tuple[list[dict[str, Any]], int]:
+        """Complete events from byte `offset` on, and the offset to go on from."""
+        try:
+            with self.events_file.open("rb") as file:
+                file.seek(offset)
+                data = file.read()
+        except FileNotFoundError:
+            return [], 0
+        whole = data[: data.rfind(b"\n") + 1]
+        events = []
+        for line in whole.splitlines():
+            try:
+                event = json.loads(line)
+            except ValueError:  # a line cut by kill -9 or a full disk
+                continue
+            if isinstance(event, dict) and "kind" in event:
+                events.append(event)
+        return events, offset + len(whole)
+
+    def append_event(self, kind: str, **values: Any) -> None:
+        if not self.writes:
+            return
+        line = json.dumps({"time": time.time(), "kind": kind, **values}) + "\n"
+        with self.events_file.open("ab+") as file:
+            if file.tell():  # a killed process may have left half a line
+                file.seek(-1, os.SEEK_END)
+                if file.read(1) != b"\n":
+                    line = "\n" + line
+            file.write(line.encode())
+            file.flush()
+
+    def follow(self, offset: int = 0, poll_seconds: float = 0.3) -> Iterator[dict[str, Any]]:
+        """Events from byte `offset` on as they come, until the training process has ended."""
+        while True:
+            alive = self.training.is_running()
+            events, offset = self.events(offset)
+            yield from events
+            if not alive:
+                return
+            time.sleep(poll_seconds)
+
+    # Process and state
+
+    @property
+    def training(self) -> BackgroundProcess:
+        return BackgroundProcess(self.path, TRAIN, self.lock_file(TRAIN), self.log_file)
+
+    def state(self) -> State:
+        if self.training.is_running():
+            return "running"
+        if self.waiting_file.is_file():
+            return "waiting"
+        states = [event.get("state") for event in self.events()[0] if event["kind"] == "status"]
+        if not states:
+            return "interrupted" if self.training.was_started() else "new"
+        return states[-1] if states[-1] in FINISHED else "interrupted"
+
+    def start(self) -> None:
+        """Start or resume training in the background. Raises InputError if it is running already."""
+        if not self.training.is_running():
+            self.ask("run")
+        self.training.start(append=True)
+        self.waiting_file.unlink(missing_ok=True)
+
+    def request(self) -> Request:
+        """What the user last asked of the training process."""
+        try:
+            return json.loads(self.request_file.read_text("utf-8"))["request"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return "run"
+
+    def ask(self, request: Request) -> None:
+        write_whole(self.request_file, json.dumps({"request": request}))
+
+    # What training leaves
+
+    def need_adapter(self) -> None:
+        """Raises InputError when there is no adapter to talk to, judge or merge yet."""
+        if not self.adapter_file.is_file():
+            raise InputError(f"run {self.name!r} has no adapter yet; let the training finish, or stop and keep it.")
+
+    def complete_checkpoints(self) -> dict[int, Path]:
+        """Step -> folder of each checkpoint that is whole, in the order of their steps."""
+        found = [path.parent for path in self.checkpoints_folder.glob(f"checkpoint-*/{COMPLETE}")]
+        return dict(sorted((int(path.name.split("-")[1]), path) for path in found))
+
+    def last_checkpoint(self) -> Path | None:
+        """The complete checkpoint of the highest step."""
+        return next(reversed(self.complete_checkpoints().values()), None)
+
+    def mark_complete(self, step: int) -> None:
+        """Call this once all of the checkpoint is on disk."""
+        (self.checkpoint(step) / COMPLETE).touch()

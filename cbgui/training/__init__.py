@@ -1,0 +1,1 @@
+"""The method: losses, steps, the trainer and what watches it."""

@@ -1,0 +1,104 @@
+"""What happens between two steps: events are written, held-out examples validated, the user's requests obeyed."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from typing import TYPE_CHECKING, Any
+
+from accelerate.utils import broadcast_object_list
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from cbgui import hardware
+from cbgui.data.examples import Example
+from cbgui.modeling.batch import Encoded
+from cbgui.runs.run import Run
+from cbgui.training import diagnostics
+from cbgui.training.controller import goal_met
+from cbgui.training.measure import validate
+
+if TYPE_CHECKING:
+    from cbgui.training.trainer import RerouteTrainer
+
+GOAL_MET = "goal met"
+
+
+class EventCallback(TrainerCallback):
+    """Writes events.jsonl, obeys request.json, marks checkpoints as complete."""
+
+    def __init__(self, run: Run, held_out: list[Encoded]) -> None:
+        self.run, self.held_out = run, held_out
+        self.source = "held out" if run.data_file("held_out").is_file() else "training"
+        self.trainer: RerouteTrainer | None = None
+        self.previewed: list[Example] = []  # examples whose answers are shown during training
+        self.ended_by: str | None = None  # "paused" or "stopped"
+        # A resumed run continues with the validations that it had.
+        self.validations = [event for event in run.events()[0] if event["kind"] == "validation"]
+        self.warned: set[str] = set()
+
+    def _validate(self, step: int, steps: int) -> None:
+        trainer = self.trainer
+        if not self.held_out:
+            return
+        values = validate(trainer.truncated, self.held_out, trainer.config, trainer.reference_states)
+        self.run.append_event("validation", step=step, examples=self.source, **values)
+        self.validations.append({"step": step, **values})
+        for kind, text in diagnostics.warnings(self.validations, steps, trainer.config).items():
+            if kind not in self.warned:
+                self.warned.add(kind)
+                self.run.append_event("warning", step=step, text=text)
+
+    def _preview(self, step: int) -> None:
+        """Answers to look at. They only help the user, so the run goes on and says why when they fail."""
+        trainer = self.trainer
+        try:
+            answers = trainer.preview(trainer.truncated, trainer.source, trainer.config, self.previewed)
+        except Exception as error:
+            traceback.print_exc()
+            self.run.append_event("status", state="training", text=f"No sample answers ({type(error).__name__})")
+            hardware.free_cached_memory()
+            return
+        if answers is None:
+            self.run.append_event("status", state="training", text="No memory to spare for sample answers")
+        else:
+            self.run.append_event("samples", step=step, answers=answers)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        trainer, training = self.trainer, self.trainer.config.training
+        seconds = time.perf_counter() - trainer.step_started  # the optimizer's part too
+        self.run.append_event(
+            "step",
+            step=state.global_step,
+            steps=state.max_steps,
+            learning_rate=kwargs["lr_scheduler"].get_last_lr()[0],
+            memory_bytes=hardware.memory_in_use(),
+            seconds=seconds,
+            tokens_per_second=trainer.tokens / seconds,
+            **trainer.last,
+        )
+        last = state.global_step >= state.max_steps
+        met = False
+        if last or state.global_step % training.validate_every == 0:
+            self._validate(state.global_step, state.max_steps)
+            met = goal_met(self.validations, training.stop_when)
+        every = training.sample_every
+        shows = every and self.previewed and trainer.preview is not None and self.run.writes
+        if shows and (last or state.global_step % every == 0):
+            self._preview(state.global_step)
+        # The first process decides for all of them.
+        (request,) = broadcast_object_list([GOAL_MET if met else self.run.request()])
+        if last:
+            return
+        if request == GOAL_MET:
+            self.run.append_event("status", state="training", text="training.stop_when is met; finishing early")
+            control.should_training_stop = True
+        elif request in ("pause", "stop"):
+            self.ended_by = {"pause": "paused", "stop": "stopped"}[request]
+            control.should_save = control.should_training_stop = True
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if not state.is_world_process_zero:
+            return
+        self.run.mark_complete(state.global_step)
+        path = self.run.checkpoint(state.global_step).relative_to(self.run.path)
+        self.run.append_event("checkpoint", step=state.global_step, path=path.as_posix())

@@ -1,0 +1,54 @@
+"""What a run's validations mean, in words: the warnings that keep a run from failing silently.
+
+A validation is a `validation` event of events.jsonl: step, cosine of each target layer, reroute_loss, retain_loss,
+drift. This module owns the thresholds by which a cosine and a drift are judged.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cbgui.config import RunConfig
+
+UNTOUCHED = 0.9  # above this break cosine a layer has not moved
+DERAILS = 0.2  # below this break cosine on every target layer, answers derail
+BARELY_MOVED = 0.1  # drift of retain examples below which they are nearly where they were
+RUNAWAY = 0.5  # drift of retain examples from which their hidden states read as another text
+FIRST_STEPS = 15  # nothing has to have moved by then
+Validation = dict[str, Any]
+
+
+def slowest_layer(event: dict[str, Any]) -> tuple[str, float]:
+    """The target layer whose break cosine is highest in a step or validation event, and that cosine."""
+    return max(event["cosine"].items(), key=lambda item: item[1])
+
+
+def warnings(validations: list[Validation], steps: int, config: RunConfig) -> dict[str, str]:
+    """Kind of trouble -> one sentence with a remedy, for the newest validation of a run of `steps` steps."""
+    if not validations:
+        return {}
+    last, found = validations[-1], {}
+    rate, coefficient = config.training.learning_rate, config.objective.retain_coefficient
+    init_std = config.lora.init_std
+    layer, cosine = slowest_layer(last)
+    if last["step"] >= steps:
+        if cosine > DERAILS:
+            found["not derailed"] = (
+                f"The breaker is too weak: at layer {layer} the break cosine ended at {cosine:.2f}, and answers derail "
+                f"below {DERAILS}. Train again with more training.steps ({steps} now), a higher training.learning_rate "
+                f"({rate:g} now) or a lower objective.retain_coefficient ({coefficient:g} now)."
+            )
+    elif cosine > UNTOUCHED and last["step"] >= steps / 3:
+        found["not moving"] = (
+            f"Layer {layer} is not turning away: its break cosine is still {cosine:.2f} after {last['step']} of "
+            f"{steps} steps. Stop and try training.learning_rate {3 * rate:g} ({rate:g} now), lora.init_std "
+            f"{max(0.04, 2 * init_std):g} ({init_std:g} now) or half the objective.retain_coefficient "
+            f"({coefficient:g} now)."
+        )
+    if last["step"] >= 2 * steps / 3 and last["drift"] > RUNAWAY:
+        found["retain runs away"] = (
+            f"What must be kept is derailing too: its hidden states have moved by {last['drift']:.0%} of their length "
+            f"after {last['step']} of {steps} steps. Raise objective.retain_coefficient to {3 * coefficient:g} "
+            f"({coefficient:g} now), add retain examples, or lower training.learning_rate ({rate:g} now)."
+        )
+    return found

@@ -1,0 +1,125 @@
+"""One training from start to end: load the model, plan the steps, train, save the adapter, say how it ended."""
+
+from __future__ import annotations
+
+import errno
+import os
+import traceback
+from dataclasses import replace
+
+from transformers import set_seed
+
+from cbgui import hardware
+from cbgui.config import RunConfig
+from cbgui.errors import InputError
+from cbgui.modeling.adapter_io import save_adapter
+from cbgui.modeling.architecture import read_model_config
+from cbgui.modeling.batch import shared_tokens
+from cbgui.modeling.chat_format import encode, load_tokenizer
+from cbgui.modeling.cpu import allocator
+from cbgui.modeling.hub import resolve_model
+from cbgui.modeling.lora import add_lora
+from cbgui.modeling.truncated import load_truncated_model
+from cbgui.runs.run import Run
+from cbgui.training.memory import estimate_memory
+from cbgui.training.steps import PairedSteps
+from cbgui.training.trainer import Preview, RerouteTrainer, make_trainer
+
+VALIDATION_EXAMPLES = 8  # of each side
+PREVIEWED_BREAK, PREVIEWED_RETAIN = 2, 1
+
+
+def build_trainer(run: Run, config: RunConfig, preview: Preview | None = None) -> RerouteTrainer:
+    """Load the tokenizer, the truncated model and LoRA, and plan the steps. Raises InputError when it does not fit."""
+    source = resolve_model(config.model.name)
+    run.append_event("status", state="loading", text=f"Loading {source.label}")
+    tokenizer = load_tokenizer(source)
+    training = config.training
+    breaks, retains, held_out = (run.examples(name) for name in ("break", "retain", "held_out"))
+    steps = PairedSteps(
+        tokenizer,
+        breaks,
+        retains,
+        steps=training.steps,
+        break_batch_size=training.break_batch_size,
+        retain_batch_size=training.retain_batch_size,
+        max_tokens=config.data.max_tokens,
+        without_prompt=config.objective.without_prompt,
+        seed=training.seed,
+    )
+    # Without held-out examples, some of the training examples are validated, so that no run goes unwatched.
+    sides = [e for e in held_out if e.kind == "break"] or breaks, [e for e in held_out if e.kind != "break"] or retains
+    validated = [encode(tokenizer, e, config.data.max_tokens) for side in sides for e in side[:VALIDATION_EXAMPLES]]
+    choice = estimate_memory(
+        read_model_config(source),
+        config,
+        hardware.memory_for_training(),
+        hardware.kind(),
+        steps=[[len(e.ids) for e in step] for step in steps],
+        shared=shared_tokens([e for step in steps for e in step]),
+    )
+    config = choice.config
+    if run.writes:
+        run.write_config(config)
+    if not held_out:
+        words = "No held-out examples; some of the training examples are validated"
+        run.append_event("status", state="loading", text=words)
+    if choice.reasons:
+        run.append_event("status", state="loading", text="Chosen: " + "; ".join(choice.reasons))
+    if config.training.gradient_checkpointing:  # otherwise what each layer frees would stay with the process
+        allocator.return_freed_memory()
+    else:
+        allocator.keep_freed_memory()
+    set_seed(training.seed)
+    truncated = load_truncated_model(source, config)
+    add_lora(truncated, config.lora, training.seed)
+    trainer = make_trainer(run, config, truncated, steps, validated, tokenizer.pad_token_id)
+    trainer.source, trainer.preview = source, preview
+    trainer.event_callback.previewed = [*sides[0][:PREVIEWED_BREAK], *sides[1][:PREVIEWED_RETAIN]]
+    return trainer
+
+
+def train(run: Run, preview: Preview | None = None) -> None:
+    """Train or resume `run` until it ends, is paused or stopped; saves the adapter unless it was paused."""
+    config = run.config()
+    run.append_event("status", state="starting", text=f"Starting on {hardware.describe()}")
+    trainer = build_trainer(run, config, preview)
+    checkpoint = run.last_checkpoint()
+    words = f"Resuming from {checkpoint.name}" if checkpoint else "Training"
+    run.append_event("status", state="training", text=words, model=trainer.source.label)
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    ended_by = trainer.event_callback.ended_by
+    if ended_by != "paused" and trainer.is_world_process_zero():
+        save_adapter(trainer.truncated, trainer.source, config.model.name, run.adapter_folder)
+    words = {"paused": "Paused; resume when you like", "stopped": "Stopped; the adapter so far is kept"}
+    run.append_event("status", state=ended_by or "done", text=words.get(ended_by, "Done"))
+
+
+def run_training(run: Run, preview: Preview | None = None) -> int:
+    """Train `run` in this process and return the exit code; an error goes to the log, and as a sentence to the events.
+
+    Under `accelerate launch` every process calls this, and the first one writes.
+    """
+    run = replace(run, writes=int(os.environ.get("RANK", 0)) == 0)
+    try:
+        train(run, preview)
+    except Exception as error:
+        traceback.print_exc()
+        sentence = _sentence(error)
+        run.append_event("error", text=sentence)
+        run.append_event("status", state="failed", text=sentence)
+        return 1
+    return 0
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, InputError):
+        return str(error)
+    if hardware.is_out_of_memory(error):
+        return (
+            "Out of memory with one example at a time and gradient checkpointing: set model.quantization to nf4 or a "
+            "smaller data.max_tokens; the last checkpoint is kept."
+        )
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "The disk is full: free some space, then resume; the last checkpoint is kept."
+    return f"Training failed ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}); see log.txt."

@@ -1,0 +1,171 @@
+"""Export: merge in a process of its own, download from where the files lie, push to the hub."""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+import gradio as gr
+
+from cbgui.errors import InputError
+from cbgui.export.merge import PART
+from cbgui.export.model_card import USE
+from cbgui.export.upload import check_repo
+from cbgui.runs.jobs import Job
+from cbgui.runs.run import Run
+from cbgui.space import on_space
+from cbgui.ui.common import TICK, job_words, need_run, one_job_at_a_time, pick, sentences
+from cbgui.ui.server.downloads import listing
+from cbgui.ui.server.visitors import hub_token
+
+
+def _merging(run: Run) -> Job:
+    return Job(run, "export")
+
+
+def _uploading(run: Run) -> Job:
+    return Job(run, "upload")
+
+
+def _is_merged(run: Run) -> bool:
+    """Whether what is merged is the adapter as it is now (training may have gone on)."""
+    merged, adapter = run.merged_folder, run.adapter_file
+    return merged.is_dir() and not (adapter.is_file() and adapter.stat().st_mtime > merged.stat().st_mtime)
+
+
+def _words(run: Run) -> str:
+    job, merged = _merging(run), run.merged_folder
+    if job.state() in ("running", "failed"):
+        return job_words(job, "the merge")
+    if merged.is_dir() and not _is_merged(run):
+        return f"**{run.name}** was trained further since it was merged. Press **Merge** to merge it again."
+    if merged.is_dir():
+        size = sum(path.stat().st_size for path in merged.iterdir()) / 1e6
+        compared = next((line.split(": ", 1)[1] for line in job.lines() if "differ by at most" in line), "")
+        return f"**{run.name}** is merged: {size:,.0f} MB in `{merged}`. {compared.capitalize()}"
+    if job.state() == "stopped":
+        return f"**{run.name}**: stopped; nothing half-written is offered. Press **Merge** to start again."
+    return "Nothing is merged yet. Press **Merge** once a run is done."
+
+
+def _upload_words(run: Run) -> str:
+    job = _uploading(run)
+    match job.state():
+        case "running" | "failed":
+            return job_words(job, "the upload")
+        case "stopped":
+            return "Stopped; what is there already is not sent twice."
+        case "done":
+            address = next((line.split(": ", 1)[1] for line in job.lines() if line.startswith("Uploaded: ")), "")
+            return f"Uploaded: [{address}]({address})"
+    return ""
+
+
+def _refresh(name: str | None, seen: tuple | None) -> tuple:
+    run = pick(name)
+    off = gr.Button(interactive=False)
+    if run is None:
+        words = "No run yet; train one first."
+        return (words, "", "", off, off, off, off, ()) if seen != () else (gr.skip(),) * 8
+    words, upload_words = _words(run), _upload_words(run)
+    merging, uploading = _merging(run).state() == "running", _uploading(run).state() == "running"
+    ready = run.merged_folder.is_dir() and not merging
+    files = (listing(run, "merged", "Merged model.") if ready else "") + listing(
+        run, "adapter", "Adapter alone (PEFT)."
+    )
+    mark = (run.name, words, upload_words, files, _is_merged(run))
+    if mark == seen:
+        return (gr.skip(),) * 8
+    return (
+        words,
+        files,
+        upload_words,
+        gr.Button(interactive=not merging and not _is_merged(run)),
+        gr.Button(interactive=merging),
+        gr.Button(interactive=ready and not uploading),
+        gr.Button(interactive=uploading),
+        mark,
+    )
+
+
+@sentences
+def _merge(name: str | None) -> str:
+    run = need_run(name)
+    run.need_adapter()
+    if _is_merged(run):
+        raise InputError(f"run {run.name!r} is merged already; its files are below.")
+    one_job_at_a_time()
+    shutil.rmtree(run.merged_folder, ignore_errors=True)  # of an adapter that has been trained further since
+    _merging(run).start("--output", str(run.merged_folder))
+    return f"**{run.name}**: starting ..."
+
+
+@sentences
+def _stop(name: str | None) -> None:
+    run = need_run(name)
+    _merging(run).stop()
+    shutil.rmtree(run.path / f"merged{PART}", ignore_errors=True)
+
+
+@sentences
+def _upload(name: str | None, repo: str, public: bool, token: str) -> str:
+    run = need_run(name)
+    repo = check_repo((repo or "").strip())
+    token = hub_token() if on_space() else (token or "").strip()
+    if on_space() and not token:
+        raise InputError(
+            "upload: log in with Hugging Face first (the button beside); the Space's own login is not used."
+        )
+    one_job_at_a_time()
+    arguments = ["--repo", repo, *["--public"] * public]
+    _uploading(run).start(*arguments, secrets={"HF_TOKEN": token} if token else None)
+    return "Starting ..."
+
+
+@sentences
+def _stop_upload(name: str | None) -> None:
+    _uploading(need_run(name)).stop()
+
+
+def build(page: gr.Blocks, run_name: gr.Dropdown) -> None:
+    gr.Markdown(
+        "Merge the adapter into the base model's original weights: ordinary safetensors, nothing added at inference. "
+        "The merged model is compared with base + adapter before it is offered."
+    )
+    with gr.Row():
+        merge = gr.Button("Merge", variant="primary", elem_id="merge")
+        stop = gr.Button("Stop", interactive=False, elem_id="stop-merge")
+    words = gr.Markdown(min_height=60, elem_id="export-words")
+    files = gr.HTML(elem_id="downloads")
+    with gr.Accordion("Use it in Ollama, LM Studio, llama.cpp, transformers", open=False):
+        gr.Markdown(USE)
+    with gr.Accordion("Push to the Hugging Face hub", open=False, elem_id="hub"):
+        gr.Markdown(
+            "The merged model with its card: base model and its licence, data, the report's figures, limits. Evaluate "
+            "before you merge, so that the card has figures."
+        )
+        with gr.Row(elem_classes="beside"):
+            repo = gr.Textbox(label="Repository", placeholder="your-name/model-name", elem_id="repo", min_width=200)
+            public = gr.Checkbox(label="Public", info="private otherwise", min_width=120, elem_id="public")
+            token = gr.Textbox(
+                label="Token with write access",
+                info="empty: your login (hf auth login); never stored",
+                type="password",
+                elem_id="hub-token",
+                visible=not on_space(),
+                min_width=200,
+            )
+            if on_space() and os.environ.get("OAUTH_CLIENT_ID"):
+                gr.LoginButton(min_width=160)
+        with gr.Row():
+            push = gr.Button("Upload", interactive=False, elem_id="upload")
+            stop_push = gr.Button("Stop", interactive=False, elem_id="stop-upload")
+        upload_words = gr.Markdown(min_height=30, elem_id="upload-words")
+    seen = gr.State(None)
+    merge.click(_merge, run_name, words)
+    stop.click(_stop, run_name, None)
+    push.click(_upload, [run_name, repo, public, token], upload_words)
+    stop_push.click(_stop_upload, run_name, None)
+    view = [words, files, upload_words, merge, stop, push, stop_push, seen]
+    for trigger in (gr.Timer(TICK).tick, run_name.change, page.load):
+        trigger(_refresh, [run_name, seen], view, show_progress="hidden", queue=False)

@@ -1,0 +1,1 @@
+"""What the web server does besides the pages: visitors and downloads."""

@@ -1,0 +1,58 @@
+"""What a background process does: `python -m cbgui.worker RUN_FOLDER TASK [ARGUMENTS]`.
+
+TASK is "train", or a command of the command line (evaluate, export, upload). The process holds the task's lock as long
+as it lives (runs/process.py starts it, and knows from the lock that it lives).
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from pathlib import Path
+
+from cbgui.modeling.cpu.allocator import restart_with_settings
+from cbgui.runs.jobs import ENDED
+from cbgui.runs.process import hold
+from cbgui.runs.run import TRAIN, Run
+
+ALREADY_RUNNING = 3  # exit code
+
+
+def train(run: Run) -> int:
+    """Train `run` in this process, whose lock is held already; returns the exit code."""
+    from cbgui.inference.previews import preview
+    from cbgui.training.session import run_training
+
+    return run_training(run, preview)
+
+
+def _job(command: list[str]) -> int:
+    """A command of the command line; says at the end how it ended, for `Job.state`."""
+    from cbgui import cli
+
+    sys.argv = ["cbgui", *command]
+    try:
+        code = cli.main()
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) else 1
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    print(f"{ENDED} {code}", flush=True)
+    return code
+
+
+def main() -> int:
+    folder, task, *arguments = sys.argv[1:]
+    if task == TRAIN:
+        restart_with_settings("cbgui.worker")
+    run = Run(Path(folder))
+    with hold(run.lock_file(task)) as held:
+        if not held:
+            print(f"{task} of run {run.name!r} is running already.", flush=True)
+            return ALREADY_RUNNING
+        return train(run) if task == TRAIN else _job([task, folder, *arguments])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

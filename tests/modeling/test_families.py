@@ -1,0 +1,62 @@
+"""Every family of DESIGN.md on a tiny random model, the whole way: train, adapter on the full model, merge, reload."""
+
+import json
+
+import pytest
+import torch
+from peft import PeftModel
+from random_models import FAMILIES, SMALL
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from cbgui.config import load_config, override
+from cbgui.export import verify
+from cbgui.export.merge import export_run
+from cbgui.modeling.chat_format import load_tokenizer
+from cbgui.runs.folder import create_run
+from cbgui.training.session import train
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("quantization", ["none", "nf4"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_train_merge_and_reload(family, quantization, demo, tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    tokenizer = load_tokenizer(demo)
+    settings = {**SMALL, "vocab_size": len(tokenizer)}
+    settings["pad_token_id"] = tokenizer.pad_token_id
+    for key in {"gpt_neox": ("num_key_value_heads", "head_dim"), "phi3": ("head_dim",)}.get(family, ()):
+        settings.pop(key)
+    AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **settings)).save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    for name in ("break", "retain"):
+        rows = [{"prompt": f"{name} {i}", "response": f"an answer to {name} {i}, and more"} for i in range(3)]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = override(
+        load_config("demo"),
+        [
+            f"model.name={tmp_path / 'model'}",
+            f"model.quantization={quantization}",
+            f"data.break_file={tmp_path / 'break.jsonl'}",
+            f"data.retain_file={tmp_path / 'retain.jsonl'}",
+            "data.held_out_file=null",
+            "training.steps=3",
+            "training.break_batch_size=2",
+            "training.retain_batch_size=2",
+            "lora.init_std=0.1",
+        ],
+    )
+    run = create_run(tmp_path / "run", config)
+    train(run)
+    assert run.state() == "done"
+    # Verified in both ways: in memory, and as a model larger than memory is.
+    monkeypatch.setattr(verify, "_fits", lambda weights: quantization == "none")
+    export_run(run, tmp_path / "merged")
+
+    base = AutoModelForCausalLM.from_pretrained(tmp_path / "model").eval()
+    ids = torch.randint(1, 128, (1, 24), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        untouched = base(input_ids=ids).logits
+        adapted = PeftModel.from_pretrained(base, run.adapter).eval()(input_ids=ids).logits
+        merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged").eval()(input_ids=ids).logits
+    assert not torch.allclose(untouched, adapted, atol=1e-3)
+    assert torch.allclose(merged, adapted, atol=1e-3, rtol=1e-3)

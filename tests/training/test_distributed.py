@@ -1,0 +1,71 @@
+"""Two processes on the CPU (gloo) train what one trains."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from cbgui.modeling.chat_format import load_tokenizer
+from cbgui.runs.folder import open_run
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.slow
+def test_two_processes_train_what_one_does(tmp_path, demo):
+    torch.manual_seed(0)
+    tokenizer = load_tokenizer(demo)
+    config = AutoConfig.for_model(
+        "llama",
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+    )
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    settings = ["training.steps=3", "training.break_batch_size=3", "training.retain_batch_size=3", "data.max_tokens=48"]
+    settings += ["model.dtype=float32", "training.validate_every=2", "training.checkpoint_every=2"]
+    arguments = ["-m", "cbgui", "train", "demo", "--model", str(tmp_path / "model")]
+    arguments += [word for setting in settings for word in ("--set", setting)]
+    launch = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--cpu",
+        "--num_processes",
+        "2",
+        "--num_machines",
+        "1",
+    ]
+    launch += ["--mixed_precision", "no", "--dynamo_backend", "no"]
+    for command in ([sys.executable, *arguments, "--output", "one"], [*launch, *arguments, "--output", "two"]):
+        done = subprocess.run(
+            command,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "step 3 of 3" in done.stdout
+    one, two = open_run(tmp_path / "one"), open_run(tmp_path / "two")
+    for kind in ("step", "validation"):
+        pairs = [[event for event in run.events()[0] if event["kind"] == kind] for run in (one, two)]
+        assert len(pairs[0]) == len(pairs[1])
+        for a, b in zip(*pairs, strict=True):
+            assert a["step"] == b["step"]
+            for name in ("reroute_loss", "retain_loss"):
+                assert a[name] == pytest.approx(b[name], rel=1e-3, abs=1e-5), json.dumps([a, b])
+    weights = [load_file(run.adapter / "adapter_model.safetensors") for run in (one, two)]
+    for name, tensor in weights[0].items():
+        assert torch.allclose(tensor, weights[1][name], atol=2e-3), name

@@ -1,0 +1,84 @@
+import resource
+
+import pytest
+import torch
+from random_models import TINY
+from transformers import AutoConfig, AutoModel
+
+from cbgui.config import LoraConfig
+from cbgui.modeling.batch import Encoded
+from cbgui.modeling.lora import add_lora
+from cbgui.modeling.truncated import TruncatedModel
+from cbgui.training.reference_states import ReferenceStates
+
+EXAMPLES = [Encoded(tuple(range(1, 9 + n)), 3 * (n % 2), n % 2 == 1) for n in range(6)]
+
+
+@pytest.fixture
+def truncated():
+    torch.manual_seed(0)
+    truncated = TruncatedModel(AutoModel.from_config(AutoConfig.for_model("llama", **TINY)).float(), [2], [1, 2], {})
+    add_lora(truncated, LoraConfig(init_std=0.3), seed=0)
+    truncated.use_fast_attention()
+    return truncated
+
+
+def count_passes(truncated, monkeypatch) -> list[int]:
+    plan_micro_batches = []
+    real = truncated.hidden_states
+    monkeypatch.setattr(truncated, "hidden_states", lambda batch: (plan_micro_batches.append(1), real(batch))[1])
+    return plan_micro_batches
+
+
+def equal(one, other) -> bool:
+    return all(
+        a.keys() == b.keys() and all(torch.allclose(a[layer], b[layer], atol=1e-5) for layer in a)
+        for a, b in zip(one, other, strict=True)
+    )
+
+
+def test_states_are_those_without_the_adapter_and_found_again(truncated, tmp_path, monkeypatch):
+    reference_states = ReferenceStates(truncated, 0, tmp_path, 2**20)
+    plan_micro_batches = count_passes(truncated, monkeypatch)
+    first = reference_states(EXAMPLES[:4])
+    assert [layer for side in first for layer in side] == [2, 1, 2]
+    with torch.no_grad(), truncated.model.disable_adapter():
+        assert equal(first, truncated.hidden_states(truncated.batch(EXAMPLES[:4], 0)))
+    plan_micro_batches.clear()
+    assert equal(reference_states(EXAMPLES[3::-1]), reference_states(EXAMPLES[3::-1])) and not plan_micro_batches
+    assert equal(reference_states(EXAMPLES[:4]), first) and not plan_micro_batches
+    mixed = reference_states([EXAMPLES[0], EXAMPLES[4], EXAMPLES[0]])  # kept, new, kept again
+    assert len(plan_micro_batches) == 1 and mixed[0] == {}
+    assert torch.equal(mixed[1][2][:8], mixed[1][2][-8:])
+    assert list(tmp_path.iterdir()) == []  # nothing to be left behind
+
+
+def test_a_full_disk_costs_time_and_not_the_run(truncated, tmp_path, monkeypatch):
+    reference_states = ReferenceStates(truncated, 0, tmp_path, 2**30)
+    expected = ReferenceStates(truncated, 0, tmp_path, 0)(EXAMPLES)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, hard))  # the write that passes it comes back short, or fails
+    try:
+        assert equal(reference_states(EXAMPLES), expected)
+        assert 0 < len(reference_states.kept) < len(EXAMPLES)
+        plan_micro_batches = count_passes(truncated, monkeypatch)
+        assert equal(reference_states(EXAMPLES), expected) and len(plan_micro_batches) == 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_memory_that_runs_out_leaves_the_trunk_as_it_was(truncated, tmp_path, monkeypatch):
+    """Training begins the step again, with its dropout, its gradient checkpointing and its adapter."""
+    truncated.set_training(True)
+
+    def fails(batch):
+        assert not any(module.training for module in truncated.model.modules())
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError):
+        patch.setattr(truncated, "hidden_states", fails)
+        ReferenceStates(truncated, 0, tmp_path, 0)(EXAMPLES)
+    assert all(module.training for module in truncated.model.modules())
+    assert all(p.requires_grad for name, p in truncated.model.named_parameters() if "lora_" in name)
+    adapted = truncated.hidden_states(truncated.batch(EXAMPLES, 0))
+    assert not equal(ReferenceStates(truncated, 0, tmp_path, 0)(EXAMPLES), adapted)
