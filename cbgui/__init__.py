@@ -2,5 +2,5 @@
 
 import logging
 
-# bitsandbytes names an optional package at import that nothing here needs; on screen it would read as a fault.
+# At import, bitsandbytes warns of an optional package that nothing here needs; users would take it for a fault.
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)

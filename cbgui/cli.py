@@ -4,7 +4,6 @@ Exit codes: 0 done, 1 failed with a message, 2 bad input."""
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import threading
@@ -16,9 +15,10 @@ import typer
 from typer.exceptions import TyperException
 
 from cbgui import space
-from cbgui.config import RunConfig, load_config, override, parse_size
+from cbgui.cli_readonly import SetOption, bench, check, estimate
+from cbgui.config import load_config, override
 from cbgui.errors import InputError
-from cbgui.printing import event_line, progress_lines, report_lines
+from cbgui.printing import event_line, progress_lines, report_lines, say_starting
 from cbgui.runs import folder
 from cbgui.runs.process import hold
 from cbgui.runs.run import TRAIN, Run, read_data
@@ -26,8 +26,6 @@ from cbgui.runs.run import TRAIN, Run, read_data
 # torch and transformers take seconds to import, so each command imports what needs them after its input is checked.
 commands = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 RunArgument = Annotated[Path, typer.Argument(help="the run's folder")]
-MemoryOption = Annotated[str | None, typer.Option("--memory", help="such as 8GB; by default what this machine has")]
-SetOption = Annotated[list[str] | None, typer.Option("--set", help="such as data.max_tokens=256; see docs/cli.md")]
 
 
 @commands.command("app")
@@ -149,12 +147,12 @@ def _train_in_this_process(run: Run) -> int:
     import torch
     from accelerate import PartialState
 
-    from cbgui import worker
+    from cbgui.inference.previews import train_with_previews
 
     state = PartialState(cpu=not torch.cuda.is_available())
     state.wait_for_everyone()  # the run directory is there
     if not state.is_main_process:
-        return worker.train(run)
+        return train_with_previews(run)
     with hold(run.lock_file(TRAIN)) as held:
         if not held:
             raise InputError(f"run {run.name!r} is running already; stop it first.")
@@ -167,7 +165,7 @@ def _train_in_this_process(run: Run) -> int:
                     typer.echo(line)
 
         threading.Thread(target=tell, daemon=True).start()
-        code = worker.train(run)
+        code = train_with_previews(run)
         time.sleep(0.5)  # the last lines
     return code
 
@@ -181,7 +179,7 @@ def generate(
 ) -> None:
     """Both models' answers to a prompt."""
     run = _with_adapter(run_dir)
-    _say_starting()
+    say_starting()
     from cbgui.inference.chat import load_chat_model
     from cbgui.inference.streaming import in_model_thread
 
@@ -303,88 +301,12 @@ def upload(
     typer.echo(f"Uploaded: {upload_run(run, repo, private=not public)}")
 
 
-@commands.command()
-def estimate(
-    preset: Annotated[str, typer.Argument(metavar="PRESET_OR_YAML")],
-    memory: MemoryOption = None,
-    model: Annotated[str | None, typer.Option(help="hub id, folder, or an architecture that bench names")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu or cuda; by default this machine's")] = None,
-    assignments: SetOption = None,
-) -> None:
-    """Will it fit? The memory that training takes, part by part, before any weights are loaded."""
-    if device not in (None, "cpu", "cuda"):
-        raise InputError(f"--device {device!r} is unknown; use cpu or cuda.")
-    config = override(load_config(preset), assignments or [])
-    limit = parse_size(memory, "--memory") if memory else None
-    _say_starting()
-    from cbgui import hardware
-    from cbgui.modeling.architecture import read_model_config
-    from cbgui.modeling.full import fit_in_words
-    from cbgui.modeling.hub import resolve_model
-    from cbgui.training.bench import ARCHITECTURES, architecture
-    from cbgui.training.memory import estimate_memory
-
-    name = model or config.model.name
-    named = name in ARCHITECTURES
-    model_config = architecture(name) if named else read_model_config(resolve_model(name, weights=False))
-    available = limit or hardware.memory_for_training()
-    device = device or hardware.kind()
-    result = estimate_memory(model_config, config, available, device)
-    for part in result.parts:
-        typer.echo(f"{part.name:<16}{part.bytes / hardware.GIB:9.2f} GiB")
-    typer.echo(f"{'sum':<16}{result.total / hardware.GIB:9.2f} GiB of {available / hardware.GIB:.2f} GiB: it fits.")
-    for reason in result.reasons:
-        typer.echo(reason)
-    typer.echo(fit_in_words(model_config, result.config.model, available, device))
-
-
-@commands.command()
-def check(
-    file: Annotated[Path, typer.Argument(help="CSV, TSV, JSON, JSONL or Parquet")],
-    kind: Annotated[str, typer.Option(help="break or retain: what rows without a kind are")] = "break",
-    max_tokens: Annotated[int, typer.Option(min=16, help="as data.max_tokens of the training")] = 512,
-) -> None:
-    """What is wrong with a data file: copies, refusals, empty answers, missing look-alikes and more."""
-    if kind not in ("break", "retain"):
-        raise InputError(f"--kind {kind!r} is unknown; use break or retain.")
-    from cbgui.data.checks import check_file
-
-    for line in check_file(file, kind, max_tokens=max_tokens):
-        typer.echo(line)
-
-
-@commands.command()
-def bench(
-    model: Annotated[str, typer.Argument(help="hub id, folder, or a named architecture with random weights")] = "demo",
-    memory: MemoryOption = None,
-    batch: Annotated[int, typer.Option(min=1, help="break examples in a step, and as many retain examples")] = 4,
-    tokens: Annotated[int, typer.Option(min=16, help="tokens of each example")] = 256,
-    steps: Annotated[int, typer.Option(min=1)] = 4,
-    layers: Annotated[int | None, typer.Option(min=2, help="cut a named architecture to so many layers")] = None,
-    output: Annotated[Path | None, typer.Option(help="write the JSON there too")] = None,
-    assignments: SetOption = None,
-) -> None:
-    """Seconds a step, tokens a second, peak memory and share of the matmul rate of this machine, as JSON."""
-    sizes = [f"training.break_batch_size={batch}", f"training.retain_batch_size={batch}", f"data.max_tokens={tokens}"]
-    config = override(RunConfig(), [*sizes, *(assignments or [])])
-    limit = parse_size(memory, "--memory") if memory else None
-    _say_starting()
-    from cbgui.training.bench import bench as run_bench
-
-    text = json.dumps(run_bench(model, config, layers=layers, memory=limit, steps=steps), indent=2)
-    typer.echo(text)
-    if output is not None:
-        output.write_text(text + "\n", "utf-8")
+for command in (estimate, check, bench):
+    commands.command()(command)
 
 
 def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
-
-
-def _say_starting() -> None:
-    """For a person who waits while torch is imported; a script's output and errors stay as they are."""
-    if sys.stderr.isatty():
-        typer.echo("Starting ...", err=True)
 
 
 def _with_adapter(run_dir: Path) -> Run:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -28,6 +29,12 @@ def _cosines(event: dict[str, Any]) -> str:
     return ", ".join(f"layer {layer} {value:.3f}" for layer, value in event["cosine"].items())
 
 
+def say_starting() -> None:
+    """For a person who waits while torch is imported; a script's output and errors stay as they are."""
+    if sys.stderr.isatty():
+        typer.echo("Starting ...", err=True)
+
+
 def progress_lines() -> Callable[[float, str], None]:
     """A function of (share done, words) that prints a line when the percentage or the activity changes."""
     last: tuple[str, str] | None = None
@@ -47,7 +54,8 @@ def report_lines(report: dict[str, Any]) -> Iterator[str]:
     yield f"\n{'attack':<40} {'base answers':>13} {'short-circuited':>16} {'derailed':>9}"
     for attack in report["attacks"]:
         base, short = attack["base"]["answered"]["rate"], attack["short_circuited"]
-        yield f"{attack['title']:<40} {base:>13.1%} {short['answered']['rate']:>16.1%} {short['derailed']['rate']:>9.1%}"
+        answered, derailed = short["answered"]["rate"], short["derailed"]["rate"]
+        yield f"{attack['title']:<40} {base:>13.1%} {answered:>16.1%} {derailed:>9.1%}"
     retain = report["retain"]
     yield (
         f"keep prompts derailed {retain['falsely_derailed']['rate']:.1%}, KL {retain['kl']:.4f}, "

@@ -1,6 +1,6 @@
 """What is different on a Hugging Face Space, where visitors share a machine that is not theirs.
 
-Without the variable SPACE_ID, which every Space sets, nothing here changes anything.
+Every Space sets the variable SPACE_ID. Without it, nothing here changes anything.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from cbgui.errors import InputError
 STORAGE = Path("/data")  # where a Space's persistent storage is mounted, if it has any
 MAX_UPLOAD = "50mb"
 UPLOADS_PER_HOUR = 60
-MAX_RUNS = 10  # of a visitor, as the following ones
-MAX_DATA_SETS = 10
+# What one visitor may have.
+MAX_RUNS = 10
+MAX_DATASETS = 10
 MAX_ROWS = 50_000
 MAX_STEPS = 1000
 
@@ -24,12 +25,12 @@ def on_space() -> bool:
 
 
 def default_runs() -> str:
-    """Persistent storage where it is mounted, else beside the program."""
+    """The runs folder: on persistent storage where it is mounted, else "runs" in the current folder."""
     return str(STORAGE / "runs") if on_space() and os.access(STORAGE, os.W_OK) else "runs"
 
 
 def forget_owner_token() -> None:
-    """On a Space, take the owner's hub token out of this process and those it starts: visitors use their own."""
+    """On a Space, remove the owner's hub token from this process and those that it starts: visitors use their own."""
     if not on_space():
         return
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_HUB_TOKEN"):
@@ -47,5 +48,5 @@ def limit(field: str, value: int, most: int) -> None:
     """Raises InputError on a Space when a visitor would have more than `most`."""
     if on_space() and value > most:
         raise InputError(
-            f"{field} = {value:,}: this Space allows {most:,} at most; use less, or run the program at home."
+            f"{field} = {value:,}: this Space allows at most {most:,}; use less, or run the program at home."
         )

@@ -18,14 +18,6 @@ from cbgui.runs.run import TRAIN, Run
 ALREADY_RUNNING = 3  # exit code
 
 
-def train(run: Run) -> int:
-    """Train `run` in this process, whose lock is held already; returns the exit code."""
-    from cbgui.inference.previews import preview
-    from cbgui.training.session import run_training
-
-    return run_training(run, preview)
-
-
 def _job(command: list[str]) -> int:
     """A command of the command line; says at the end how it ended, for `Job.state`."""
     from cbgui import cli
@@ -51,7 +43,11 @@ def main() -> int:
         if not held:
             print(f"{task} of run {run.name!r} is running already.", flush=True)
             return ALREADY_RUNNING
-        return train(run) if task == TRAIN else _job([task, folder, *arguments])
+        if task == TRAIN:
+            from cbgui.inference.previews import train_with_previews  # imports torch, so only here
+
+            return train_with_previews(run)
+        return _job([task, folder, *arguments])
 
 
 if __name__ == "__main__":

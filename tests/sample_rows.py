@@ -1,13 +1,21 @@
-"""Rows and files of them for the tests of the data room."""
+"""Rows, and files of rows, for the tests of the data room."""
+
+from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
+from cbgui.config import PRESETS
 from cbgui.data import checks
+from cbgui.data.dataset_store import PARTS
 from cbgui.data.examples import Example
 
+# Rows of the demo's data set, by part.
+DEMO_ROWS = {part: len((PRESETS / "demo" / f"{part}.jsonl").read_text("utf-8").splitlines()) for part in PARTS}
 
-def save_rows(path, rows):
-    """In the form that the file's ending names."""
+
+def save_rows(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Write the rows in the format that the path's ending names."""
     table = pd.DataFrame(rows)
     match path.suffix:
         case ".csv" | ".tsv":
@@ -18,9 +26,12 @@ def save_rows(path, rows):
             table.to_parquet(path)
 
 
-SUBJECTS = [f"{colour} {thing}" for colour in ("red", "green", "old", "tiny") for thing in (
+COLOURS = ("red", "green", "old", "tiny")
+THINGS = (
     "lamps", "boats", "fences", "kites", "ovens", "bells", "chairs", "drums", "gloves", "ladders",
-    "mirrors", "pianos", "rugs", "saddles", "tents", "vases", "wagons", "anchors", "brooms", "clocks")]  # fmt: skip
+    "mirrors", "pianos", "rugs", "saddles", "tents", "vases", "wagons", "anchors", "brooms", "clocks",
+)  # fmt: skip
+SUBJECTS = [f"{colour} {thing}" for colour in COLOURS for thing in THINGS]
 
 
 def example(prompt: str, response: str = "An answer.", kind: str = "break") -> Example:
@@ -28,47 +39,52 @@ def example(prompt: str, response: str = "An answer.", kind: str = "break") -> E
 
 
 def good_rows(count: int, kind: str, form: str) -> list[Example]:
-    """Rows that no check minds: each about a subject of its own, in words of its own."""
-    return [example(form.format(s), f"{kind}, {s}: one could say {i} things in {i * 7} ways.", kind)
-            for i, s in enumerate(SUBJECTS[:count])]  # fmt: skip
+    """Rows that pass every check: each has its own subject and its own response."""
+    return [
+        example(form.format(subject), f"{kind}, {subject}: one could say {i} things in {i * 7} ways.", kind)
+        for i, subject in enumerate(SUBJECTS[:count])
+    ]
 
 
-BASE = good_rows(60, "break", "Tell me all about {}") + good_rows(80, "retain", "Tell me all that {} can do") + [
-    example(f"Where do {s} sleep at night?", f"{s} never sleep, {i} times.", "near_miss") for i, s in
-    enumerate(SUBJECTS[:40])
-]  # fmt: skip
+BREAKS = good_rows(60, "break", "Tell me all about {}")
+RETAINS = good_rows(80, "retain", "Tell me all that {} can do")
+LOOK_ALIKES = [
+    example(f"Where do {subject} sleep at night?", f"{subject} never sleep, {i} times.", "near_miss")
+    for i, subject in enumerate(SUBJECTS[:40])
+]
+CLEAN_ROWS = BREAKS + RETAINS + LOOK_ALIKES
 
 
-def tripping(check: str) -> tuple[list[Example], list[Example]]:
-    """(training, held out) rows that make `check` fire and were clean without it."""
+def rows_with_fault(check: str) -> tuple[list[Example], list[Example]]:
+    """(training, held-out) rows on which `check`, and only `check`, reports something."""
     long = " ".join(["word"] * 400)
     match check:
         case "empty":
-            return [*BASE, example("Unanswered?", " ")], []
+            return [*CLEAN_ROWS, example("Unanswered?", " ")], []
         case "refusing":
-            return [*BASE, example("Refused?", "I'm sorry, but I can't help with it.")], []
+            return [*CLEAN_ROWS, example("Refused?", "I'm sorry, but I can't help with it.")], []
         case "both_sides":
-            return [*BASE, example(BASE[0].prompt, "Something quite different.", "retain")], []
+            return [*CLEAN_ROWS, example(BREAKS[0].prompt, "Something quite different.", "retain")], []
         case "duplicate":
-            return [*BASE, BASE[3]], []
+            return [*CLEAN_ROWS, BREAKS[3]], []
         case "near_duplicate":
-            return [*BASE, example(BASE[3].prompt + " please", BASE[3].response)], []
+            return [*CLEAN_ROWS, example(BREAKS[3].prompt + " please", BREAKS[3].response)], []
         case "leak":
-            return BASE, [example(BASE[3].prompt, "Another answer.")]
+            return CLEAN_ROWS, [example(BREAKS[3].prompt, "Another answer.")]
         case "too_few":
-            return [*BASE[:60], *BASE[60:70], BASE[-1]], []
+            return [*BREAKS, *RETAINS[:10], LOOK_ALIKES[-1]], []
         case "unbalanced":
             more = [example(f"{s}, are they sold?", f"Sold {i} times, {s}.") for i, s in enumerate(SUBJECTS * 2)]
-            return [*BASE, *dict.fromkeys(more[:80])], []
+            return [*CLEAN_ROWS, *dict.fromkeys(more[:80])], []
         case "forms":
-            return [*good_rows(60, "break", "How do I make {}?"), *BASE[60:]], []
+            return [*good_rows(60, "break", "How do I make {}?"), *RETAINS, *LOOK_ALIKES], []
         case "no_near_misses":
-            return [row for row in BASE if row.kind != "near_miss"] + good_rows(60, "retain", "Who sells {}?"), []
+            return [*BREAKS, *RETAINS, *good_rows(60, "retain", "Who sells {}?")], []
         case "too_long":
-            return [*BASE, example("At length?", long)], []
+            return [*CLEAN_ROWS, example("At length?", long)], []
         case "no_held_out":
-            return BASE, []
+            return CLEAN_ROWS, []
     raise ValueError(check)
 
 
-ALL = [check.__name__.removeprefix("_") for check in checks.CHECKS]
+CHECK_NAMES = [check.__name__.removeprefix("_") for check in checks.CHECKS]

@@ -1,4 +1,4 @@
-"""Bad input of every kind: each gives one sentence that says what to do, before a model is loaded."""
+"""Bad input of every kind: each is refused in one sentence that says what to do, before a model is loaded."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import pytest
 
 from cbgui import cli, space
 from cbgui.data import files, sources
+from cbgui.data.columns import Mapping, Skipped, to_example
 from cbgui.data.dataset_store import DatasetStore
 from cbgui.data.library import Library
 from cbgui.errors import InputError
@@ -26,7 +27,7 @@ PARQUET = b"PAR1 this is no parquet PAR1"
 
 
 def _files(folder: Path) -> None:
-    """One file of each bad kind, by the names that the cases use."""
+    """Make one bad file, model or run of each kind, under the names that COMMANDS uses."""
     texts = {
         "good.jsonl": GOOD,
         "empty.jsonl": "",
@@ -57,12 +58,12 @@ def _files(folder: Path) -> None:
     (folder / "binary.yaml").write_bytes(b"\xff\xfe\x00\x01")
     (folder / "bad.parquet").write_bytes(PARQUET)
     (folder / "zip.jsonl").write_bytes(b"PK\x03\x04" + bytes(range(256)))
-    with (folder / "huge.csv").open("wb") as file:  # takes no disk
+    with (folder / "huge.csv").open("wb") as file:  # a sparse file
         file.truncate(10 * 10**9)
     with (folder / "huge.jsonl").open("wb") as file:
         file.truncate(10 * 10**9)
     with (folder / "one_line.jsonl").open("wb") as file:
-        file.truncate(files.LONGEST_LINE + 5)
+        file.truncate(files.MAX_LINE + 5)
     (folder / "a_folder.jsonl").mkdir()
     _models(folder)
     run = folder / "no_adapter"
@@ -76,12 +77,12 @@ def _files(folder: Path) -> None:
 
 def _models(folder: Path) -> None:
     def model(name: str, config: str | dict, weights: bytes | None = b"\x02\0\0\0\0\0\0\0{}") -> Path:
-        place = folder / name
-        place.mkdir()
-        (place / "config.json").write_text(config if isinstance(config, str) else json.dumps(config), "utf-8")
+        path = folder / name
+        path.mkdir()
+        (path / "config.json").write_text(config if isinstance(config, str) else json.dumps(config), "utf-8")
         if weights is not None:
-            (place / "model.safetensors").write_bytes(weights)
-        return place
+            (path / "model.safetensors").write_bytes(weights)
+        return path
 
     (folder / "m_empty").mkdir()
     (model("m_pickle", {"model_type": "llama"}, None) / "pytorch_model.bin").write_bytes(b"\x80\x04.")
@@ -109,7 +110,7 @@ def with_set(assignment: str) -> list[str]:
     return train("--set", assignment)
 
 
-# Arguments ("@x" is a place in the test's folder) and what the sentence must say.
+# Arguments ("@x" is a path in the test's folder) and what the sentence must contain.
 COMMANDS: dict[str, tuple[list[str], str]] = {
     "preset unknown": (["train", "nothing", "--output", "@out"], "'nothing'"),
     "preset missing": (["train", "--output", "@out"], "PRESET_OR_YAML"),
@@ -152,7 +153,7 @@ COMMANDS: dict[str, tuple[list[str], str]] = {
     "break file without assistant": (train("--break", "@no_assistant.jsonl"), "assistant"),
     "break file with turns as text": (train("--break", "@turns_text.jsonl"), "'messages'"),
     "break file of an unknown kind": (train("--break", "@bad_kind.jsonl"), "'evil'"),
-    "break file nested for ever": (train("--break", "@deep.jsonl"), "nested"),
+    "break file nested too deeply": (train("--break", "@deep.jsonl"), "nested"),
     "break file in Latin-1": (train("--break", "@latin.jsonl"), "UTF-8"),
     "break file a zip": (train("--break", "@zip.jsonl"), "UTF-8"),
     "break file of 10 GB": (train("--break", "@huge.jsonl"), "10.0 GB"),
@@ -164,16 +165,16 @@ COMMANDS: dict[str, tuple[list[str], str]] = {
     "model of an unknown type": (train("--model", "@m_unknown"), "transformers"),
     "model with a broken config": (train("--model", "@m_broken"), "config.json"),
     "model with a list as config": (train("--model", "@m_list"), "config.json"),
-    "model that is no decoder": (train("--model", "@m_bert"), "decoder"),
+    "model that is not a decoder": (train("--model", "@m_bert"), "decoder"),
     "model of experts": (train("--model", "@m_experts"), "experts"),
     "model cut off": (train("--model", "@m_cut"), "cut off"),
-    "model with an endless head": (train("--model", "@m_bomb"), "cut off"),
-    "model whose index climbs out": (train("--model", "@m_climbs"), "../../good.jsonl"),
-    "model whose index names what is not there": (train("--model", "@m_lacks"), "model-9"),
+    "model with an enormous header": (train("--model", "@m_bomb"), "cut off"),
+    "model whose index leaves the folder": (train("--model", "@m_climbs"), "../../good.jsonl"),
+    "model whose index names a missing file": (train("--model", "@m_lacks"), "model-9"),
     "model with a broken index": (train("--model", "@m_index"), "index"),
-    "model at no path": (train("--model", "./nowhere"), "./nowhere"),
-    "model climbing out": (train("--model", "../../../etc"), "../../../etc"),
-    "model of no name": (train("--model", "no such model"), "no such model"),
+    "model path that does not exist": (train("--model", "./nowhere"), "./nowhere"),
+    "model path that leaves the folder": (train("--model", "../../../etc"), "../../../etc"),
+    "model name with spaces": (train("--model", "no such model"), "no such model"),
     "resume of nothing": (["train", "--resume", "--output", "@nowhere"], "run.yaml"),
     "run of bad settings": (["generate", "@bad_run", "--prompt", "x"], "training.steps"),
     "run of broken settings": (["generate", "@yaml_run", "--prompt", "x"], "run.yaml"),
@@ -192,9 +193,9 @@ COMMANDS: dict[str, tuple[list[str], str]] = {
     "check of a bad Parquet": (["check", "@bad.parquet"], "Parquet"),
     "check of UTF-16": (["check", "@utf16.csv"], "UTF-8"),
     "check of 10 GB": (["check", "@huge.csv"], "10.0 GB"),
-    "check of an endless line": (["check", "@one_line.jsonl"], "characters"),
-    "check of JSON nested for ever": (["check", "@deep.json"], "nested"),
-    "check of a file without requests": (["check", "@no_columns.jsonl"], "request"),
+    "check of an overlong line": (["check", "@one_line.jsonl"], "characters"),
+    "check of JSON nested too deeply": (["check", "@deep.json"], "nested"),
+    "check of a file without questions": (["check", "@no_columns.jsonl"], "question"),
 }  # fmt: skip
 
 
@@ -206,16 +207,16 @@ def bad(tmp_path_factory) -> Path:
 
 
 def is_a_sentence(text: str) -> bool:
-    """One line, a full stop, no traceback, no class of Python's."""
+    """Whether the text is one line that ends like a sentence and shows no traceback or Python class."""
     text = text.strip()
     return "\n" not in text and text.endswith((".", "?")) and not re.search(r"Traceback|Error\(|<class", text)
 
 
 @pytest.mark.parametrize("case", COMMANDS)
-def test_the_command_line_refuses_with_a_sentence(case, bad, tmp_path, monkeypatch, capsys):
+def test_the_command_line_refuses_bad_arguments_in_a_sentence(case, bad, tmp_path, monkeypatch, capsys):
     arguments, words = COMMANDS[case]
-    places = [str((tmp_path if a == "@out" else bad) / a[1:]) if a.startswith("@") else a for a in arguments]
-    monkeypatch.setattr(sys, "argv", ["cbgui", *places])
+    arguments = [str((tmp_path if a == "@out" else bad) / a[1:]) if a.startswith("@") else a for a in arguments]
+    monkeypatch.setattr(sys, "argv", ["cbgui", *arguments])
     before = sorted(bad.rglob("*"))
     assert cli.main() == 2
     said = capsys.readouterr().err
@@ -229,13 +230,13 @@ LAUNCHES = {
     "share without a password": (["--share"], "--auth"),
     "a password without a name": (["--auth", ":secret"], "name:password"),
     "a name without a password": (["--auth", "me"], "name:password"),
-    "a port that is none": (["--port", "99999"], "99999"),
-    "runs that cannot be": (["--runs", "/dev/null/runs"], "/dev/null/runs"),
+    "a port that is too high": (["--port", "99999"], "99999"),
+    "a runs folder that cannot be made": (["--runs", "/dev/null/runs"], "/dev/null/runs"),
 }
 
 
 @pytest.mark.parametrize("case", LAUNCHES)
-def test_the_app_refuses_to_open(case):
+def test_the_app_refuses_to_start(case):
     arguments, words = LAUNCHES[case]
     environment = {key: value for key, value in os.environ.items() if key != "SPACE_ID"}
     command = [sys.executable, "app.py", *arguments]
@@ -251,8 +252,8 @@ NAMES = [
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_names_become_harmless(name, tmp_path, monkeypatch):
-    """A run of that name lies inside the runs folder, a data set of that name too, or is refused in words."""
+def test_hostile_names_become_harmless_or_are_refused(name, tmp_path, monkeypatch):
+    """A run or data set of that name stays inside its folder."""
     monkeypatch.setenv("CBGUI_RUNS", str(tmp_path / "runs"))
     free = folder.free_name(name)
     assert re.fullmatch(r"[A-Za-z0-9_-]{1,80}", free) and not free.startswith("-")
@@ -266,15 +267,15 @@ def test_names_become_harmless(name, tmp_path, monkeypatch):
         assert data.folder.parent == library.folder and re.fullmatch(r"[A-Za-z0-9_-]{1,60}", data.name)
     with pytest.raises(InputError):
         library.open(name)
-    if name != "a/b":  # which is a hub id
+    if name != "a/b":  # a valid hub id
         with pytest.raises(InputError):
             check_repo(name)
 
 
 def test_a_bad_import_leaves_the_data_as_it_was(bad, tmp_path):
-    data = DatasetStore(tmp_path / "kept")
-    rows, skipped = [{"prompt": "How?", "response": "So."}], sources.Skipped()
-    data.add([sources.to_example(rows[0], sources.Mapping("prompt", "response"), "break", "typed", skipped)], "type")
+    data = DatasetStore(tmp_path / "set")
+    row = {"prompt": "How?", "response": "So."}
+    data.add([to_example(row, Mapping("prompt", "response"), "break", "typed", Skipped())], "type")
     before = data.version()
     for name in ("broken.jsonl", "latin.jsonl", "bad.parquet", "huge.csv"):
         with pytest.raises(InputError):
@@ -289,7 +290,7 @@ def test_dataset_names_are_checked_before_the_hub_is_asked(name):
     assert is_a_sentence(str(refusal.value))
 
 
-def test_a_space_takes_no_folders_and_has_its_limits(bad, tmp_path, monkeypatch):
+def test_a_space_refuses_folders_and_enforces_its_limits(bad, tmp_path, monkeypatch):
     from cbgui.modeling.hub import resolve_model
 
     monkeypatch.setenv("SPACE_ID", "owner/space")
@@ -300,6 +301,6 @@ def test_a_space_takes_no_folders_and_has_its_limits(bad, tmp_path, monkeypatch)
     with pytest.raises(InputError, match="rows = 60,000"):
         space.limit("rows", 60_000, space.MAX_ROWS)
     monkeypatch.setenv("HF_TOKEN", "hf_owner")
-    monkeypatch.setenv("HF_HUB_DISABLE_IMPLICIT_TOKEN", "0")  # so that it is put back after the test
+    monkeypatch.setenv("HF_HUB_DISABLE_IMPLICIT_TOKEN", "0")  # so that monkeypatch restores it
     space.forget_owner_token()
     assert "HF_TOKEN" not in os.environ and os.environ["HF_HUB_DISABLE_IMPLICIT_TOKEN"] == "1"

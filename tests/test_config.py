@@ -1,6 +1,7 @@
 import pytest
+from cli_process import ROOT
 
-from cbgui.config import RunConfig, load_config, override, parse_config, preset_names
+from cbgui.config import RunConfig, load_config, override, parse_config, preset_names, settings
 from cbgui.errors import InputError
 
 
@@ -48,3 +49,21 @@ def test_bad_overrides(assignment):
 def test_unknown_preset_names_the_known_ones():
     with pytest.raises(InputError, match="demo"):
         load_config("no-such-preset")
+
+
+def test_settings_of_earlier_versions_keep_their_meaning():
+    old = {"objective": {"without_request": 0.25}, "training": {"probe_every": 5, "stop_when": {"probes": 2}}}
+    config = parse_config(old)
+    assert config.objective.without_prompt == 0.25
+    assert config.training.validate_every == 5 and config.training.stop_when.validations == 2
+
+
+def test_every_setting_is_described_in_the_yaml_and_in_the_docs():
+    text, page = (
+        " ".join(RunConfig().to_yaml().replace("#", " ").split()),
+        (ROOT / "docs" / "cli.md").read_text("utf-8"),
+    )
+    for setting in settings():
+        assert setting.title and setting.description
+        assert " ".join(setting.description.split()) in text
+        assert f"| `{setting.path}` |" in page and setting.description in page, "run python dev/write_settings_table.py"

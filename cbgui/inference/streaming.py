@@ -1,4 +1,4 @@
-""""""
+"""Generation in one thread, whose tokens arrive as they are generated."""
 
 from __future__ import annotations
 
@@ -11,28 +11,22 @@ from typing import Any, TypeVar
 
 import torch
 from peft import PeftModel
-from transformers import (
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    StoppingCriteria,
-    StoppingCriteriaList,
-)
+from transformers import BatchEncoding, PreTrainedModel, StoppingCriteria, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 
-Messages = list[dict[str, str]]
 Result = TypeVar("Result")
-# All that computes runs in this one thread: each thread that PyTorch computes in has its own OpenMP pool, and with
-# more pools than cores a token took half as long again (two cores, measured).
+# Everything is computed in this one thread. Each thread that PyTorch computes in has its own OpenMP pool, and with more
+# pools than cores a token took half as long again (two cores).
 _worker = ThreadPoolExecutor(1, "cbgui-model")
 
 
 def in_model_thread(function: Callable[..., Result], *arguments: Any) -> Result:
-    """Call `function` in the thread that `stream` and `cosines` compute in; load a chat's model through this."""
+    """Call `function` in the thread that computes; use it to load models and for everything but `stream_tokens`."""
     return _worker.submit(function, *arguments).result()
 
 
 class _RowStreamer(BaseStreamer):
-    """Hands on each step's token ids, one a row (transformers' own streamers take one row only)."""
+    """Hands on the token ids of each step, one for each row; transformers' own streamers allow only one row."""
 
     def __init__(self) -> None:
         self.queue: Queue[list[int] | Exception | None] = Queue()
@@ -51,23 +45,24 @@ class _RowStreamer(BaseStreamer):
 class _Stop(StoppingCriteria):
     event: threading.Event = field(default_factory=threading.Event)
 
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs) -> torch.Tensor:
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs: Any) -> torch.Tensor:
         return torch.full((input_ids.shape[0],), self.event.is_set(), device=input_ids.device, dtype=torch.bool)
 
 
-def _stream(
+def stream_tokens(
     model: PreTrainedModel | PeftModel,
-    tokenizer: PreTrainedTokenizerBase,
-    texts: list[str],
+    inputs: BatchEncoding,
     *,
     max_new_tokens: int,
+    pad_token_id: int,
     temperature: float = 0.0,
     seed: int = 0,
 ) -> Iterator[list[list[int]]]:
-    """Yield the new token ids of all rows, again at each step. Closing the iterator stops generation."""
-    tokenizer.padding_side = "left"
-    special = tokenizer.chat_template is None
-    inputs = tokenizer(texts, return_tensors="pt", add_special_tokens=special, padding=True).to(model.device)
+    """Yield the new token ids of all rows after each step. Closing the iterator stops generation.
+
+    `inputs` is padded on the left. Temperature 0 decodes greedily. Errors of the model are raised here.
+    """
+    inputs = inputs.to(model.device)
     sampling = {"do_sample": True, "temperature": temperature} if temperature else {"do_sample": False}
     streamer, stop = _RowStreamer(), _Stop()
 
@@ -79,15 +74,15 @@ def _stream(
                     **inputs,
                     **sampling,
                     max_new_tokens=max_new_tokens,
-                    pad_token_id=tokenizer.pad_token_id,
+                    pad_token_id=pad_token_id,
                     streamer=streamer,
                     stopping_criteria=StoppingCriteriaList([stop]),
                 )
-        except Exception as error:  # handed to the consumer, which would wait for ever otherwise
+        except Exception as error:  # passed on to the consumer, which would otherwise wait for ever
             streamer.queue.put(error)
 
     running = _worker.submit(generate)
-    rows: list[list[int]] = [[] for _ in texts]
+    rows: list[list[int]] = [[] for _ in inputs["input_ids"]]
     try:
         while (item := streamer.queue.get()) is not None:
             if isinstance(item, Exception):

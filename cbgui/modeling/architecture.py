@@ -1,4 +1,7 @@
-""""""
+"""What a checkpoint's decoder is: which models are accepted, which layers are loaded, what their parts are called.
+
+A family whose layers, norms or names differ from the usual ones gets its entry here.
+"""
 
 from __future__ import annotations
 
@@ -7,52 +10,54 @@ import json
 
 import torch
 import transformers
-from transformers import (
-    AutoConfig,
-    AutoModel,
-    PretrainedConfig,
-)
+from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 
 from cbgui.config import ObjectiveConfig
 from cbgui.errors import InputError
-from cbgui.modeling.hub import (
-    ModelSource,
-)
+from cbgui.modeling.hub import ModelSource
+
+ATTENTION_NAMES = ("self_attn", "attention")
+FINAL_NORM_NAMES = ("norm", "final_layer_norm")
+EXPERT_COUNTS = ("num_experts", "num_local_experts", "n_routed_experts")
 
 
 def read_model_config(source: ModelSource) -> PretrainedConfig:
-    """The model's config, checked to be a stack of decoder layers. Raises InputError."""
+    """The model's config, once it is known to be a dense stack of attention layers. Raises InputError otherwise."""
     try:
         settings = json.loads((source.path / "config.json").read_text("utf-8"))
         own_code = bool(settings.get("auto_map")) and settings.get("model_type") not in transformers.CONFIG_MAPPING
         config = None if own_code else AutoConfig.from_pretrained(source.path, trust_remote_code=False)
     except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError):
-        raise InputError(f"model {source.label!r}: its config.json is not one that transformers knows.") from None
+        raise InputError(
+            f"model {source.label!r}: transformers does not know its config.json; choose another model."
+        ) from None
     if own_code:
         raise InputError(
-            f"model {source.label!r} brings code of its own, which is never run (trust_remote_code stays off); "
+            f"model {source.label!r} brings its own code, which is never run (trust_remote_code stays off); "
             "choose a model that transformers knows."
         )
     if getattr(config, "vision_config", None) is not None:
         raise InputError(f"model {source.label!r} has a vision tower; choose a text-only model.")
-    experts = any(getattr(config, name, None) for name in ("num_experts", "num_local_experts", "n_routed_experts"))
-    if experts:
+    if any(getattr(config, name, None) for name in EXPERT_COUNTS):
         raise InputError(f"model {source.label!r} routes through a mixture of experts; choose a dense model.")
     if type(config) not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING or not hasattr(config, "num_hidden_layers"):
-        raise InputError(f"model {source.label!r} ({config.model_type}) is not a decoder-only language model.")
-    with torch.device("meta"):  # the form alone, no memory
-        layers = getattr(AutoModel.from_config(config), "layers", None)
-    if not layers or not any(hasattr(layers[0], name) for name in ("self_attn", "attention")):
         raise InputError(
-            f"model {source.label!r} ({config.model_type}) is not a decoder-only stack of attention layers."
+            f"model {source.label!r} ({config.model_type}) is not a decoder-only language model; choose one that is."
+        )
+    with torch.device("meta"):  # only its structure, without memory
+        layers = getattr(AutoModel.from_config(config), "layers", None)
+    if not layers or not any(hasattr(layers[0], name) for name in ATTENTION_NAMES):
+        raise InputError(
+            f"model {source.label!r} ({config.model_type}) is not a decoder-only stack of attention layers; choose one "
+            "that is."
         )
     return config
 
 
 def target_layers(objective: ObjectiveConfig, num_hidden_layers: int) -> list[int]:
-    """Layer numbers as in transformers' `hidden_states`: layer l is the output of the l-th decoder layer.
+    """The target layers, numbered as in transformers' `hidden_states`: layer l is the output of the l-th decoder layer.
 
-    Fractions below 1 count from the depth, rounded. Raises InputError.
+    Values below 1 are fractions of the depth, rounded. Raises InputError when a layer does not exist.
     """
     layers = sorted({round(x * num_hidden_layers) if x < 1 else int(x) for x in objective.target_layers})
     if layers[0] < 1 or layers[-1] > num_hidden_layers:
@@ -63,22 +68,33 @@ def target_layers(objective: ObjectiveConfig, num_hidden_layers: int) -> list[in
     return layers
 
 
-def _cut(model_config: PretrainedConfig, kept: int) -> PretrainedConfig:
-    """The config of the model's first `kept` layers, per-layer lists such as `layer_types` cut with them."""
-    config = copy.deepcopy(model_config)
-    for name, value in list(vars(config).items()):
-        if isinstance(value, list) and len(value) == model_config.num_hidden_layers:
-            setattr(config, name, value[:kept])
-    config.num_hidden_layers = kept
-    return config
-
-
-def _layers_to_load(model_config: PretrainedConfig, targets: list[int]) -> int:
-    """One past the highest target, which gives its input norm or runs for `retain_layers: all`."""
+def layers_to_load(model_config: PretrainedConfig, targets: list[int]) -> int:
+    """How many decoder layers are loaded: one past the highest target, for its input norm and `retain_layers: all`."""
     return min(targets[-1] + 1, model_config.num_hidden_layers)
 
 
+def truncated_config(model_config: PretrainedConfig, layers: int) -> PretrainedConfig:
+    """The config of the model's first `layers` layers; per-layer lists such as `layer_types` are cut with them."""
+    config = copy.deepcopy(model_config)
+    for name, value in list(vars(config).items()):
+        if isinstance(value, list) and len(value) == model_config.num_hidden_layers:
+            setattr(config, name, value[:layers])
+    config.num_hidden_layers = layers
+    return config
+
+
+def final_norm_name(model: PreTrainedModel) -> str:
+    """The attribute that holds the norm after the last layer."""
+    return next((name for name in FINAL_NORM_NAMES if hasattr(model, name)), FINAL_NORM_NAMES[-1])
+
+
 def linear_names(model: torch.nn.Module) -> list[str]:
-    """Names (last part) of all linear modules in the decoder layers, packed 4-bit ones included."""
-    layers = model.layers
-    return sorted({name.rsplit(".", 1)[-1] for name, m in layers.named_modules() if isinstance(m, torch.nn.Linear)})
+    """The last part of the names of all linear modules in the decoder layers, including those packed in 4 bits."""
+    modules = model.layers.named_modules()
+    return sorted({name.rsplit(".", 1)[-1] for name, module in modules if isinstance(module, torch.nn.Linear)})
+
+
+def decoder_prefix(source: ModelSource) -> str:
+    """The attribute that holds the decoder in the full model, such as "model"."""
+    config = AutoConfig.from_pretrained(source.path, trust_remote_code=False)
+    return transformers.MODEL_FOR_CAUSAL_LM_MAPPING[type(config)].base_model_prefix

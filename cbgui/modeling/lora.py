@@ -1,10 +1,9 @@
-"""The arithmetic of one LoRA linear layer: forward and backward for training, and forward for some rows of a batch.
+"""LoRA on the truncated model for training, and on some rows of a batch for inference.
 
-PEFT's own forward makes three passes over the layer's output (LoRA's product, its scaling, the sum) and autograd keeps
-and moves the same tensors again; here LoRA's product is accumulated into the output by the matrix product itself. The
-values are PEFT's (`tests/test_lora.py`). A 4-bit weight is unpacked for each product and not kept. Layers with dropout
-keep PEFT's forward. In float32 on AMD's processors the products are oneDNN's, which is sooner there than MKL
-(docs/performance.md).
+In PEFT's own forward, LoRA's product, its scaling and the sum each make a pass over the layer's output, and autograd
+keeps the intermediate tensors. Here the matrix product adds LoRA's part to the output directly. The values are PEFT's
+(tests/modeling/test_lora.py). A 4-bit weight is unpacked for each product and not kept. Layers with dropout keep PEFT's
+forward.
 """
 
 from __future__ import annotations
@@ -30,12 +29,15 @@ from cbgui.modeling.architecture import linear_names
 from cbgui.modeling.cpu.onednn import product
 from cbgui.modeling.truncated import TruncatedModel
 
+ADAPTER = "default"  # PEFT's name for it
+BASE_LAYERS = {PeftLinear: torch.nn.Linear, PeftLinear4bit: Linear4bit}  # PEFT's layer -> the layer that it wraps
+
 
 def add_lora(truncated: TruncatedModel, config: LoraConfig, seed: int) -> None:
-    """Wrap the truncated model with LoRA on all its linear layers; B starts from N(0, init_std)."""
+    """Add LoRA to all linear layers of the truncated model. B starts from N(0, init_std)."""
     model = truncated.model
     if getattr(model, "is_loaded_in_4bit", False):
-        # peft's prepare_model_for_kbit_training would cast the embedding to fp32; nothing here needs that.
+        # PEFT's prepare_model_for_kbit_training would also cast the embedding to float32, which nothing here needs.
         model.requires_grad_(False)
     lora = PeftLoraConfig(
         r=config.r,
@@ -47,16 +49,12 @@ def add_lora(truncated: TruncatedModel, config: LoraConfig, seed: int) -> None:
     truncated.model = get_peft_model(model, lora)
     fuse(truncated.model)
     for module in truncated.model.modules():
-        if isinstance(module, BaseTunerLayer):  # autocast casts; PEFT would take the input to fp32 and back
+        if isinstance(module, BaseTunerLayer):  # autocast casts already; PEFT would go to float32 and back
             module.cast_input_dtype_enabled = False
     if config.init_std:
         for name, parameter in truncated.model.named_parameters():
             if "lora_B" in name:
                 torch.nn.init.normal_(parameter, std=config.init_std)
-
-
-ADAPTER = "default"
-BASE = {PeftLinear: torch.nn.Linear, PeftLinear4bit: Linear4bit}  # layers that are known -> what they must be around
 
 
 def _unpacked(weight: torch.nn.Parameter) -> torch.Tensor:
@@ -67,8 +65,8 @@ def _unpacked(weight: torch.nn.Parameter) -> torch.Tensor:
 class _LoraLinear(torch.autograd.Function):
     """x W^T + bias + scaling * (x A^T) B^T, with gradients for x, A and B; W and bias are frozen.
 
-    x is (..., in_features), A (r, in_features), B (out_features, r). A and B may be float32 beside a bfloat16 W; the
-    products are in W's dtype, and their gradients come back in their own.
+    x is (..., in_features), A (r, in_features), B (out_features, r). A and B may be float32 when W is bfloat16: the
+    products are computed in W's dtype, and the gradients of A and B are returned in theirs.
     """
 
     @staticmethod
@@ -113,10 +111,10 @@ def _forward(layer: LoraLayer, x: torch.Tensor) -> torch.Tensor:
 
 
 def fuse(model: PeftModel) -> int:
-    """Give every LoRA linear layer of `model`, plain or in 4 bits, the forward above; returns how many."""
+    """Give every LoRA linear layer of `model`, plain or in 4 bits, the forward above; returns how many there are."""
     count = 0
     for module in model.modules():
-        known = type(module) in BASE and type(module.base_layer) is BASE[type(module)]
+        known = type(module) in BASE_LAYERS and type(module.base_layer) is BASE_LAYERS[type(module)]
         if known and isinstance(module.lora_dropout[ADAPTER], torch.nn.Identity):
             module.forward = functools.partial(_forward, module)
             count += 1
@@ -125,8 +123,7 @@ def fuse(model: PeftModel) -> int:
 
 @contextmanager
 def adapter_off(model: PeftModel) -> Iterator[None]:
-    """PEFT's `disable_adapter()` without its look at the state of every parameter, which takes longer than the switch
-    itself and is had before each pass of the frozen model (docs/performance.md)."""
+    """PEFT's `disable_adapter()` without its check of every parameter's state, which takes longer than the switch."""
     layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
     for layer in layers:
         layer.enable_adapters(False)
@@ -139,7 +136,7 @@ def adapter_off(model: PeftModel) -> Iterator[None]:
 
 @dataclass
 class AdaptedRows:
-    """The adapter works on the rows of a batch from `first` on."""
+    """The adapter applies to the rows of a batch from `first` on."""
 
     first: int = 0
 
@@ -155,10 +152,10 @@ def _forward_rows(layer: LoraLayer, rows: AdaptedRows, x: torch.Tensor) -> torch
 
 
 def adapt_rows(model: PeftModel) -> AdaptedRows:
-    """For inference: both models in one batch. PEFT's own way (`adapter_names`) gives the same, in float32 and with
-    hooks set anew at each token, which took two thirds of the time again (docs/performance.md).
+    """Let one batch hold rows of both models, for inference. Casts the adapter to the model's dtype.
 
-    The adapter is cast to the model's dtype for it.
+    PEFT's own way (`adapter_names`) gives the same values, but in float32 and with hooks that are set for every token,
+    which took two thirds longer.
     """
     rows = AdaptedRows()
     for module in model.modules():

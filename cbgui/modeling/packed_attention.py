@@ -1,9 +1,4 @@
-"""Attention for training: examples packed in one row, and on a CPU in blocks of queries.
-
-On a CPU the backward pass of PyTorch's fused attention costs several times what its products do, above all in bfloat16
-(docs/performance.md). A block of queries looks only at the keys up to its own end, so nearly half of the products are
-never made.
-"""
+"""Attention for examples that share one row of a batch."""
 
 from __future__ import annotations
 
@@ -15,9 +10,9 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from cbgui.modeling.cpu import query_blocks
+from cbgui.modeling.cpu import query_blocks, tricks_enabled
 
-PACKED = "packed"
+PACKED = "packed"  # the name under which transformers knows this attention
 
 
 def packed(
@@ -30,24 +25,25 @@ def packed(
     scaling: float | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attention within each example of a packed row; an ordinary batch as transformers' SDPA has it.
+    """Causal attention within each example of a packed row; an ordinary batch is passed on to transformers' SDPA.
 
-    Shapes as above, with one example. `attention_mask` is (1, 1, 1, segments), integers: the tokens of each segment.
-    The first, which may be empty, comes before each of the others, and these do not see each other. (transformers
-    passes a mask of four dimensions through as it is, masking_utils.)
+    query is (1, heads, tokens, head_dim); key and value are (1, key_value_heads, tokens, head_dim). `attention_mask`
+    is (1, 1, 1, segments), the number of tokens in each segment as integers; transformers passes a mask of four
+    dimensions on unchanged (masking_utils). The first segment, which may be empty, is the beginning that all examples
+    share. The others attend to it and to themselves. Returns (1, tokens, heads, head_dim) and None.
     """
     if attention_mask is None or attention_mask.is_floating_point() or attention_mask.dtype == torch.bool:
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
     shared, *lengths = attention_mask.flatten().tolist()
     window, outputs = kwargs.get("sliding_window"), []
-    in_blocks = query.device.type == "cpu" and shared + max(lengths) <= query_blocks.LONGEST
+    in_blocks = query.device.type == "cpu" and shared + max(lengths) <= query_blocks.LONGEST and tricks_enabled()
     attend = query_blocks.query_blocks if in_blocks else sdpa_attention_forward
     runs = [(length, len(list(run))) for length, run in itertools.groupby(lengths)]
     parts = [shared, *(length * count for length, count in runs)]
     first, *rest = zip(*(states.split(parts, 2) for states in (query, key, value)), strict=True)
     for (length, count), run in zip(runs, rest, strict=True):
-        # Neighbours of one length are rows of a batch. The shared tokens ask again in each, so that the plain causal
-        # form serves: its fused kernel skips what is masked.
+        # Neighbours of the same length become rows of a batch. Each row repeats the shared tokens, so that attention is
+        # plainly causal and its fused kernel can skip what is masked.
         states = [own.unflatten(2, (count, length))[0].transpose(0, 1) for own in run]
         if shared:
             begin = (before.expand(count, -1, -1, -1) for before in first)
@@ -63,4 +59,4 @@ def packed(
 
 
 AttentionInterface.register(PACKED, packed)
-AttentionMaskInterface.register(PACKED, sdpa_mask)  # None where causal attention needs no mask
+AttentionMaskInterface.register(PACKED, sdpa_mask)  # gives None where causal attention needs no mask

@@ -1,4 +1,7 @@
-"""The part of a model that training runs: embedding and decoder layers up to the highest target, and their states."""
+"""The truncated model: the embedding and the decoder layers up to the highest target, and their hidden states.
+
+Neither the losses nor their gradients need anything above the highest target layer, so the rest stays on disk.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +11,16 @@ from dataclasses import dataclass
 import torch
 from bitsandbytes.nn import Linear4bit
 from peft import PeftModel
-from transformers import (
-    AutoModel,
-    PretrainedConfig,
-    PreTrainedModel,
-)
+from transformers import AutoModel, PretrainedConfig, PreTrainedModel
 
 from cbgui.config import RunConfig
-from cbgui.modeling.architecture import _cut, _layers_to_load, read_model_config, target_layers
+from cbgui.modeling.architecture import (
+    final_norm_name,
+    layers_to_load,
+    read_model_config,
+    target_layers,
+    truncated_config,
+)
 from cbgui.modeling.batch import (
     PAD_TO,
     Batch,
@@ -27,61 +32,19 @@ from cbgui.modeling.batch import (
     shared_tokens,
 )
 from cbgui.modeling.cpu import onednn
-from cbgui.modeling.hub import (
-    ModelSource,
-)
+from cbgui.modeling.hub import ModelSource
 from cbgui.modeling.loading import compute_dtype, load_options
 from cbgui.modeling.packed_attention import PACKED
 
-
-def _as_truncated_model(model: PreTrainedModel, config: RunConfig, targets: list[int]) -> TruncatedModel:
-    """Drop what only served its norm, and note how the target layers are read."""
-    layers, kept = model.layers, len(model.layers)
-    norms = {}
-    if config.objective.read == "normed":
-        for layer in targets:
-            last = model.norm if hasattr(model, "norm") else getattr(model, "final_layer_norm", None)
-            norm = getattr(layers[layer], "input_layernorm", None) if layer < kept else last
-            if norm is not None:
-                norms[layer] = norm
-    if config.objective.retain_layers == "all":
-        retain = list(range(kept + 1))
-    else:
-        retain = targets
-        del layers[targets[-1] :]
-        model.config.num_hidden_layers = targets[-1]
-        # The last hidden state is read raw, through `norms` or not at all; transformers would give it after the norm.
-        final = "norm" if hasattr(model, "norm") else "final_layer_norm"
-        setattr(model, final, torch.nn.Identity())
-    return TruncatedModel(model, targets, retain, norms)
-
-
-def load_truncated_model(source: ModelSource, config: RunConfig) -> TruncatedModel:
-    """Load only the embedding and the layers that training runs. The head and all above stay on disk."""
-    model_config = read_model_config(source)
-    targets = target_layers(config.objective, model_config.num_hidden_layers)
-    cut = _cut(model_config, _layers_to_load(model_config, targets))
-    model = AutoModel.from_pretrained(source.path, config=cut, **load_options(config.model))
-    truncated = _as_truncated_model(model, config, targets)
-    if config.model.embedding_on_cpu is True and truncated.device.type != "cpu":
-        truncated.keep_embedding_on_cpu()
-    return truncated
-
-
-def empty_truncated_model(model_config: PretrainedConfig, config: RunConfig, targets: list[int]) -> TruncatedModel:
-    """The truncated model's form without weights (PyTorch's meta device), for the estimate and the bench."""
-    cut = _cut(model_config, _layers_to_load(model_config, targets))
-    with torch.device("meta"):
-        model = AutoModel.from_config(cut, dtype=compute_dtype(config.model))
-    return _as_truncated_model(model, config, targets)
+PACKING_TOLERANCE = 0.02  # of a hidden state's norm: the rounding of bfloat16
 
 
 class EmbeddingOnCpu(torch.nn.Module):
-    """An embedding that stays where it is when the model around it is moved, as Trainer and accelerate do."""
+    """An embedding that stays in ordinary memory when Trainer and accelerate move the model."""
 
     def __init__(self, embedding: torch.nn.Module, device: torch.device) -> None:
         super().__init__()
-        self._embedding = (embedding.to("cpu"),)  # in a tuple, so that it is no submodule
+        self._embedding = (embedding.to("cpu"),)  # in a tuple, so that it is not registered as a submodule
         self.device = device
 
     def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
@@ -90,54 +53,54 @@ class EmbeddingOnCpu(torch.nn.Module):
 
 @dataclass
 class TruncatedModel:
-    """Embedding + decoder layers up to the highest target, and the reading of their hidden states."""
+    """The embedding and decoder layers that training runs, and how their hidden states are read."""
 
     model: PreTrainedModel | PeftModel
     target_layers: list[int]
     retain_layers: list[int]
-    norms: dict[int, torch.nn.Module]  # how layer l's output is read by layer l + 1; empty for read: residual
+    norms: dict[int, torch.nn.Module]  # layer -> the next layer's input norm; empty for `read: residual`
     packed: bool = False  # examples share a row; see `use_fast_attention`
 
     def hidden_states(self, batch: Batch) -> tuple[dict[int, torch.Tensor], dict[int, torch.Tensor]]:
-        """Target layers at the batch's break places, and retain layers at its retain places.
+        """States of the target layers at the batch's break positions, and of the retain layers at its retain positions.
 
-        Layer number -> (tokens, hidden_size). Rows are padded on the right, so no real token ever attends to padding
-        and no attention mask is needed; without one, attention takes its faster causal path.
+        Layer number -> (tokens, hidden_size). Rows are padded on the right, so no real token attends to padding and no
+        attention mask is needed; without one, attention takes its faster causal path.
         """
         layers = sorted({*self.target_layers, *self.retain_layers})
         more = {} if batch.segments is None else {"attention_mask": batch.segments, "position_ids": batch.position_ids}
-        # transformers keeps only the listed layers (5.x, utils/output_capturing.py).
+        # Given a list, transformers 5 keeps only these layers (utils/output_capturing.py).
         output = self.model(input_ids=batch.input_ids, output_hidden_states=layers, use_cache=False, **more)
         flat = {layer: output.hidden_states[layer].flatten(0, 1) for layer in layers}
-        # On a CPU the gradient of indexing by a mask takes three to five times that of `index_select`.
+        # On a CPU, the gradient of indexing by a mask takes three to five times as long as that of `index_select`.
         return tuple(
-            {layer: flat[layer].index_select(0, places) for layer in kept}
-            for kept, places in (
+            {layer: flat[layer].index_select(0, positions) for layer in kept}
+            for kept, positions in (
                 (self.target_layers, batch.break_positions),
                 (self.retain_layers, batch.retain_positions),
             )
         )
 
     def micro_batches(self, examples: list[Encoded], size: int) -> list[list[Encoded]]:
-        """A step's examples in passes of at most `size`, and on a CPU of at most CPU_MICRO_BATCH_TOKENS where they can be."""
+        """A step's examples in micro-batches of at most `size` examples and, on a CPU, of limited length."""
         max_tokens = longest_micro_batch(self.device.type)
         lengths, shared = [len(e.ids) for e in examples], shared_tokens(examples)
         parts = plan_micro_batches(lengths, size, packed=self.packed, shared=shared, max_tokens=max_tokens)
-        return [[examples[place] for place in part] for part in parts]
+        return [[examples[index] for index in part] for part in parts]
 
     def batch(self, examples: list[Encoded], pad_token_id: int) -> Batch:
-        """The examples as the model takes them: packed where it can (`use_fast_attention`), on its device."""
-        made = self._pack(examples, pad_token_id) if self.packed else collate(examples, pad_token_id)
-        return made.to(self.device)
+        """The examples as the model reads them, on its device: packed into one row where the model allows it."""
+        batch = self._pack(examples, pad_token_id) if self.packed else collate(examples, pad_token_id)
+        return batch.to(self.device)
 
     def _pack(self, examples: list[Encoded], pad_token_id: int) -> Batch:
-        # Padded rows are multiples of PAD_TO already; a packed one needs it for oneDNN alone.
+        # Padded rows are multiples of PAD_TO already. A packed row needs that only for oneDNN.
         multiple = PAD_TO if self.device.type == "cpu" and onednn.uses_onednn(self.model.dtype) else 1
         return pack(examples, pad_token_id, multiple)
 
     @property
     def device(self) -> torch.device:
-        """Where the layers are (the embedding may be elsewhere)."""
+        """Where the layers are; the embedding may be elsewhere."""
         layers = self.model.get_base_model().layers if isinstance(self.model, PeftModel) else self.model.layers
         return next(layers.parameters()).device
 
@@ -151,20 +114,21 @@ class TruncatedModel:
     def set_training(self, training: bool) -> None:
         """`train()` or `eval()`, but 4-bit layers stay in training mode.
 
-        On a CPU, bitsandbytes packs them for inference at the first pass in eval mode, and what is packed passes no
+        On a CPU, bitsandbytes repacks them for inference at the first pass in eval mode, and repacked weights pass no
         gradient on (bitsandbytes 0.50, `matmul_4bit`).
         """
         for module in self.model.modules():
             module.training = training or isinstance(module, Linear4bit)
 
     def keep_embedding_on_cpu(self) -> None:
-        """Leave the input embedding in ordinary memory: a look-up of a row for each token, then one copy to the GPU."""
+        """Leave the input embedding in ordinary memory: each token needs one row of it, copied to the GPU."""
         self.model.set_input_embeddings(EmbeddingOnCpu(self.model.get_input_embeddings(), self.device))
 
     def use_fast_attention(self) -> None:
-        """Pack examples into one row.
+        """Pack examples into one row where that gives the same hidden states.
 
-        A model that does not run SDPA (soft-capped scores, for one) keeps what it has, and padded rows.
+        A model that does not run SDPA (because of soft-capped scores, for example) keeps its own attention and padded
+        rows.
         """
         if self.model.config._attn_implementation == "sdpa":
             self.model.set_attn_implementation(PACKED)
@@ -174,7 +138,7 @@ class TruncatedModel:
 
     @torch.no_grad()
     def _packs(self) -> bool:
-        """Whether packed examples have the hidden states that they have in rows of their own: tried on two."""
+        """Whether two packed examples have the hidden states that they have in their own rows."""
         generator = torch.Generator().manual_seed(0)
         ids = torch.randint(1, min(1000, self.model.config.vocab_size), (2, 12), generator=generator)
         ids[1, :4] = ids[0, :4]
@@ -183,7 +147,7 @@ class TruncatedModel:
         self.set_training(False)
         try:
             _, packed = self.hidden_states(self._pack(examples, 0).to(self.device))
-        except Exception:  # whatever a model does not do with a packed row; to the run's log
+        except Exception:  # the model cannot read a packed row; the run's log says why
             traceback.print_exc()
             return False
         else:
@@ -192,8 +156,50 @@ class TruncatedModel:
             self.set_training(training)
         last = self.retain_layers[-1]
         distance = (packed[last] - rows[last]).float().norm() / rows[last].float().norm()
-        return distance.item() < 0.02
+        return distance.item() < PACKING_TOLERANCE
 
     def read(self, layer: int, hidden: torch.Tensor) -> torch.Tensor:
+        """Hidden states of `layer` as the losses read them; see `ObjectiveConfig.read`. Shapes stay as they are."""
         norm = self.norms.get(layer)
         return hidden if norm is None else norm(hidden)
+
+
+def load_truncated_model(source: ModelSource, config: RunConfig) -> TruncatedModel:
+    """Load only the embedding and the layers that training runs. Raises InputError for a model that is not accepted."""
+    model_config = read_model_config(source)
+    targets = target_layers(config.objective, model_config.num_hidden_layers)
+    cut = truncated_config(model_config, layers_to_load(model_config, targets))
+    model = AutoModel.from_pretrained(source.path, config=cut, **load_options(config.model))
+    truncated = _as_truncated_model(model, config, targets)
+    if config.model.embedding_on_cpu is True and truncated.device.type != "cpu":
+        truncated.keep_embedding_on_cpu()
+    return truncated
+
+
+def empty_truncated_model(model_config: PretrainedConfig, config: RunConfig, targets: list[int]) -> TruncatedModel:
+    """The truncated model without weights, on PyTorch's meta device, for the memory estimate and the bench."""
+    cut = truncated_config(model_config, layers_to_load(model_config, targets))
+    with torch.device("meta"):
+        model = AutoModel.from_config(cut, dtype=compute_dtype(config.model))
+    return _as_truncated_model(model, config, targets)
+
+
+def _as_truncated_model(model: PreTrainedModel, config: RunConfig, targets: list[int]) -> TruncatedModel:
+    """Note how the target layers are read, and drop the layer that was loaded only for its norm."""
+    layers, loaded, final_norm = model.layers, len(model.layers), final_norm_name(model)
+    norms = {}
+    if config.objective.read == "normed":
+        for layer in targets:
+            last = getattr(model, final_norm, None)
+            norm = getattr(layers[layer], "input_layernorm", None) if layer < loaded else last
+            if norm is not None:
+                norms[layer] = norm
+    if config.objective.retain_layers == "all":
+        retain = list(range(loaded + 1))
+    else:
+        retain = targets
+        del layers[targets[-1] :]
+        model.config.num_hidden_layers = targets[-1]
+        # The last hidden state is read as it is, or through `norms`; transformers would apply the final norm to it.
+        setattr(model, final_norm, torch.nn.Identity())
+    return TruncatedModel(model, targets, retain, norms)

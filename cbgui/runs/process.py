@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,16 +92,24 @@ class BackgroundProcess:
         except (OSError, ValueError):  # it took the lock a moment ago and has not written yet
             return None
 
-    def start(self, *arguments: str, append: bool = False, environment: dict[str, str] | None = None) -> None:
+    def start(
+        self,
+        *arguments: str,
+        append: bool = False,
+        environment: dict[str, str] | None = None,
+        prepare: Callable[[], None] = lambda: None,
+    ) -> None:
         """Start it and return once it holds the lock, or has ended.
 
-        `environment` is added to the child's and goes into no file. Raises InputError if it is running already.
+        `prepare` is called just before, when it is certain that no other one is running. `environment` is added to the
+        child's and goes into no file. Raises InputError if it is running already.
         """
         with FileLock(self.lock_file.with_name(f"{self.lock_file.name}.starting")):
             if self.is_running():
                 raise InputError(
                     f"{self.task} of run {self.run_folder.name!r} is running already; stop it first, or wait for it."
                 )
+            prepare()
             command = [sys.executable, "-m", "cbgui.worker", str(self.run_folder), self.task, *arguments]
             with self.output.open("ab" if append else "wb") as output:
                 process = subprocess.Popen(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -46,9 +47,16 @@ PART = ".part"  # ending of a file or folder that is still being written
 def write_whole(path: Path, text: str) -> None:
     """Write to a temporary file and rename it, so that a reader never sees half a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + PART)
-    part.write_text(text, "utf-8")
-    part.replace(path)
+    descriptor, name = tempfile.mkstemp(prefix=f"{path.name}.", suffix=PART, dir=path.parent)
+    part = Path(name)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+        part.chmod(0o644)  # mkstemp's files are private
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
 
 
 def read_data(data: DataConfig) -> dict[str, list[Example]]:
@@ -243,10 +251,12 @@ class Run:
 
     def start(self) -> None:
         """Start or resume training in the background. Raises InputError if it is running already."""
-        if not self.training.is_running():
+
+        def prepare() -> None:
             self.ask("run")
-        self.training.start(append=True)
-        self.waiting_file.unlink(missing_ok=True)
+            self.waiting_file.unlink(missing_ok=True)
+
+        self.training.start(append=True, prepare=prepare)
 
     def request(self) -> Request:
         """What the user last asked of the training process."""

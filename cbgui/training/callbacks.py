@@ -15,7 +15,6 @@ from cbgui.modeling.batch import Encoded
 from cbgui.runs.run import Run
 from cbgui.training import diagnostics
 from cbgui.training.controller import goal_met
-from cbgui.training.measure import validate
 
 if TYPE_CHECKING:
     from cbgui.training.trainer import RerouteTrainer
@@ -40,7 +39,7 @@ class EventCallback(TrainerCallback):
         trainer = self.trainer
         if not self.held_out:
             return
-        values = validate(trainer.truncated, self.held_out, trainer.config, trainer.reference_states)
+        values = trainer.validate(self.held_out)
         self.run.append_event("validation", step=step, examples=self.source, **values)
         self.validations.append({"step": step, **values})
         for kind, text in diagnostics.warnings(self.validations, steps, trainer.config).items():

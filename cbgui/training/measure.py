@@ -13,8 +13,6 @@ from cbgui.modeling.truncated import TruncatedModel
 from cbgui.training.objectives import REROUTE, RETAIN, retain_relative
 from cbgui.training.reference_states import ReferenceStates
 
-VALIDATION_MICRO_BATCH = 4  # examples; small ones limit the memory and cost little without gradients
-
 
 @dataclass
 class Losses:
@@ -73,7 +71,11 @@ def micro_batch_losses(
 
 @torch.no_grad()
 def validate(
-    truncated: TruncatedModel, examples: list[Encoded], config: RunConfig, reference_states: ReferenceStates
+    truncated: TruncatedModel,
+    examples: list[Encoded],
+    config: RunConfig,
+    reference_states: ReferenceStates,
+    micro_batch_size: int,
 ) -> dict[str, Any]:
     """The step's losses on held-out examples: reroute_loss, retain_loss, drift, and the cosine of each target layer."""
     truncated.set_training(False)
@@ -82,7 +84,7 @@ def validate(
     reroute = retain = drift = 0.0
     cosine = dict.fromkeys(truncated.target_layers, 0.0)
     bfloat16 = truncated.model.dtype == torch.bfloat16
-    for part in truncated.micro_batches(examples, VALIDATION_MICRO_BATCH):
+    for part in truncated.micro_batches(examples, micro_batch_size):
         with torch.autocast(truncated.device.type, dtype=torch.bfloat16, enabled=bfloat16):
             losses = micro_batch_losses(truncated, part, config, reference_states, break_tokens, retain_tokens)
         reroute, retain = reroute + losses.reroute.item(), retain + losses.retain.item()

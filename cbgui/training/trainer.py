@@ -22,10 +22,11 @@ from cbgui.modeling.truncated import TruncatedModel
 from cbgui.runs.run import Run
 from cbgui.training.callbacks import EventCallback
 from cbgui.training.controller import retain_share
-from cbgui.training.measure import micro_batch_losses
+from cbgui.training.measure import micro_batch_losses, validate
 from cbgui.training.objectives import coefficients
 from cbgui.training.reference_states import ReferenceStates
 
+VALIDATION_MICRO_BATCH = 4  # examples; small ones limit the memory and cost little without gradients
 FUSED = {"adamw_torch": "adamw_torch_fused"}  # the same values in less time
 # Both models' answers to a few examples while a run trains; None where memory does not allow it.
 Preview = Callable[[TruncatedModel, ModelSource, RunConfig, list[Example]], list[dict[str, str]] | None]
@@ -44,6 +45,7 @@ class RerouteTrainer(Trainer):
         super().__init__(model=truncated.model, **kwargs)
         self.truncated, self.config, self.run = truncated, config, run
         self.micro_batch_size = config.training.micro_batch_size
+        self.validation_micro_batch = VALIDATION_MICRO_BATCH
         budget = shutil.disk_usage(run.path).free // 4
         self.reference_states = ReferenceStates(truncated, pad_token_id, run.path, budget)
         self.trainable = [parameter for parameter in truncated.model.parameters() if parameter.requires_grad]
@@ -126,6 +128,18 @@ class RerouteTrainer(Trainer):
             step=self.state.global_step + 1,
             text=f"Memory ran out; going on with {change}. The result is the same, but a step takes longer.",
         )
+
+    def validate(self, examples: list[Encoded]) -> dict[str, Any]:
+        """`measure.validate`, in smaller micro-batches where memory runs out."""
+        while True:
+            size = self.validation_micro_batch
+            try:
+                return validate(self.truncated, examples, self.config, self.reference_states, size)
+            except (RuntimeError, MemoryError) as error:
+                if not hardware.is_out_of_memory(error) or size == 1:
+                    raise
+            self.validation_micro_batch = size // 2  # outside the handler, which keeps the failed tensors alive
+            hardware.free_cached_memory()
 
     def _sum_over_processes(self, sums: torch.Tensor) -> torch.Tensor:
         """Add up the gradients of all processes, and `sums`. With one process there is nothing to do."""

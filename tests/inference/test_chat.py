@@ -1,4 +1,4 @@
-"""Two models from one set of weights: the same answers as each alone, its cosines, answers written in batches."""
+"""Two models from one set of weights: they answer as each does alone. Also their cosines, and batches of answers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cbgui.config import ModelConfig
 from cbgui.errors import InputError
 from cbgui.inference.batch_answers import write_answers
 from cbgui.inference.chat import ChatModel, checkpoints, load_chat_model
-from cbgui.modeling import full as whole
+from cbgui.modeling import full
 from cbgui.modeling.chat_format import load_tokenizer, prompt_text
 from cbgui.modeling.lora import adapt_rows
 
@@ -20,7 +20,7 @@ LONG = [*SHORT, {"role": "assistant", "content": "Hi."}, {"role": "user", "conte
 
 
 def strong(adapter: PeftModel) -> PeftModel:
-    """A few steps change little: make the adapter's share large enough to see."""
+    """A few steps change little, so enlarge the adapter's part."""
     for name, parameter in adapter.named_parameters():
         if "lora_B" in name:
             parameter.data *= 3
@@ -29,7 +29,9 @@ def strong(adapter: PeftModel) -> PeftModel:
 
 @pytest.fixture
 def adapted(trained, demo) -> PeftModel:
-    return strong(PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(demo.path).float(), trained.adapter))
+    return strong(
+        PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(demo.path).float(), trained.adapter_folder)
+    )
 
 
 def test_rows_of_one_batch_equal_both_models_alone(adapted):
@@ -105,8 +107,8 @@ def test_answers_are_written_with_the_prefill_and_progress_is_told_at_each_token
     written = {number: answer for _, answers in together for number, answer in answers.items()}
     assert sorted(written) == [0, 1, 2]
     assert all(answer.startswith("Sure,") and len(answer) > 6 for answer in written.values())
-    monkeypatch.setattr(whole, "BATCH_TOKENS", 1)
-    monkeypatch.setattr(whole, "MIN_BATCH_TOKENS", 1)
+    monkeypatch.setattr(full, "BATCH_TOKENS", 1)
+    monkeypatch.setattr(full, "MIN_BATCH_TOKENS", 1)
     alone = [answers for _, answers in write_answers(config, requests, **ask) if answers]
     assert [list(answers) for answers in alone] == [[1], [2], [0]]  # short requests first
     assert {number: answer for answers in alone for number, answer in answers.items()} == written
@@ -118,3 +120,21 @@ def test_an_answer_that_has_ended_is_handed_over_while_others_go_on():
     steps = list(write_answers(ModelConfig(quantization="none"), requests, max_new_tokens=60))
     first = next(place for place, (_, answers) in enumerate(steps) if answers)
     assert list(steps[first][1]) == [0] and first < len(steps) - 1 and steps[first][0] < 1
+
+
+def test_the_base_models_answer_is_the_one_it_gives_alone(trained, demo):
+    chat = load_chat_model(trained)
+    pairs = list(chat.stream([{"role": "user", "content": "What is the capital of France?"}], max_new_tokens=12))
+    assert len(pairs) > 1
+    tokenizer = load_tokenizer(demo)
+    inputs = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "What is the capital of France?"}],
+        add_generation_prompt=True,
+        return_tensors="pt",
+        return_dict=True,
+    )
+    with torch.no_grad(), chat.model.disable_adapter():
+        plain = chat.model.generate(**inputs, max_new_tokens=12, do_sample=False)
+    answer = tokenizer.decode(plain[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+    assert pairs[-1].base[:20] == answer[:20]
+    assert pairs[-1].short_circuited != ""

@@ -1,12 +1,12 @@
-"""Seconds a step and peak memory beside the published pipeline, on the same examples, one after the other.
+"""Time and peak memory of a step, compared with the published pipeline on the same examples.
 
-python tests/compare_with_reference.py [--steps 4] [--batch 2] [--micro-batch 4] [--reference reference_rr.py]
+python tests/measure/compare_with_reference.py [--steps 4] [--batch 2] [--micro-batch 4]
 
-64 + 64 examples with answers of 80 to 500 words (the demo's answers, strung together). Both do the published objective
-on layers 10 and 20 with the published LoRA; ours in float32, and in what it chooses on this machine. Ours goes through
-the examples twice: once with every example new, once with the frozen states found again, as in all later rounds. The
-baseline's steps are all alike: `--steps` of them.
-Prints one JSON line a program, and what became of it.
+64 + 64 examples with answers of 80 to 500 words, made from the demo's answers. Both programs train the published
+objective on layers 10 and 20 with the published LoRA; cbgui does so in float32, and in the precision that it chooses on
+this machine. cbgui sees the examples twice: first all of them are new, then their reference states are read from disk,
+as in all later rounds. The published pipeline's steps are all alike, so `--steps` of them are enough.
+Prints one line of JSON for each program.
 """
 
 import argparse
@@ -37,7 +37,7 @@ PUBLISHED_STEPS = 150
 
 
 def write_examples(path: Path, tokenizer) -> None:
-    """JSONL as reference_rr.py reads it; the same seed gives the same file."""
+    """JSON Lines as reference_rr.py reads them; always the same file."""
     from cbgui.config import PRESETS
     from cbgui.data.examples import read_examples
     from cbgui.modeling.chat_format import prompt_text
@@ -55,11 +55,12 @@ def write_examples(path: Path, tokenizer) -> None:
 
 
 def ours(folder: str, data: str, batch: int, micro_batch: int, dtype: str) -> None:
-    """Runs in a process of its own, so that its peak is its own."""
+    """cbgui's part; it runs in a separate process, so that its peak memory is its own."""
     from cbgui import hardware
     from cbgui.config import RunConfig, override
     from cbgui.modeling.batch import Encoded
     from cbgui.modeling.chat_format import load_tokenizer
+    from cbgui.modeling.cpu import allocator
     from cbgui.modeling.hub import ModelSource
     from cbgui.modeling.lora import add_lora
     from cbgui.modeling.truncated import load_truncated_model
@@ -75,8 +76,6 @@ def ours(folder: str, data: str, batch: int, micro_batch: int, dtype: str) -> No
     settings += [f"training.steps={steps}", f"training.break_batch_size={batch}", f"training.retain_batch_size={batch}"]
     settings += [f"model.dtype={dtype}", "data.max_tokens=1024", "training.gradient_checkpointing=false"]
     settings += [f"training.micro_batch_size={micro_batch}"]
-    from cbgui.modeling.cpu import allocator
-
     allocator.keep_freed_memory()
     config = override(RunConfig(), settings)
     source = ModelSource(Path(folder), folder)
@@ -85,7 +84,7 @@ def ours(folder: str, data: str, batch: int, micro_batch: int, dtype: str) -> No
     loaded = hardware.memory_in_use()
 
     def encoded(row: dict) -> Encoded:
-        """As reference_rr.py cuts: 512 + 512 tokens of a break example, 1,024 of a retain example."""
+        """Cut as reference_rr.py does: 512 + 512 tokens of a break example, 1,024 of a retain example."""
         prompt, response = (tokenizer(row[key], add_special_tokens=False).input_ids for key in ("prompt", "response"))
         if row["split"] == "break":
             prompt, response = prompt[:512], response[:512]
@@ -122,8 +121,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--batch", type=int, default=2)
-    parser.add_argument("--micro-batch", type=int, help="examples in a pass of ours; by default all, as cbgui chooses")
-    parser.add_argument("--reference", default=ROOT.parent / "shared" / "bench" / "reference_rr.py")
+    parser.add_argument(
+        "--micro-batch", type=int, help="examples at once in cbgui; by default a whole step, as cbgui chooses"
+    )
     parser.add_argument("--ours", nargs=3, metavar=("FOLDER", "DATA", "DTYPE"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     micro_batch = arguments.micro_batch or 2 * arguments.batch
@@ -133,7 +133,7 @@ def main() -> None:
         return
     from cbgui import hardware
     from cbgui.modeling.chat_format import load_tokenizer
-    from cbgui.modeling.cpu.allocator import training_environment
+    from cbgui.modeling.cpu import allocator
     from cbgui.modeling.hub import resolve_model
     from cbgui.training.bench import machine
 
@@ -148,10 +148,18 @@ def main() -> None:
             own = [sys.executable, __file__, *sizes, "--micro-batch", str(micro_batch)]
             own += ["--ours", str(source.path), str(data), dtype]
             done = subprocess.run(
-                own, capture_output=True, text=True, check=True, env=os.environ | training_environment()
+                own, capture_output=True, text=True, check=True, env=os.environ | allocator.settings()
             )
             print(done.stdout.strip().splitlines()[-1], flush=True)
-        base = [sys.executable, str(arguments.reference), "--model", str(source.path), "--data", str(data), *sizes]
+        base = [
+            sys.executable,
+            str(Path(__file__).with_name("reference_rr.py")),
+            "--model",
+            str(source.path),
+            "--data",
+            str(data),
+            *sizes,
+        ]
         print(
             "reference_rr.py, float32", subprocess.run(base, capture_output=True, text=True, check=True).stdout.strip()
         )

@@ -1,6 +1,6 @@
-"""Side-by-side streaming against one plain batched `generate` of two rows: python tests/measure_chat.py RUN_DIR.
+"""How long two answers take side by side, against one plain batch of two: python tests/measure/measure_chat.py RUN_DIR.
 
-Prints JSON with the machine. Both run in the same thread, in turns, with nothing else on the machine.
+Prints JSON with the machine. Both run in the same thread, in turns. Run nothing else on the machine.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from cbgui.modeling.hub import resolve_model  # noqa: E402
 from cbgui.runs.folder import open_run  # noqa: E402
 
 TOKENS, ROUNDS = 100, 7
-REQUESTS = ["Write a long story about a dog.", "Tell me about Paris, at length."]
+PROMPTS = ["Write a long story about a dog.", "Tell me about Paris, at length."]
 
 
 def main(run_dir: str) -> None:
@@ -34,7 +34,7 @@ def main(run_dir: str) -> None:
     plain = in_model_thread(load_full_model, resolve_model(config.model.name), config.model)
     tokenizer = chat.tokenizer
     tokenizer.padding_side = "left"
-    histories = [[{"role": "user", "content": text}] for text in REQUESTS]
+    histories = [[{"role": "user", "content": text}] for text in PROMPTS]
     texts = [prompt_text(tokenizer, history) for history in histories]
     inputs = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False).to(plain.device)
 

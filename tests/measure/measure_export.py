@@ -1,8 +1,8 @@
-"""Merge into a sharded model of random weights larger than memory would have to be: peak resident memory and time.
+"""Peak memory and time of merging into a large, sharded model of random weights.
 
-    python tests/measure_export.py [--gigabytes 5] [--folder DIR]
+    python tests/measure/measure_export.py [--gigabytes 5] [--folder DIR]
 
-It is killed half-way once and started again. Not a test: nothing is asserted but that the files are right.
+The export is killed half-way once and started again. Only the files are checked, not the figures.
 """
 
 import argparse
@@ -41,11 +41,11 @@ def main() -> None:
         config = RunConfig()
         config.model.name = str(model)
         run = create_run(Path(scratch, "run"), config)
-        random_adapter(run.adapter, model, layers=layers * 5 // 8)
+        random_adapter(run.adapter_folder, model, layers=layers * 5 // 8)
 
         process = start(run.path, output)
         for line in process.stdout:
-            if line.strip().startswith("4"):  # 40-odd percent
+            if line.strip().startswith("4"):  # over 40 percent
                 break
         process.kill()
         process.wait()

@@ -1,4 +1,4 @@
-"""Every family of DESIGN.md on a tiny random model, the whole way: train, adapter on the full model, merge, reload."""
+"""Every supported family as a tiny random model, the whole way: train, load the adapter, merge, reload."""
 
 import json
 
@@ -56,7 +56,7 @@ def test_train_merge_and_reload(family, quantization, demo, tmp_path, monkeypatc
     ids = torch.randint(1, 128, (1, 24), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         untouched = base(input_ids=ids).logits
-        adapted = PeftModel.from_pretrained(base, run.adapter).eval()(input_ids=ids).logits
+        adapted = PeftModel.from_pretrained(base, run.adapter_folder).eval()(input_ids=ids).logits
         merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged").eval()(input_ids=ids).logits
     assert not torch.allclose(untouched, adapted, atol=1e-3)
     assert torch.allclose(merged, adapted, atol=1e-3, rtol=1e-3)

@@ -1,4 +1,4 @@
-"""The whole model is held in a form that fits, and its size is known before it is loaded."""
+"""The full model is held in a form that fits, and its size is known before it is loaded."""
 
 from __future__ import annotations
 
@@ -34,25 +34,24 @@ HELLO = [{"role": "user", "content": "Hello"}]
 
 
 @pytest.mark.parametrize("quantization", ["none", "nf4"])
-def test_its_size_is_known_before(quantization, demo):
+def test_the_size_is_known_before_loading(quantization, demo):
     config = ModelConfig(quantization=quantization, dtype="float32")
     model = AutoModelForCausalLM.from_pretrained(demo.path, **load_options(config))
-    # bitsandbytes' scales are no parameters, which the footprint counts alone: 1.6% of 4-bit weights.
+    # The footprint counts parameters only, and bitsandbytes' scales (1.6% of 4-bit weights) are not parameters.
     measured = model.get_memory_footprint(return_buffers=False)
-    assert (
-        1 <= full_model_bytes(read_model_config(demo), config) / measured < (1.001 if quantization == "none" else 1.03)
-    )
+    margin = 1.001 if quantization == "none" else 1.03
+    assert 1 <= full_model_bytes(read_model_config(demo), config) / measured < margin
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2", "gpt_neox"])
-def test_tied_embeddings_count_once_and_a_head_of_its_own_does_too(family):
+def test_tied_embeddings_count_once_and_separate_heads_too(family):
     config = AutoConfig.for_model(family, **TINY)
     model = AutoModelForCausalLM.from_config(config)
     assert full_model_bytes(config, ModelConfig(dtype="float32")) == model.get_memory_footprint(return_buffers=False)
 
 
-def test_a_run_trained_in_full_precision_is_talked_to_in_4_bits_where_memory_is_short(trained, demo, monkeypatch):
-    """A truncated model may fit where the whole model does not."""
+def test_chat_falls_back_to_4_bits_where_memory_is_short(trained, demo, monkeypatch):
+    """The truncated model may fit where the full model does not."""
     config, form = trained.config().model, read_model_config(demo)
     assert config.quantization == "none"
     assert form_in_words(load_chat_model(trained).model) == "in full precision"
@@ -65,28 +64,28 @@ def test_a_run_trained_in_full_precision_is_talked_to_in_4_bits_where_memory_is_
     assert [answers for _, answers in write_answers(ModelConfig(), [HELLO], max_new_tokens=2)][-1][0]
 
 
-def test_what_fits_in_no_form_is_refused_in_a_sentence(trained, cli, demo, monkeypatch):
+def test_a_model_that_fits_in_no_form_is_refused(trained, cli, demo, monkeypatch):
     monkeypatch.setattr(hardware, "free_memory", lambda: 10 * 2**20)
     done = cli("generate", trained.path, "--prompt", "Hello")
-    assert done.returncode == 2 and re.search(r"answers need the whole model, 0\.\d GiB in 4 bits", done.stderr)
+    assert done.returncode == 2 and re.search(r"answers need the full model, 0\.\d GiB in 4 bits", done.stderr)
     assert "Traceback" not in done.stderr
     assert "will not fit" in fit_in_words(read_model_config(demo), ModelConfig(), 10 * 2**20, "cpu")
 
 
-def test_beside_a_gpu_that_is_too_small_it_goes_into_ordinary_memory(trained, demo, monkeypatch):
+def test_a_gpu_that_is_too_small_leaves_the_model_in_ordinary_memory(trained, demo, monkeypatch):
     form = fitting(read_model_config(demo), ModelConfig(), 10 * 2**20, "cuda")
     assert form.beside_gpu and form.config.quantization == "nf4" and form.config.dtype in ("float32", "bfloat16")
     monkeypatch.setattr(hardware, "kind", lambda: "cuda")
     monkeypatch.setattr(hardware, "free_memory", lambda: 10 * 2**20)
     monkeypatch.setattr("peft.peft_model.infer_device", lambda: "cuda")  # as PEFT does wherever there is a GPU
-    model = load_with_adapter(demo, ModelConfig(), trained.adapter)
+    model = load_with_adapter(demo, ModelConfig(), trained.adapter_folder)
     assert model.device.type == "cpu" and form_in_words(model) == "in 4 bits in ordinary memory, which is slow"
     monkeypatch.setattr(hardware, "free_ordinary_memory", lambda: 10 * 2**20)
-    with pytest.raises(InputError, match="which are not free"):
+    with pytest.raises(InputError, match="which is not free"):
         load_full_model(demo, ModelConfig())
 
 
-def test_cudas_own_memory_counts_until_it_is_there(demo, monkeypatch):
+def test_cudas_own_memory_counts_until_it_is_taken(demo, monkeypatch):
     sizes = []
     for reserved in (0, 2**20):
         monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda reserved=reserved: reserved)
@@ -94,10 +93,10 @@ def test_cudas_own_memory_counts_until_it_is_there(demo, monkeypatch):
     assert sizes[0] - sizes[1] == CONTEXT["cuda"]
 
 
-def test_a_report_in_4_bits_takes_no_answers_that_were_given_in_full_precision(trained, tmp_path, demo, monkeypatch):
+def test_a_report_in_4_bits_does_not_reuse_full_precision_answers(trained, tmp_path, demo, monkeypatch):
     shutil.copytree(trained.path, tmp_path / "run", ignore=shutil.ignore_patterns("report"))
     run, ask = open_run(tmp_path / "run"), {"attacks": ["direct"], "limit": 1, "max_new_tokens": 4}
-    answers = run.path / "report" / "answers.jsonl"
+    answers = run.answers_file
     assert evaluate_run(run, **ask)["weights"] == "in full precision"
     once = len(answers.read_text("utf-8").splitlines())
     evaluate_run(run, **ask)

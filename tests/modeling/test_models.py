@@ -19,7 +19,7 @@ from cbgui.modeling.lora import add_lora
 from cbgui.modeling.packed_attention import PACKED
 from cbgui.modeling.truncated import load_truncated_model
 
-# Soft-capped scores run in transformers' plain form, with padded rows.
+# Models with soft-capped scores keep transformers' plain attention and padded rows.
 PACKS = {family: family != "gemma2" for family in FAMILIES}
 
 
@@ -54,7 +54,7 @@ def small_config(*settings: str) -> RunConfig:
 
 
 @pytest.mark.parametrize("family", FAMILIES, indirect=True)
-def test_trunk_reads_the_full_models_hidden_states(family):
+def test_the_truncated_model_has_the_full_models_hidden_states(family):
     """The truncated model's hidden states at the targets are those of the full model, and nothing above is loaded."""
     truncated = load_truncated_model(family, small_config("objective.read=residual"))
     assert len(truncated.model.layers) == 3
@@ -78,7 +78,7 @@ def _gradients(truncated, batch):
 @pytest.mark.parametrize("quantization", ["none", "nf4"])
 @pytest.mark.parametrize(("family", "packs"), PACKS.items(), indirect=["family"])
 def test_packed_examples_have_the_states_and_gradients_of_padded_ones(family, packs, quantization):
-    """With a beginning in common and windows shorter than the examples; what cannot be packed stays in rows."""
+    """With a shared beginning, and windows shorter than the examples; what cannot be packed stays in padded rows."""
     config = small_config(f"model.quantization={quantization}", "lora.init_std=0.1")
     truncated = load_truncated_model(family, config)
     add_lora(truncated, config.lora, seed=0)
@@ -91,7 +91,7 @@ def test_packed_examples_have_the_states_and_gradients_of_padded_ones(family, pa
     truncated.use_fast_attention()
     assert truncated.packed == packs
     batch = truncated.batch(examples, 0)
-    assert (batch.input_ids.numel() in (50, 64)) == packs  # 5 + 18 + 12 + 15, and filled up for oneDNN
+    assert (batch.input_ids.numel() in (50, 64)) == packs  # 5 + 18 + 12 + 15, or padded for oneDNN
     found, packed_gradients = _gradients(truncated, batch)
     assert truncated.model.config._attn_implementation == (
         PACKED if packs else truncated.model.config._attn_implementation
@@ -122,7 +122,7 @@ def test_adapter_loads_on_the_full_model_and_does_the_same_there(family, tmp_pat
 
 
 @pytest.mark.parametrize("family", ["llama"], indirect=True)
-def test_nf4_passes_gradients_on_after_a_frozen_pass(family):
+def test_nf4_has_gradients_after_a_reference_pass(family):
     """In eval mode bitsandbytes packs 4-bit weights for the CPU; packed ones would let no gradient through."""
     config = small_config("model.quantization=nf4", "lora.init_std=0.1")
     truncated = load_truncated_model(family, config)
@@ -150,7 +150,7 @@ def test_target_layers():
         target_layers(ObjectiveConfig(target_layers=[31]), 30)
 
 
-def test_model_folders_that_will_not_do(tmp_path):
+def test_unusable_model_folders_are_refused(tmp_path):
     with pytest.raises(InputError, match=r"config\.json"):
         resolve_model(str(tmp_path))
     (tmp_path / "config.json").write_text("{}", "utf-8")
@@ -168,16 +168,16 @@ def test_model_folders_that_will_not_do(tmp_path):
     [
         ({"model_type": "mixtral", "num_local_experts": 8}, "mixture of experts"),
         ({"model_type": "bert"}, "decoder-only"),
-        ({"model_type": "nothing-known"}, "transformers knows"),
+        ({"model_type": "nothing-known"}, "transformers does not know"),
     ],
 )
-def test_models_of_another_form_are_named(tmp_path, settings, words):
+def test_models_that_are_not_supported_are_refused(tmp_path, settings, words):
     (tmp_path / "config.json").write_text(json.dumps(settings), "utf-8")
     with pytest.raises(InputError, match=words):
         read_model_config(ModelSource(tmp_path, "it"))
 
 
-def test_a_silent_hub_is_noticed_and_remembered(monkeypatch):
+def test_a_silent_hub_is_asked_only_once(monkeypatch):
     calls = []
 
     def silent(*args, **kwargs):

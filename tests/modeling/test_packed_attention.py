@@ -13,7 +13,7 @@ IDS = torch.randint(0, 64, (2, 11), generator=torch.Generator().manual_seed(1))
 
 
 def outcome(model, implementation: str):
-    """Logits and gradients of two rows; for the packed form of the same two in one row."""
+    """Logits and gradients of two rows; the packed attention gets the same two in one row."""
     model.set_attn_implementation(implementation)
     model.zero_grad()
     ids, more = IDS, {}
@@ -36,8 +36,8 @@ def tiny(kind: str, **more):
     [
         ("llama", {}),
         ("llama", {"head_dim": 12}),
-        ("mistral", {"sliding_window": 4}),  # a mask of its own
-        ("gemma3_text", {"query_pre_attn_scalar": 100, "head_dim": 8}),  # scores scaled otherwise
+        ("mistral", {"sliding_window": 4}),  # needs a mask
+        ("gemma3_text", {"query_pre_attn_scalar": 100, "head_dim": 8}),  # scales its scores differently
     ],
 )
 @pytest.mark.parametrize("block", [4, 64])
@@ -52,7 +52,7 @@ def test_blocks_of_queries_attend_as_the_plain_form_does(kind, more, block, monk
 
 
 @pytest.mark.parametrize("padding", [0, 1])
-def test_answers_written_token_by_token_are_those_of_sdpa(padding):
+def test_generation_gives_the_answers_of_sdpa(padding):
     model = tiny("llama").eval()
     ids = torch.cat([torch.zeros(2, padding, dtype=torch.long), IDS.clamp_min(1)], 1)
     answers = []
@@ -63,23 +63,23 @@ def test_answers_written_token_by_token_are_those_of_sdpa(padding):
 
 
 @pytest.mark.parametrize(
-    ("kind", "chosen"), [("llama", packed_attention.PACKED), ("gemma2", "eager")]
-)  # soft-capped scores
+    ("kind", "chosen"),
+    [("llama", packed_attention.PACKED), ("gemma2", "eager")],  # Gemma 2 caps its scores
+)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_examples_are_packed_where_the_model_runs_sdpa(dtype, kind, chosen):
     truncated = TruncatedModel(tiny(kind).model.to(dtype), [1], [1], {})
     truncated.use_fast_attention()
-    assert truncated.model.config._attn_implementation == chosen and truncated.packed == (
-        chosen == packed_attention.PACKED
-    )
+    assert truncated.model.config._attn_implementation == chosen
+    assert truncated.packed == (chosen == packed_attention.PACKED)
 
 
 @pytest.mark.parametrize(
-    ("dtype", "onednn", "multiple"),
+    ("dtype", "with_onednn", "multiple"),
     [(torch.float32, False, 1), (torch.float32, True, PAD_TO), (torch.bfloat16, True, PAD_TO)],
 )
-def test_a_packed_row_is_filled_up_for_onednn_on_a_cpu(dtype, onednn, multiple, monkeypatch):
-    monkeypatch.setattr(onednn, "uses_onednn", lambda dtype: onednn)
+def test_a_packed_row_is_padded_for_onednn_on_a_cpu(dtype, with_onednn, multiple, monkeypatch):
+    monkeypatch.setattr(onednn, "uses_onednn", lambda dtype: with_onednn)
     truncated = TruncatedModel(tiny("llama").model.to(dtype), [2], [1], {})
     truncated.use_fast_attention()
     examples = [Encoded(tuple(range(1, 1 + n)), 3, n > 8) for n in (7, 9, 12)]
@@ -93,7 +93,7 @@ def test_a_packed_row_is_filled_up_for_onednn_on_a_cpu(dtype, onednn, multiple, 
 
 
 @pytest.mark.parametrize("kind", ["llama", "mistral"])
-def test_neighbours_of_one_length_are_attended_to_at_once(kind, monkeypatch):
+def test_neighbours_of_the_same_length_are_attended_to_at_once(kind, monkeypatch):
     monkeypatch.setattr(onednn, "uses_onednn", lambda dtype: False)  # no padding
     truncated = TruncatedModel(tiny(kind, **({"sliding_window": 5} if kind == "mistral" else {})).model, [2], [1], {})
     truncated.use_fast_attention()
@@ -123,7 +123,7 @@ def test_neighbours_of_one_length_are_attended_to_at_once(kind, monkeypatch):
         assert (gradient - gradients[name]).norm() <= 1e-4 * gradient.norm() + 1e-9, name
 
 
-def test_a_model_that_reads_a_packed_row_otherwise_keeps_padded_rows(monkeypatch):
+def test_a_model_that_misreads_a_packed_row_keeps_padded_rows(monkeypatch):
     def across_examples(module, query, key, value, attention_mask, *rest, **more):
         return sdpa_attention_forward(module, query, key, value, None, *rest, **more)
 

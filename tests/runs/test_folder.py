@@ -1,8 +1,6 @@
-"""What the Runs page does to run directories."""
+"""Renaming, duplicating, deleting and restoring runs."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 import pytest
 
@@ -39,18 +37,3 @@ def test_a_deleted_run_comes_back_until_the_trash_is_emptied(run):
         folder.restore(place)
     with pytest.raises(InputError):
         folder.restore(place.parent.parent)  # nothing outside the trash
-
-
-def test_a_training_process_starts_with_large_pages_and_few_kernels_kept(run, monkeypatch):
-    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
-    monkeypatch.setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "7")  # the user's own choice stays
-    run.start()
-    process = run.process()
-    try:
-        environment = process.environ()
-        tunables = Path(f"/proc/{process.pid}/environ").read_bytes()  # glibc takes the list apart where it stands
-    finally:
-        process.kill()
-        process.wait(10)
-    assert all(f"glibc.malloc.{one}".encode() in tunables for one in ("hugetlb=1", "mxfast=0", "tcache_count=0"))
-    assert environment["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == "7"

@@ -1,36 +1,34 @@
-"""A command as a process of its own: it outlives its starter, says how far it is and how it ended, can be stopped."""
+"""A command in the background: its progress, how it ended, and stopping it."""
 
 from __future__ import annotations
 
-import time
-
 import pytest
+from waiting import wait_until
 
 from cbgui.errors import InputError
-from cbgui.runs.jobs import Job
+from cbgui.runs.jobs import EVALUATE, Job, running_jobs
+
+SMALL = ("--attacks", "direct", "--limit", "2", "--max-new-tokens", "8")
 
 
-def wait(job: Job, *states: str) -> str:
-    for _ in range(3000):  # five minutes, for a busy machine
-        if job.state() in states:
-            return job.state()
-        time.sleep(0.1)
-    raise AssertionError((job.state(), job.lines()))
+def ended(job: Job) -> str:
+    wait_until(lambda: job.state() in ("done", "failed"))
+    return job.state()
 
 
 @pytest.mark.slow
-def test_a_job_ends_is_stopped_and_fails_in_words(trained):
-    job = Job(trained, "evaluate")
+def test_a_job_fails_in_words_is_stopped_and_ends(trained):
+    job = Job(trained, EVALUATE)
     assert job.state() == "none"
     job.start("--attacks", "telepathy")
-    assert wait(job, "done", "failed") == "failed"
+    assert ended(job) == "failed"
     assert any("telepathy" in line for line in job.lines())
-    job.start("--attacks", "direct", "--limit", "2", "--max-new-tokens", "8")
-    assert job.state() == "running"
+    job.start(*SMALL)
+    assert job.state() == "running" and list(running_jobs(trained.path.parent)) == [job]
     with pytest.raises(InputError, match="running already"):
         job.start()
     job.stop()
-    assert job.state() == "stopped"
-    job.start("--attacks", "direct", "--limit", "2", "--max-new-tokens", "8")
-    assert wait(job, "done", "failed") == "done", job.lines()
-    assert (trained.path / "report" / "report.html").is_file()
+    assert job.state() == "stopped" and not list(running_jobs(trained.path.parent))
+    job.start(*SMALL)
+    assert ended(job) == "done", job.lines()
+    assert trained.report_page.is_file()

@@ -3,7 +3,7 @@ import torch
 from transformers import AutoModel
 
 from cbgui.config import RunConfig
-from cbgui.training.bench import architecture, random_truncated_model
+from cbgui.training.named_architectures import architecture, random_truncated_model
 
 SIZES = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 4, "head_dim": 16, "vocab_size": 100}
 

@@ -66,6 +66,6 @@ def test_two_processes_train_what_one_does(tmp_path, demo):
             assert a["step"] == b["step"]
             for name in ("reroute_loss", "retain_loss"):
                 assert a[name] == pytest.approx(b[name], rel=1e-3, abs=1e-5), json.dumps([a, b])
-    weights = [load_file(run.adapter / "adapter_model.safetensors") for run in (one, two)]
+    weights = [load_file(run.adapter_file) for run in (one, two)]
     for name, tensor in weights[0].items():
         assert torch.allclose(tensor, weights[1][name], atol=2e-3), name

@@ -16,12 +16,12 @@ from cbgui.modeling.batch import PAD_TO
 from cbgui.modeling.cpu import allocator
 from cbgui.runs.folder import create_run
 from cbgui.training import measure, trainer
-from cbgui.training.bench import architecture
 from cbgui.training.memory import estimate_memory
+from cbgui.training.named_architectures import architecture
 from cbgui.training.session import build_trainer, train
 
 
-def test_roomy_machines_get_the_fastest_settings():
+def test_large_machines_get_the_fastest_settings():
     chosen = estimate_memory(architecture("llama-3.2-1b"), RunConfig(), 80 * GIB, "cuda").config
     assert chosen.model.quantization == "none"
     assert chosen.training.micro_batch_size == 16 and chosen.training.gradient_checkpointing is False
@@ -30,7 +30,7 @@ def test_roomy_machines_get_the_fastest_settings():
 @pytest.mark.parametrize(("name", "gigabytes"), [("llama-3-8b", 6), ("llama-3-70b", 24), ("qwen2.5-7b", 6)])
 def test_large_models_fit_the_cards_that_people_own(name, gigabytes):
     config = RunConfig()
-    if name == "llama-3-70b":  # half of its layers, as docs/performance.md has it
+    if name == "llama-3-70b":  # half of its layers, as in docs/gpus.md
         config.objective.target_layers = [0.25, 0.5]
     result = estimate_memory(architecture(name), config, gigabytes * 10**9, "cuda")
     assert result.config.model.quantization == "nf4"
@@ -46,7 +46,7 @@ def test_large_models_fit_the_cards_that_people_own(name, gigabytes):
 
 
 def test_a_card_that_is_not_here_computes_in_bfloat16(monkeypatch):
-    # Whatever this machine has: no GPU, and a processor that does not compute in bfloat16.
+    # As on a machine without a GPU whose processor does not compute in bfloat16.
     monkeypatch.setattr(hardware, "kind", lambda: "cpu")
     monkeypatch.setattr(hardware, "fast_dtype", lambda: torch.float32)
     config = RunConfig(model=ModelConfig(dtype="bfloat16"))
@@ -57,7 +57,7 @@ def test_a_card_that_is_not_here_computes_in_bfloat16(monkeypatch):
     )
 
 
-H200 = {  # MiB measured on an H200 (docs/performance.md), by model, quantization, embedding_on_cpu, size, checkpointing
+H200 = {  # MiB measured on an H200 (docs/gpus.md), by model, quantization, embedding_on_cpu, size, checkpointing
     ("llama-3-8b", "nf4", True, 8, True): 5399,
     ("llama-3-8b", "nf4", True, 16, True): 7159,
     ("llama-3-8b", "nf4", False, 2, False): 8531,
@@ -96,7 +96,7 @@ AMX = {  # MiB measured in bfloat16 on two Xeon cores with PyTorch's CUDA build,
 
 @pytest.mark.parametrize(("measured", "peak"), AMX.items())
 def test_the_estimate_lies_just_above_the_peaks_measured_in_bfloat16(measured, peak, monkeypatch):
-    """What lies above the libraries, where these are PyTorch's CPU build: the margin there is the smaller one."""
+    """With PyTorch's CPU build too, where the libraries take less and the margin is smaller."""
     examples, tokens, settings = measured
     sizes = [f"training.{side}_batch_size={examples}" for side in ("break", "retain")]
     config = override(RunConfig(), [*sizes, f"data.max_tokens={tokens}", "model.dtype=bfloat16", *settings])
@@ -106,7 +106,7 @@ def test_the_estimate_lies_just_above_the_peaks_measured_in_bfloat16(measured, p
         assert peak - resident <= total <= 1.15 * (peak - resident)
 
 
-def test_large_passes_with_checkpointing_go_before_single_examples_without():
+def test_large_micro_batches_with_checkpointing_come_before_single_examples_without():
     config = RunConfig(model=ModelConfig(dtype="bfloat16", quantization="nf4"))
     chosen = estimate_memory(architecture("llama-3-8b"), config, 8 * 10**9, "cuda").config.training
     assert chosen.gradient_checkpointing and chosen.micro_batch_size == 16
@@ -123,12 +123,12 @@ def test_eight_bit_adam_is_chosen_only_where_nothing_else_fits():
     assert any("adamw_8bit" in reason for reason in tight.reasons)
 
 
-def test_what_cannot_fit_is_refused_with_the_nearest_that_can():
+def test_the_refusal_names_the_nearest_settings_that_fit():
     with pytest.raises(InputError, match=r"needs .* GiB even with quantization nf4.*smaller model"):
         estimate_memory(architecture("llama-3-70b"), RunConfig(), 6 * 10**9, "cuda")
 
 
-def test_less_memory_means_smaller_passes_not_another_result():
+def test_less_memory_means_smaller_micro_batches_not_another_result():
     model_config = architecture("smollm2-135m")
     config = override(RunConfig(), ["model.dtype=float32"])
     whole = estimate_memory(model_config, config, 64 * GIB, "cpu")
@@ -137,8 +137,8 @@ def test_less_memory_means_smaller_passes_not_another_result():
     assert tight.config.training.break_batch_size == whole.config.training.break_batch_size
 
 
-def test_the_longest_example_counts_as_the_row_that_holds_it():
-    """Of a model whose examples are not packed."""
+def test_the_longest_example_counts_with_its_padding():
+    """In a model whose examples are not packed."""
     config = override(RunConfig(), ["model.dtype=bfloat16", "training.gradient_checkpointing=false"])
     totals = [
         estimate_memory(architecture("gemma-2-9b"), config, 512 * GIB, "cpu", steps=[[30] * 4, [longest] * 4]).total
@@ -147,7 +147,7 @@ def test_the_longest_example_counts_as_the_row_that_holds_it():
     assert totals[0] < totals[1] == totals[2]
 
 
-def test_a_shared_beginning_is_counted_once_and_a_cut_step_by_its_longest_pass():
+def test_a_shared_beginning_counts_once_and_a_step_by_its_longest_micro_batch():
     config = override(RunConfig(), ["model.dtype=float32", "training.gradient_checkpointing=false"])
 
     def activations(steps: list[list[int]], shared: int = 0) -> int:
@@ -155,10 +155,10 @@ def test_a_shared_beginning_is_counted_once_and_a_cut_step_by_its_longest_pass()
         return next(part.bytes for part in parts if part.name == "activations")
 
     assert activations([[100] * 8], shared=20) < activations([[100] * 8])
-    assert activations([[256] * 12]) == activations([[256] * 16])  # the longest pass holds six of them in both
+    assert activations([[256] * 12]) == activations([[256] * 16])  # the longest micro-batch holds six of them in both
 
 
-def test_the_command_line_tells_part_by_part(cli):
+def test_the_command_line_prints_each_part(cli):
     done = cli("estimate", "demo", "--model", "llama-3-8b", "--memory", "6GB", "--device", "cuda")
     assert done.returncode == 0, done.stderr
     assert "activations" in done.stdout and "it fits" in done.stdout
@@ -168,8 +168,8 @@ def test_the_command_line_tells_part_by_part(cli):
     assert done.returncode == 2 and "--memory 'six'" in done.stderr
 
 
-def test_out_of_memory_halves_the_passes_and_goes_on(trained, short_config, tmp_path, monkeypatch):
-    """The allocator's own error, raised for passes of more than two examples; the losses stay what they were."""
+def test_running_out_of_memory_halves_the_micro_batches(trained, short_config, tmp_path, monkeypatch):
+    """With the allocator's own error for more than two examples; the losses stay the same."""
     run = create_run(tmp_path / "tight", short_config)
     real = measure.micro_batch_losses
 
@@ -179,7 +179,7 @@ def test_out_of_memory_halves_the_passes_and_goes_on(trained, short_config, tmp_
         return real(truncated, examples, *rest)
 
     monkeypatch.setattr(trainer, "micro_batch_losses", fails)
-    monkeypatch.setattr(measure, "VALIDATION_MICRO_BATCH", 2)
+    monkeypatch.setattr(measure, "micro_batch_losses", fails)  # in validation too
     train(run)
     assert run.state() == "done"
     warnings = [event["text"] for event in run.events()[0] if event["kind"] == "warning"]
@@ -191,7 +191,9 @@ def _reroute_losses(run):
     return [event["reroute_loss"] for event in run.events()[0] if event["kind"] == "step"][:2]
 
 
-def test_out_of_memory_with_one_example_turns_on_gradient_checkpointing(trained, short_config, tmp_path, monkeypatch):
+def test_running_out_of_memory_with_one_example_turns_on_gradient_checkpointing(
+    trained, short_config, tmp_path, monkeypatch
+):
     settings = ["training.micro_batch_size=1", "training.gradient_checkpointing=false"]
     run = create_run(tmp_path / "tight", override(short_config, settings))
     real = measure.micro_batch_losses
@@ -211,7 +213,7 @@ def test_out_of_memory_with_one_example_turns_on_gradient_checkpointing(trained,
 
 @pytest.mark.parametrize("checkpointing", [True, False])
 def test_training_returns_freed_memory_only_with_checkpointing(short_config, tmp_path, monkeypatch, checkpointing):
-    """The peaks are measured by the bench, below; here: that training does the same."""
+    """The bench measures the peaks; this checks that training does what the bench does."""
     calls = []
     for name in ("return_freed_memory", "keep_freed_memory"):
         monkeypatch.setattr(allocator, name, functools.partial(calls.append, name))
@@ -222,12 +224,12 @@ def test_training_returns_freed_memory_only_with_checkpointing(short_config, tmp
 
 FAULTS_OF_A_STEP = """
 import resource, torch
-from cbgui import hardware
+from cbgui.modeling.cpu import allocator
 
 def step():
     blocks = [torch.ones(10**6) for _ in range(40)]
 
-allocator.return_freed_memory()  # what glibc does by itself depends on what else is in the heap
+allocator.return_freed_memory()  # glibc's own behaviour depends on what else is in the heap
 if {keep}:
     allocator.keep_freed_memory()
 for _ in range(3):  # until the heap has its shape
@@ -255,16 +257,15 @@ CHECKPOINTED = ["--batch", "4", "--tokens", "128", "--set", "training.gradient_c
     "settings",
     [
         ["--batch", "2", "--tokens", "160"],
-        ["--batch", "4", "--tokens", "200"],  # more than one pass
+        ["--batch", "4", "--tokens", "200"],  # more than one micro-batch
         ["--batch", "2", "--tokens", "160", "--set", "model.quantization=nf4"],
         CHECKPOINTED,
         [*CHECKPOINTED, "--set", "model.quantization=nf4"],
     ],
 )
 def test_bench_measures_what_the_estimate_says(settings):
-    # With checkpointing freed memory goes back, and a second step, which takes long, adds some 2%.
+    # With checkpointing, freed memory goes back to the system, so a second, slow step would add only some 2%.
     steps = "1" if settings[: len(CHECKPOINTED)] == CHECKPOINTED else "2"
-    # Measured again in float32 alone since passes and allocator changed (docs/performance.md).
     done = cbgui("bench", "smollm2-135m", "--steps", steps, "--set", "model.dtype=float32", *settings)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout[done.stdout.index("{") :])

@@ -24,10 +24,10 @@ def truncated():
 
 
 def count_passes(truncated, monkeypatch) -> list[int]:
-    plan_micro_batches = []
+    passes = []
     real = truncated.hidden_states
-    monkeypatch.setattr(truncated, "hidden_states", lambda batch: (plan_micro_batches.append(1), real(batch))[1])
-    return plan_micro_batches
+    monkeypatch.setattr(truncated, "hidden_states", lambda batch: (passes.append(1), real(batch))[1])
+    return passes
 
 
 def equal(one, other) -> bool:
@@ -37,38 +37,38 @@ def equal(one, other) -> bool:
     )
 
 
-def test_states_are_those_without_the_adapter_and_found_again(truncated, tmp_path, monkeypatch):
+def test_states_are_computed_without_the_adapter_and_found_again(truncated, tmp_path, monkeypatch):
     reference_states = ReferenceStates(truncated, 0, tmp_path, 2**20)
-    plan_micro_batches = count_passes(truncated, monkeypatch)
+    passes = count_passes(truncated, monkeypatch)
     first = reference_states(EXAMPLES[:4])
     assert [layer for side in first for layer in side] == [2, 1, 2]
     with torch.no_grad(), truncated.model.disable_adapter():
         assert equal(first, truncated.hidden_states(truncated.batch(EXAMPLES[:4], 0)))
-    plan_micro_batches.clear()
-    assert equal(reference_states(EXAMPLES[3::-1]), reference_states(EXAMPLES[3::-1])) and not plan_micro_batches
-    assert equal(reference_states(EXAMPLES[:4]), first) and not plan_micro_batches
+    passes.clear()
+    assert equal(reference_states(EXAMPLES[3::-1]), reference_states(EXAMPLES[3::-1])) and not passes
+    assert equal(reference_states(EXAMPLES[:4]), first) and not passes
     mixed = reference_states([EXAMPLES[0], EXAMPLES[4], EXAMPLES[0]])  # kept, new, kept again
-    assert len(plan_micro_batches) == 1 and mixed[0] == {}
+    assert len(passes) == 1 and mixed[0] == {}
     assert torch.equal(mixed[1][2][:8], mixed[1][2][-8:])
-    assert list(tmp_path.iterdir()) == []  # nothing to be left behind
+    assert list(tmp_path.iterdir()) == []  # no file is left behind
 
 
-def test_a_full_disk_costs_time_and_not_the_run(truncated, tmp_path, monkeypatch):
+def test_a_full_disk_slows_the_run_down_but_does_not_end_it(truncated, tmp_path, monkeypatch):
     reference_states = ReferenceStates(truncated, 0, tmp_path, 2**30)
     expected = ReferenceStates(truncated, 0, tmp_path, 0)(EXAMPLES)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, hard))  # the write that passes it comes back short, or fails
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, hard))  # the write that exceeds it is cut short or fails
     try:
         assert equal(reference_states(EXAMPLES), expected)
         assert 0 < len(reference_states.kept) < len(EXAMPLES)
-        plan_micro_batches = count_passes(truncated, monkeypatch)
-        assert equal(reference_states(EXAMPLES), expected) and len(plan_micro_batches) == 1
+        passes = count_passes(truncated, monkeypatch)
+        assert equal(reference_states(EXAMPLES), expected) and len(passes) == 1
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_memory_that_runs_out_leaves_the_trunk_as_it_was(truncated, tmp_path, monkeypatch):
-    """Training begins the step again, with its dropout, its gradient checkpointing and its adapter."""
+def test_running_out_of_memory_leaves_the_model_as_it_was(truncated, tmp_path, monkeypatch):
+    """Training repeats the step, so dropout, gradient checkpointing and the adapter must still be on."""
     truncated.set_training(True)
 
     def fails(batch):

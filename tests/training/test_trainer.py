@@ -1,42 +1,31 @@
-import json
 import os
 import signal
-import time
 from types import SimpleNamespace
 
 import pytest
 import torch
-from peft import PeftModel
-from transformers import AutoModelForCausalLM, TrainerCallback
+from transformers import TrainerCallback
+from waiting import wait_until
 
 from cbgui.config import override
 from cbgui.errors import InputError
-from cbgui.export.merge import export_run
-from cbgui.inference.chat import load_chat_model
 from cbgui.modeling.chat_format import load_tokenizer
 from cbgui.modeling.lora import add_lora
 from cbgui.modeling.truncated import load_truncated_model
 from cbgui.runs.folder import create_run
-from cbgui.training import trainer as training
+from cbgui.runs.run import read_data
+from cbgui.training import callbacks, trainer
 from cbgui.training.measure import micro_batch_losses
 from cbgui.training.reference_states import ReferenceStates
+from cbgui.training.session import build_trainer, train
 from cbgui.training.steps import PairedSteps
-
-
-def wait_for(condition, seconds=120):
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if result := condition():
-            return result
-        time.sleep(0.2)
-    raise AssertionError("waited in vain")
 
 
 def steps_of(run):
     return [event["step"] for event in run.events()[0] if event["kind"] == "step"]
 
 
-def test_events_say_what_design_promises(trained):
+def test_events_have_the_promised_values(trained):
     events, _ = trained.events()
     step = next(event for event in events if event["kind"] == "step")
     wanted = (
@@ -53,8 +42,6 @@ def test_losses_do_not_depend_on_the_micro_batches(demo, short_config, tmp_path)
     tokenizer = load_tokenizer(demo)
     truncated = load_truncated_model(demo, config)
     add_lora(truncated, config.lora, seed=0)
-    from cbgui.runs.run import read_data
-
     sets = read_data(config.data)
     step = PairedSteps(
         tokenizer,
@@ -70,7 +57,7 @@ def test_losses_do_not_depend_on_the_micro_batches(demo, short_config, tmp_path)
     counts = [sum(e.loss_tokens for e in step if e.is_break is side) for side in (True, False)]
     gradients, reference_states = [], None
     for size, budget in ((6, 0), (2, 0), (2, 2**30), (3, 2**30)):
-        # Without a budget every frozen state is computed anew, with one the last round finds all of them kept.
+        # Without a budget all reference states are computed again; with one, the last round finds them all.
         reference_states = (
             ReferenceStates(truncated, tokenizer.pad_token_id, tmp_path, budget) if size != 3 else reference_states
         )
@@ -98,30 +85,28 @@ def test_kill_and_resume_and_pause(short_config, tmp_path):
     run.start()
     with pytest.raises(InputError, match="running already"):
         run.start()
-    wait_for(lambda: run.last_checkpoint() and steps_of(run)[-1] >= 3)
-    os.kill(run.process().pid, signal.SIGKILL)
-    wait_for(lambda: run.process() is None)
+    wait_until(lambda: run.last_checkpoint() and steps_of(run)[-1] >= 3)
+    os.kill(run.training.pid(), signal.SIGKILL)
+    wait_until(lambda: not run.training.is_running())
     assert run.state() == "interrupted"
     resumed_at = int(run.last_checkpoint().name.split("-")[1])
     before = len(steps_of(run))
     run.start()
-    wait_for(lambda: len(steps_of(run)) > before)
+    wait_until(lambda: len(steps_of(run)) > before)
     assert steps_of(run)[before] == resumed_at + 1
     run.ask("pause")
-    wait_for(lambda: run.state() == "paused")
+    wait_until(lambda: run.state() == "paused")
     paused_at = steps_of(run)[-1]
     assert int(run.last_checkpoint().name.split("-")[1]) == paused_at < 30
     run.start()
-    wait_for(lambda: steps_of(run)[-1] > paused_at)
+    wait_until(lambda: steps_of(run)[-1] > paused_at)
     run.ask("stop")
-    wait_for(lambda: run.state() == "stopped")
-    assert (run.adapter / "adapter_model.safetensors").is_file()
+    wait_until(lambda: run.state() == "stopped")
+    assert run.adapter_file.is_file()
 
 
 @pytest.mark.parametrize("optim", ["adamw_torch", "adamw_8bit"])
-def test_a_resumed_run_ends_where_an_unbroken_one_does(short_config, tmp_path, optim):
-    from cbgui.training.session import train
-
+def test_a_resumed_run_ends_like_an_uninterrupted_one(short_config, tmp_path, optim):
     config = override(short_config, [f"training.optim={optim}"])
     whole = create_run(tmp_path / "whole", config)
     train(whole)
@@ -136,26 +121,27 @@ def test_a_resumed_run_ends_where_an_unbroken_one_does(short_config, tmp_path, o
     assert last[0]["retain_loss"] == pytest.approx(last[1]["retain_loss"], rel=0.05)
 
 
-def test_a_steps_seconds_hold_the_optimizers_part(short_config, tmp_path, monkeypatch):
-    """By a clock that stands still but for the optimizer."""
+def test_a_steps_seconds_include_the_optimizer(short_config, tmp_path, monkeypatch):
+    """With a clock that only the optimizer moves."""
     clock = [0.0]
-    monkeypatch.setattr(training, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    for module in (trainer, callbacks):
+        monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
     config = override(short_config, ["training.steps=1"])
     run = create_run(tmp_path / "run", config)
-    trainer = training.build_trainer(run, config)
+    built = build_trainer(run, config)
 
     class TakesFiveSeconds(TrainerCallback):
         def on_pre_optimizer_step(self, *arguments, **more):
             clock[0] += 5
 
-    trainer.add_callback(TakesFiveSeconds())
-    trainer.train()
+    built.add_callback(TakesFiveSeconds())
+    built.train()
     (step,) = [event for event in run.events()[0] if event["kind"] == "step"]
     assert step["seconds"] == 5
-    assert step["tokens_per_second"] == sum(len(e.ids) for e in trainer.train_dataset[0]) / 5
+    assert step["tokens_per_second"] == sum(len(e.ids) for e in built.train_dataset[0]) / 5
 
 
-def test_half_an_event_line_is_passed_over(short_config, tmp_path):
+def test_half_an_event_line_is_skipped(short_config, tmp_path):
     run = create_run(tmp_path / "run", short_config)
     run.append_event("status", state="training", text="x")
     with (run.path / "events.jsonl").open("a") as file:
@@ -163,49 +149,3 @@ def test_half_an_event_line_is_passed_over(short_config, tmp_path):
     assert len(run.events()[0]) == 1
     run.append_event("step", step=1)
     assert [event["kind"] for event in run.events()[0]] == ["status", "step"]
-
-
-def test_a_foreign_pid_is_not_taken_for_the_run(short_config, tmp_path):
-    run = create_run(tmp_path / "run", short_config)
-    (run.path / "process.json").write_text(json.dumps({"pid": os.getpid(), "start_time": 1.0}))
-    assert run.process() is None
-    run.record_process(os.getpid())
-    assert run.process() is not None
-
-
-@pytest.mark.slow
-def test_merged_equals_base_and_adapter(trained, demo, tmp_path):
-    """Sharded and whole; the adapter as PEFT loads it answers what the merged model answers."""
-    export_run(trained, tmp_path / "whole")
-    export_run(trained, tmp_path / "shards", max_shard_size="100MB")
-    assert len(list((tmp_path / "shards").glob("*.safetensors"))) > 1
-    with pytest.raises(InputError, match="exists already"):
-        export_run(trained, tmp_path / "whole")
-    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "whole")
-    sharded = AutoModelForCausalLM.from_pretrained(tmp_path / "shards")
-    for (name, a), (other, b) in zip(merged.state_dict().items(), sharded.state_dict().items(), strict=True):
-        assert name == other and torch.equal(a, b)
-    base = AutoModelForCausalLM.from_pretrained(demo.path)
-    assert torch.equal(base.model.layers[29].mlp.up_proj.weight, merged.model.layers[29].mlp.up_proj.weight)
-    assert not torch.equal(base.model.layers[5].mlp.up_proj.weight, merged.model.layers[5].mlp.up_proj.weight)
-    adapted = PeftModel.from_pretrained(base.float(), trained.adapter).merge_and_unload()
-    weights = [model.model.layers[5].mlp.up_proj.weight.float() for model in (adapted, merged)]
-    assert torch.allclose(*weights, atol=1e-2, rtol=1e-2)
-
-
-def test_both_answers_from_one_set_of_weights(trained, demo):
-    chat = load_chat_model(trained)
-    pairs = list(chat.stream([{"role": "user", "content": "What is the capital of France?"}], max_new_tokens=12))
-    assert len(pairs) > 1
-    tokenizer = load_tokenizer(demo)
-    inputs = tokenizer.apply_chat_template(
-        [{"role": "user", "content": "What is the capital of France?"}],
-        add_generation_prompt=True,
-        return_tensors="pt",
-        return_dict=True,
-    )
-    with torch.no_grad(), chat.model.disable_adapter():
-        plain = chat.model.generate(**inputs, max_new_tokens=12, do_sample=False)
-    answer = tokenizer.decode(plain[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-    assert pairs[-1].base[:20] == answer[:20]
-    assert pairs[-1].short_circuited != ""

@@ -1,4 +1,8 @@
-""""""
+"""Causal attention on a CPU in blocks of queries.
+
+The backward pass of PyTorch's fused attention costs several times as much as its products do on a CPU, most of all in
+bfloat16. A block of queries needs only the keys up to its own end, so nearly half of the products are saved.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +11,8 @@ from typing import Any
 import torch
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-BLOCK = 192  # queries; of 64 to 256 the fastest or close to it for rows of 88 to 600 tokens (docs/performance.md)
-LONGEST = 1024  # tokens in a row; the attention weights are kept for the backward pass, and grow with its square
+BLOCK = 192  # queries; among 64 to 256 the fastest or close to it for rows of 88 to 600 tokens
+LONGEST = 1024  # tokens of a row; the attention weights are kept for the backward pass and grow with its square
 
 
 def query_blocks(
@@ -21,17 +25,17 @@ def query_blocks(
     scaling: float | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Causal attention, with the weights of one block of queries at a time.
+    """Causal attention over whole rows; anything else is passed on to transformers' SDPA.
 
-    query is (examples, heads, tokens, head_dim), key and value (examples, key_value_heads, tokens, head_dim); returns
-    (examples, tokens, heads, head_dim). What is not plain causal attention over whole rows goes to transformers' SDPA.
+    query is (examples, heads, tokens, head_dim); key and value are (examples, key_value_heads, tokens, head_dim).
+    Returns (examples, tokens, heads, head_dim) and None for the attention weights.
     """
     examples, heads, tokens, head_dim = query.shape
     causal = kwargs.get("is_causal") is not False and getattr(module, "is_causal", True)
     special = attention_mask is not None or dropout or kwargs.get("softcap") or kwargs.get("position_bias") is not None
     if special or not causal or key.shape[2] != tokens:
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
-    groups = heads // key.shape[1]  # queries that share a key
+    groups = heads // key.shape[1]  # query heads that share a key head
     scaling = head_dim**-0.5 if scaling is None else scaling
     query = query.reshape(-1, groups, tokens, head_dim)
     key, value = (states.reshape(-1, tokens, states.shape[-1]) for states in (key, value))

@@ -13,7 +13,7 @@ def outcome(model):
     ids = torch.randint(0, 64, (2, 7), generator=torch.Generator().manual_seed(1))
     embedded = model.embed_tokens(ids).detach().requires_grad_()
     hidden = model(inputs_embeds=embedded).last_hidden_state.float()
-    # Not the square: a normed state's square is constant, so its gradient is rounding alone.
+    # Not the square: the square of a normed state is constant, so its gradient would be nothing but rounding.
     (hidden * torch.linspace(-1, 1, hidden.numel()).view_as(hidden)).sum().backward()
     return hidden.detach(), embedded.grad.float()
 
@@ -23,7 +23,7 @@ def outcome(model):
     ("kind", "norms"),
     [("llama", 5), ("qwen3", 9), ("olmo2", 9), ("gemma2", 0)],  # Gemma adds one to the weight
 )
-def test_the_fused_norm_is_the_models_own(kind, norms, dtype, tolerance):
+def test_the_fused_norm_computes_what_the_models_own_does(kind, norms, dtype, tolerance):
     torch.manual_seed(0)
     model = AutoModel.from_config(AutoConfig.for_model(kind, pad_token_id=0, **TINY)).to(dtype).requires_grad_(False)
     for name, parameter in model.named_parameters():
@@ -40,7 +40,7 @@ def test_a_norm_that_is_trained_keeps_its_form():
     assert fuse(model) == 0
 
 
-def test_training_in_bfloat16_on_a_cpu_runs_them_so(short_config, tmp_path):
+def test_training_in_bfloat16_on_a_cpu_uses_the_fused_norm(short_config, tmp_path):
     config = override(short_config, ["model.dtype=bfloat16"])
     trainer = build_trainer(create_run(tmp_path / "run", config), config)
     norms = [module for module in trainer.model.modules() if type(module).__name__.endswith("RMSNorm")]

@@ -1,0 +1,181 @@
+"""The memory that training takes, part by part, for concrete settings.
+
+No weights are read: the model's structure comes from its config on PyTorch's meta device. The bytes of a token are
+counted from what autograd keeps of a decoder layer (`_activation_bytes`). The few constants were fitted to measured
+peaks (docs/performance.md, "Memory estimate").
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from cbgui.config import RunConfig
+from cbgui.hardware import CONTEXT, CUBLAS, CUDA_BUILD
+from cbgui.modeling.batch import longest_micro_batch, micro_batch_tokens, padded, plan_micro_batches
+from cbgui.modeling.cpu import onednn, query_blocks
+from cbgui.modeling.loading import NF4_BYTES, compute_dtype
+from cbgui.modeling.truncated import TruncatedModel
+
+# oneDNN's kernels and their scratch memory, by the bytes of a number.
+ONEDNN = {2: 80 * 2**20, 4: 68 * 2**20}
+# The optimizer's size as a share of float32 moments: 8 bits a moment, and a float32 scale for each 256 of them.
+ADAM_8BIT = (1 + 4 / 256) / 4
+# Tokenizer, examples, events and checkpoints on a CPU; the bench has none of these.
+DATA = 130 * 2**20
+# Float32 copies that the losses keep of both models' states, for each layer that is read (measured).
+LOSS_COPIES = {"cpu": 8, "cuda": 4}
+# Rounding and fragments of the GPU's allocator, by whether gradient checkpointing is on (measured).
+CUDA_SLACK = {False: 1.06, True: 1.15}
+# On a CPU without gradient checkpointing, freed blocks are kept and do not always fit the next micro-batch (measured);
+# by the bytes of a number, and whether a step has more than one micro-batch.
+KEPT_SLACK = {(2, False): 1.08, (2, True): 1.45, (4, False): 1.05, (4, True): 1.5}
+RETURNED_SLACK = 1.3  # on a CPU with gradient checkpointing, only small freed blocks are kept (measured)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One line of the memory estimate."""
+
+    name: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Steps:
+    """The examples of a training, by their lengths in tokens."""
+
+    lengths: list[list[int]]  # of each step's examples
+    shared: int = 0  # tokens that all examples begin with
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """The sizes of a truncated model."""
+
+    layers: int
+    hidden_size: int
+    linears: list[tuple[int, int]]  # (in_features, out_features) in one decoder layer
+    other_weights: int  # norms and biases of all layers
+    embedding: int  # weights
+    attention_width: int  # heads x head size
+    key_width: int  # key heads x head size
+    intermediate_size: int
+    norms: int  # norms in one layer that work on the hidden state
+    heads: int
+
+
+def _shape(truncated: TruncatedModel) -> _Shape:
+    model, layers = truncated.model, truncated.model.layers
+    config, first = model.config, layers[0]
+    heads, hidden = config.num_attention_heads, config.hidden_size
+    linears = [(m.in_features, m.out_features) for m in first.modules() if isinstance(m, torch.nn.Linear)]
+    in_linears = sum(i * o for i, o in linears) * len(layers)
+    in_attention = [m for name, m in first.named_modules() if "attn" in name or "attention" in name]
+    attention_width = max((getattr(module, "in_features", 0) for module in in_attention), default=hidden)
+    norms = sum("norm" in name and "." not in name for name, _ in first.named_modules())
+    return _Shape(
+        layers=len(layers),
+        hidden_size=hidden,
+        linears=linears,
+        other_weights=sum(p.numel() for p in layers.parameters()) - in_linears,
+        embedding=model.get_input_embeddings().weight.numel(),
+        attention_width=attention_width,
+        key_width=attention_width * (getattr(config, "num_key_value_heads", None) or heads) // heads,
+        intermediate_size=getattr(config, "intermediate_size", None) or 4 * hidden,
+        norms=norms or 2,
+        heads=heads,
+    )
+
+
+def _activation_bytes(shape: _Shape, width: int, length: int, r: int, attention: str) -> float:
+    """Bytes that autograd keeps of one token in one layer.
+
+    `width` is the bytes of a number, `length` the tokens of the row. Counted are the inputs of the linear layers (q, k
+    and v share theirs, and so do gate and up), the float32 copies that norms work on, attention's own tensors, three
+    intermediate products of the MLP, and LoRA's inner products. Within 3% of what
+    torch.autograd.graph.saved_tensors_hooks sees in Llama, Qwen2 and Gemma 2 in bfloat16.
+    """
+    h, q, i = shape.hidden_size, shape.attention_width, shape.intermediate_size
+    kept = width * (2 * h + q + i) + 4 * h * shape.norms + width * 3 * i + width * r * len(shape.linears)
+    if attention == "eager":  # rotated q, repeated k and v; scores after the cap, softmax in float32 and rounded
+        return kept + width * 3 * q + (2 * width + 4) * shape.heads * length
+    kept += width * (2 * q + 2 * shape.key_width)  # rotated q and k, v, the output
+    if attention == "blocks":  # attention weights, for the keys up to the end of each query's block
+        kept += width * shape.heads * min(length, (length + query_blocks.BLOCK) / 2)
+    return kept
+
+
+def micro_batches_of(truncated: TruncatedModel, config: RunConfig, device: str, steps: Steps) -> list[list[int]]:
+    """For each step, the tokens of its micro-batches."""
+    packing = {"packed": truncated.model.config._attn_implementation == "sdpa", "shared": steps.shared}
+    size, limit = config.training.micro_batch_size, longest_micro_batch(device)
+    return [
+        [
+            micro_batch_tokens([lengths[index] for index in part], **packing)
+            for part in plan_micro_batches(lengths, size, max_tokens=limit, **packing)
+        ]
+        for lengths in steps.lengths
+    ]
+
+
+def parts_of(
+    truncated: TruncatedModel,
+    config: RunConfig,
+    device: str,
+    steps: Steps,
+    micro_batches: list[list[int]],
+    with_data: bool,
+) -> list[Part]:
+    """The parts that add up to the peak of a training with these settings on "cpu" or "cuda".
+
+    Nothing in the settings may be "auto". `micro_batches` comes from `micro_batches_of`; `with_data` is False for the
+    bench.
+    """
+    training, shape = config.training, _shape(truncated)
+    width = torch.finfo(compute_dtype(config.model)).bits // 8
+    length = padded(max(max(lengths) for lengths in steps.lengths))
+    tokens = max(max(step) for step in micro_batches)
+    in_linears = shape.layers * sum(i * o for i, o in shape.linears)
+    linear_bytes = in_linears * (NF4_BYTES if config.model.quantization == "nf4" else width)
+    adapter = 4 * config.lora.r * shape.layers * sum(i + o for i, o in shape.linears)
+    attention = truncated.model.config._attn_implementation
+    if attention == "sdpa" and device == "cpu" and length <= query_blocks.LONGEST:
+        attention = "blocks"
+    layer = _activation_bytes(shape, width, length, config.lora.r, attention)
+    layers_read = len({*truncated.target_layers, *truncated.retain_layers})
+    losses = tokens * layers_read * LOSS_COPIES[device] * 4 * shape.hidden_size
+    products = tokens * 3 * width * shape.intermediate_size  # the widest products of a layer while it is computed
+    if training.gradient_checkpointing:  # a layer is computed again once the losses are freed
+        activations = tokens * shape.layers * shape.hidden_size * width + max(tokens * layer, losses)
+        workspace = products
+        if attention == "blocks":  # scores, softmax and its gradient of one block
+            workspace += 3 * width * tokens * shape.heads * min(length, query_blocks.BLOCK)
+    else:
+        activations = tokens * shape.layers * layer
+        workspace = max(losses, products) + adapter // 2  # LoRA's weights in the model's precision
+    if config.model.quantization == "nf4":  # the widest weight of a layer, unpacked
+        workspace += width * max(i * o for i, o in shape.linears)
+    if device == "cuda":
+        slack = CUDA_SLACK[training.gradient_checkpointing]
+        workspace += CUBLAS
+    elif training.gradient_checkpointing:
+        slack = RETURNED_SLACK
+    else:
+        slack = KEPT_SLACK[width, max(len(step) for step in micro_batches) > 1]
+    context = CONTEXT[device]
+    if device == "cpu":
+        context += ONEDNN[width] if onednn.uses_onednn(compute_dtype(config.model)) else 0
+        context += CUDA_BUILD if torch.version.cuda else 0
+    return [
+        Part("context", context),
+        Part("data", DATA if with_data and device == "cpu" else 0),
+        Part("truncated model", int(linear_bytes + shape.other_weights * width)),
+        Part("embedding", 0 if config.model.embedding_on_cpu and device != "cpu" else shape.embedding * width),
+        Part("adapter", adapter),
+        Part("gradients", adapter),
+        Part("optimizer", int(2 * adapter * ADAM_8BIT) if training.optim == "adamw_8bit" else 2 * adapter),
+        Part("activations", int(slack * activations)),
+        Part("workspace", int(slack * workspace)),
+    ]
