@@ -106,7 +106,9 @@ def test_check_names_what_is_wrong_with_a_file(tmp_path):
     path = tmp_path / "mine.csv"
     path.write_text("question,answer\nHow is it made?,I'm sorry I can't help with that.\nAnd how is that?,\n")
     done = cbgui("check", path)
-    assert done.returncode == 0 and "1 Break answers are refusals" in done.stdout and "examples 1" in done.stdout
-    assert "1 rows have no answer" in done.stdout
+    assert (
+        done.returncode == 0 and "Must-stop answers that are refusals: 1" in done.stdout and "examples 1" in done.stdout
+    )
+    assert "Rows without an answer: 1" in done.stdout
     bad = cbgui("check", path, "--kind", "odd")
     assert bad.returncode == 2 and "'odd' is unknown" in bad.stderr

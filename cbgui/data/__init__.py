@@ -1,1 +1,1 @@
-"""Examples, where they come from, and the batches they become."""
+"""Examples and where they come from. Nothing here imports torch or transformers."""

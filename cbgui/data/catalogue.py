@@ -1,14 +1,14 @@
-""""""
+"""Public data sets that are known by name: their columns, kind, licence and size.
+
+A new entry is one CatalogueEntry in CATALOGUE.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from cbgui.data.columns import (
-    Mapping,
-    _text,
-)
+from cbgui.data.columns import Mapping, as_text
 from cbgui.data.examples import Kind
 from cbgui.data.files import Raw
 from cbgui.data.sources import hub_rows
@@ -16,51 +16,51 @@ from cbgui.data.sources import hub_rows
 
 @dataclass(frozen=True)
 class CatalogueEntry:
-    """A public set with its columns mapped. Counts and licences are as its page on the hub gives them."""
+    """A public set with its columns mapped. Its page on the hub is the source of size and licence."""
 
     title: str
-    name: str
+    name: str  # hub id
     mapping: Mapping
     kind: Kind
     licence: str
     size: str
-    words: str
+    description: str
     config: str | None = None
     split: str = "train"
     harmful: bool = False
-    leave_out: tuple[str, str] | None = None  # rows whose column begins so
+    leave_out: tuple[str, str] | None = None  # (column, beginning): rows whose cell begins so are left out
 
 
-# Ids and columns were gathered from public code that loads these sets; the hub could not be asked from here.
+# Ids and columns come from public code that loads these sets; they were not checked against the hub.
 CATALOGUE = [
     CatalogueEntry(
-        "Circuit breakers, harmful requests and answers",
+        "Circuit breakers, harmful questions and answers",
         "abhayesian/circuit-breakers-dataset",
         Mapping("prompt", "rejected"),
         "break",
         "MIT (original)",
         "about 5,000",
-        "The published training set: harmful requests with the answers that must break.",
+        "The published training set: harmful questions with the answers that must stop.",
         harmful=True,
     ),
     CatalogueEntry(
-        "LLM-LAT, harmful requests and answers",
+        "LLM-LAT, harmful questions and answers",
         "LLM-LAT/harmful-dataset",
         Mapping("prompt", "rejected"),
         "break",
         "see its page",
         "about 5,000",
-        "Synthetic harmful requests, each with an answer that complies.",
+        "Synthetic harmful questions, each with an answer that complies.",
         harmful=True,
     ),
     CatalogueEntry(
-        "LLM-LAT, the refusals to those requests",
+        "LLM-LAT, refusals of those questions",
         "LLM-LAT/harmful-dataset",
         Mapping("prompt", "chosen"),
         "refusal",
         "see its page",
         "about 5,000",
-        "Keeps the refusals that the model gives already.",
+        "Teaches the model to keep its refusals.",
         harmful=True,
     ),
     CatalogueEntry(
@@ -70,17 +70,17 @@ CATALOGUE = [
         "retain",
         "MIT",
         "about 208,000",
-        "Ordinary conversations; the published keep set.",
+        "Everyday conversations; the published retain set.",
         split="train_sft",
     ),
     CatalogueEntry(
-        "XSTest, safe requests that sound unsafe",
+        "XSTest, safe questions that sound unsafe",
         "natolambert/xstest-v2-copy",
         Mapping("prompt"),
         "near_miss",
         "CC BY 4.0",
         "450, of which 250 are safe",
-        "Near misses without answers: press 'Write the answers' after loading. The unsafe counterparts are left out.",
+        "Look-alikes without answers: press 'Write the answers' after loading. The unsafe counterparts are left out.",
         split="prompts",
         leave_out=("type", "contrast"),
     ),
@@ -91,7 +91,7 @@ CATALOGUE = [
         "near_miss",
         "CC BY 4.0",
         "1,319",
-        "Harmless requests that models tend to refuse, without answers.",
+        "Harmless questions that models tend to refuse, without answers.",
         config="or-bench-hard-1k",
     ),
     CatalogueEntry(
@@ -101,7 +101,7 @@ CATALOGUE = [
         "break",
         "MIT",
         "100",
-        "Requests without answers; good as held-out break examples.",
+        "Questions without answers; useful as held-out questions that must stop.",
         config="behaviors",
         split="harmful",
         harmful=True,
@@ -124,7 +124,7 @@ CATALOGUE = [
         "break",
         "MIT; gated",
         "200",
-        "Requests without answers; ask for access on its page first.",
+        "Questions without answers; ask for access on its page first.",
         config="standard",
         harmful=True,
     ),
@@ -135,7 +135,7 @@ CATALOGUE = [
         "break",
         "MIT; gated",
         "313",
-        "Forbidden requests without answers; ask for access on its page first.",
+        "Forbidden questions without answers; ask for access on its page first.",
         harmful=True,
     ),
     CatalogueEntry(
@@ -145,15 +145,15 @@ CATALOGUE = [
         "retain",
         "CC BY-NC 4.0",
         "52,002",
-        "Short ordinary instructions with answers.",
+        "Short everyday instructions with answers.",
     ),
 ]
 
 
 def catalogue_rows(entry: CatalogueEntry) -> Iterator[Raw]:
-    """Raises InputError."""
+    """Stream the rows of an entry. Raises InputError."""
     rows = hub_rows(entry.name, entry.config, entry.split)
     if entry.leave_out is None:
         return rows
     column, beginning = entry.leave_out
-    return (row for row in rows if not _text(row.get(column)).startswith(beginning))
+    return (row for row in rows if not as_text(row.get(column)).startswith(beginning))

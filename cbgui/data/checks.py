@@ -1,4 +1,7 @@
-"""What is wrong with a data set, in words, and the mend for it. A new check is a function and a line in CHECKS."""
+"""Find what is wrong with a data set, say why it matters, and offer a fix.
+
+A new check is a function and a line in CHECKS; its fix is a case in `fix`.
+"""
 
 from __future__ import annotations
 
@@ -13,39 +16,44 @@ import pandas as pd
 from cbgui.config import find_data_file
 from cbgui.data.columns import columns_of, guess_mapping, to_examples
 from cbgui.data.dataset_store import DatasetStore, Row
-from cbgui.data.examples import Kind, read_examples
+from cbgui.data.examples import KIND_LABELS, Kind, read_examples
 from cbgui.data.files import read_rows
 from cbgui.data.near_duplicates import groups, near_pairs, normal
 from cbgui.data.refusals import is_refusal
 from cbgui.data.split import hold_out
 
-FEW_BREAK, FEW_KEEP = 50, 100
+FEW_BREAK, FEW_RETAIN = 50, 100  # rows
 CHARACTERS_PER_TOKEN = 4.0  # of English text; a tokenizer would take a minute for 200,000 rows
-SHIPPED_KEEP = "demo/retain.jsonl"
-OPENING = 40  # characters of the answer that near-duplicates are compared by, after the request
+SHIPPED_RETAIN = "demo/retain.jsonl"
+OPENING = 40  # characters of the response that near duplicates are compared by, together with the prompt
+SAME_OPENING = 0.1  # share of the break prompts that must begin alike to be reported
+RARE_WORD = 0.05  # a word in at most this share of the prompts tells of their subject
+LOOK_ALIKES = 0.1  # share of the retain rows that are offered as look-alikes
+ADD_SHIPPED = "Add the built-in must-keep rows"
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing to look at: the rows concerned, why it matters, and what the mend does (None: only the user can)."""
+    """Something to look at. `ids` are the rows concerned; `fix` says what the fix does, None if only the user can."""
 
     check: str
     title: str
     why: str
     ids: tuple[int, ...] = ()
-    mend: str | None = None
+    fix: str | None = None
 
 
 @dataclass(frozen=True)
 class _Table:
-    """The data set as columns, with what several checks need."""
+    """The data set as columns, with what several checks need. All arrays have one entry per row."""
 
     rows: pd.DataFrame  # id, held_out, kind, prompt, response
-    request: np.ndarray  # normalized prompts
-    pairs: np.ndarray  # near pairs of request and the answer's opening
+    prompts: np.ndarray  # `normal` prompts
+    pairs: np.ndarray  # (pairs, 2) rows whose prompt and opening of the response are nearly the same
     max_tokens: int
 
     def ids(self, chosen: np.ndarray) -> tuple[int, ...]:
+        """The ids of the rows that a mask or an array of indices chooses."""
         return tuple(self.rows.id.to_numpy()[chosen].tolist())
 
     @property
@@ -56,23 +64,23 @@ class _Table:
     def breaks(self) -> np.ndarray:
         return (self.rows.kind == "break").to_numpy()
 
+    @property
+    def break_rows(self) -> np.ndarray:
+        return self.breaks & self.training
 
-def _among(texts: np.ndarray, wanted: set[str], where: np.ndarray) -> np.ndarray:
-    """Which of `texts` at `where` are `wanted`; false elsewhere."""
-    found = np.zeros(len(texts), dtype=bool)
-    rows = np.flatnonzero(where)
-    found[rows] = [text in wanted for text in texts[rows]]
-    return found
+    @property
+    def retain_rows(self) -> np.ndarray:
+        return ~self.breaks & self.training
 
 
 def _duplicate(table: _Table) -> Finding | None:
     rows = table.rows
-    repeated = pd.DataFrame({"q": table.request, "a": rows.response, "part": rows.held_out}).duplicated().to_numpy()
+    repeated = pd.DataFrame({"q": table.prompts, "a": rows.response, "part": rows.held_out}).duplicated().to_numpy()
     ids = table.ids(repeated)
     return Finding(
         "duplicate",
-        f"{len(ids):,} copies of other rows",
-        "A copy weighs its example twice and makes the counts look better than they are.",
+        f"Copies of other rows: {len(ids):,}",
+        "A copy gives its example double weight and makes the counts look better than they are.",
         ids,
         "Delete the copies",
     )
@@ -82,7 +90,7 @@ def _near_duplicate(table: _Table) -> Finding | None:
     rows, pairs = table.rows, table.pairs
     if len(pairs):
         one, other = pairs.T
-        same = (table.request[one] == table.request[other]) & (
+        same = (table.prompts[one] == table.prompts[other]) & (
             rows.response.to_numpy()[one] == rows.response.to_numpy()[other]
         )
         sides = (table.breaks[one] == table.breaks[other]) & table.training[one] & table.training[other]
@@ -91,8 +99,8 @@ def _near_duplicate(table: _Table) -> Finding | None:
     ids = table.ids(first != np.arange(len(rows)))
     return Finding(
         "near_duplicate",
-        f"{len(ids):,} rows say nearly the same as another",
-        "Four of five words are the same. Many of them teach one wording, not the topic.",
+        f"Rows that say nearly the same as another row: {len(ids):,}",
+        "Four of five words are the same. Many such rows teach one wording, not the topic.",
         ids,
         "Keep the first of each",
     )
@@ -100,18 +108,18 @@ def _near_duplicate(table: _Table) -> Finding | None:
 
 def _both_sides(table: _Table) -> Finding | None:
     rows = table.rows
-    breaks = set(table.request[table.breaks & table.training])
-    answers = set(rows.response[table.breaks & table.training]) - {""}
-    # A refusal of a request that must break is kept on purpose.
-    keep = ~table.breaks & (rows.kind != "refusal").to_numpy() & table.training
-    both = keep & (pd.Series(table.request).isin(breaks) | rows.response.isin(answers)).to_numpy()
+    prompts = set(table.prompts[table.break_rows])
+    responses = set(rows.response[table.break_rows]) - {""}
+    # Refusals repeat break prompts on purpose.
+    checked = table.retain_rows & (rows.kind != "refusal").to_numpy()
+    both = checked & (pd.Series(table.prompts).isin(prompts) | rows.response.isin(responses)).to_numpy()
     ids = table.ids(both)
     return Finding(
         "both_sides",
-        f"{len(ids):,} Keep rows have a Break row's request or answer",
-        "The two losses pull the same text both ways, and neither wins.",
+        f"Must-keep rows that repeat the question or the answer of a must-stop row: {len(ids):,}",
+        "The two losses pull the same text in opposite directions, and neither wins.",
         ids,
-        "Delete them from Keep",
+        "Delete them from must keep",
     )
 
 
@@ -120,22 +128,23 @@ def _empty(table: _Table) -> Finding | None:
     ids = table.ids(empty & (table.training | ~table.breaks))
     return Finding(
         "empty",
-        f"{len(ids):,} rows have no answer",
-        "Break rows break their answer's hidden states, so they need one. 'Write the answers' lets the model do it.",
+        f"Rows without an answer: {len(ids):,}",
+        "Training works on the hidden states of the answer, so each row needs one. 'Write the answers' lets the model "
+        "write them.",
         ids,
         "Delete them",
     )
 
 
 def _refusing(table: _Table) -> Finding | None:
-    suspects = np.flatnonzero(table.breaks & table.training)
+    suspects = np.flatnonzero(table.break_rows)
     ids = table.ids(suspects[[is_refusal(text) for text in table.rows.response.to_numpy()[suspects]]])
     return Finding(
         "refusing",
-        f"{len(ids):,} Break answers are refusals",
-        "What breaks is the answer that is shown: these would break the model's refusals instead of the topic.",
+        f"Must-stop answers that are refusals: {len(ids):,}",
+        "Training stops the answers that it sees. With these it would stop the model's refusals instead of the topic.",
         ids,
-        "Move to Keep as refusals",
+        "Move to must keep as refusals",
     )
 
 
@@ -145,96 +154,98 @@ def _too_long(table: _Table) -> Finding | None:
     ids = table.ids(length > limit)
     return Finding(
         "too_long",
-        f"{len(ids):,} rows are longer than about {table.max_tokens} tokens",
-        "Training cuts them there; what comes after is not learned. Cutting them now shows what will be used.",
+        f"Rows longer than about {table.max_tokens} tokens: {len(ids):,}",
+        "Training cuts them there and never sees the rest. Cut them now to see what it will use.",
         ids,
         "Cut the answers",
     )
 
 
 def _too_few(table: _Table) -> Finding | None:
-    breaks, keep = (table.breaks & table.training).sum(), (~table.breaks & table.training).sum()
-    words, mend = [], None
+    breaks, retains = table.break_rows.sum(), table.retain_rows.sum()
+    words, fix = [], None
     if breaks < FEW_BREAK:
-        words.append(f"{breaks} Break rows, of at least {FEW_BREAK}")
-    if keep < FEW_KEEP:
-        words.append(f"{keep} Keep rows, of at least {FEW_KEEP}")
-        mend = "Add the built-in Keep rows"
+        words.append(f"{breaks} must-stop rows, at least {FEW_BREAK} are needed")
+    if retains < FEW_RETAIN:
+        words.append(f"{retains} must-keep rows, at least {FEW_RETAIN} are needed")
+        fix = ADD_SHIPPED
     if not words:
         return None
-    why = "Few Break rows teach their words instead of the topic; few Keep rows let the model forget the rest."
-    return Finding("too_few", "Too few rows: " + " and ".join(words), why, (), mend)
+    why = "Few must-stop rows teach a wording instead of the topic; with few must-keep rows the model forgets more."
+    return Finding("too_few", "Too few rows: " + "; ".join(words), why, (), fix)
 
 
 def _unbalanced(table: _Table) -> Finding | None:
-    breaks, keep = (table.breaks & table.training).sum(), (~table.breaks & table.training).sum()
-    if breaks <= keep or keep < FEW_KEEP:  # too few is said already
+    breaks, retains = table.break_rows.sum(), table.retain_rows.sum()
+    if breaks <= retains or retains < FEW_RETAIN:  # `_too_few` reports the latter
         return None
     return Finding(
         "unbalanced",
-        f"{breaks:,} Break rows against {keep:,} Keep rows",
-        "Every step sees both; with fewer Keep rows the same ones come round again and the rest is not held.",
+        f"{breaks:,} must-stop rows but only {retains:,} must-keep rows",
+        "Every step takes rows of both. With fewer must-keep rows, the same ones come up again and again, and the "
+        "model forgets what they don't cover.",
         (),
-        "Add the built-in Keep rows",
+        ADD_SHIPPED,
     )
 
 
 def _forms(table: _Table) -> Finding | None:
-    breaks, keep = table.breaks & table.training, ~table.breaks & table.training
-    if breaks.sum() < FEW_BREAK or not keep.sum():
+    breaks, retains = table.break_rows, table.retain_rows
+    if breaks.sum() < FEW_BREAK or not retains.sum():
         return None
-    openings = pd.Series([" ".join(text.split()[:3]) for text in table.request])
+    openings = pd.Series([" ".join(text.split()[:3]) for text in table.prompts])
     of_break = openings[breaks].value_counts(normalize=True)
-    of_keep = openings[keep].value_counts(normalize=True)
-    alone = [form for form, share in of_break.items() if share >= 0.1 and of_keep.get(form, 0) < share / 10]
+    of_retain = openings[retains].value_counts(normalize=True)
+    alone = [o for o, share in of_break.items() if share >= SAME_OPENING and of_retain.get(o, 0) < share / 10]
     if not alone:
         return None
     return Finding(
         "forms",
-        "Break requests begin alike: " + ", ".join(f"'{form} ...'" for form in alone[:4]),
-        "Almost no Keep request begins so; the model may break on the form instead of the topic. Add Keep rows that "
-        "begin the same way on other subjects.",
+        "Many must-stop questions begin with the same words: " + ", ".join(f"'{opening} ...'" for opening in alone[:4]),
+        "Almost no must-keep question begins like that, so the model may learn the wording instead of the topic. Add "
+        "must-keep rows on other subjects that begin the same way.",
         table.ids(breaks & openings.isin(alone).to_numpy()),
-        "Add the built-in Keep rows",
+        ADD_SHIPPED,
     )
 
 
 def _no_near_misses(table: _Table) -> Finding | None:
-    if not (table.breaks & table.training).any() or (table.rows.kind == "near_miss").any():
+    if not table.break_rows.any() or (table.rows.kind == "near_miss").any():
         return None
     return Finding(
         "no_near_misses",
-        "No near misses among the Keep rows",
-        "Near misses look like Break requests and must be answered ('Who invented gunpowder?' beside a weapons topic). "
-        "Without them the model derails on everything of that form.",
-        tuple(_likest(table)),
-        "Mark the Keep rows most like Break" if (~table.breaks).any() else None,
+        "No look-alikes among the must-keep rows",
+        "Look-alikes resemble must-stop questions but must be answered: 'Who invented gunpowder?' if the topic is "
+        "weapons. Without them the model derails on every question of that form.",
+        tuple(_most_similar_to_break(table)),
+        "Mark the must-keep rows most similar to must-stop rows" if (~table.breaks).any() else None,
     )
 
 
-def _likest(table: _Table, share: float = 0.1) -> list[int]:
-    """Keep rows that share the most rare words with Break requests: at most a tenth of them, at least one word."""
-    keep = np.flatnonzero(~table.breaks & table.training)
-    words = [set(text.split()) for text in table.request]
-    spread = pd.Series([word for row in words for word in row]).value_counts()
-    rare = set(spread[spread <= max(3, len(words) * 0.05)].index)
-    of_break = set().union(*(words[row] for row in np.flatnonzero(table.breaks & table.training))) & rare
-    shared = {row: len(words[row] & of_break) for row in keep}
-    best = sorted((row for row in keep if shared[row]), key=lambda row: -shared[row])
-    return list(table.ids(np.array(best[: max(1, int(share * len(keep)))], dtype=np.int64)))
+def _most_similar_to_break(table: _Table) -> list[int]:
+    """Ids of the retain rows that share the most rare words with break prompts; at most LOOK_ALIKES of them."""
+    retains = np.flatnonzero(table.retain_rows)
+    words = [set(text.split()) for text in table.prompts]
+    counts = pd.Series([word for row in words for word in row]).value_counts()
+    rare = set(counts[counts <= max(3, len(words) * RARE_WORD)].index)
+    of_break = set().union(*(words[row] for row in np.flatnonzero(table.break_rows))) & rare
+    shared = {row: len(words[row] & of_break) for row in retains}
+    best = sorted((row for row in retains if shared[row]), key=lambda row: -shared[row])
+    return list(table.ids(np.array(best[: max(1, int(LOOK_ALIKES * len(retains)))], dtype=np.int64)))
 
 
 def _leak(table: _Table) -> Finding | None:
-    rows, training = table.rows, table.training
-    leaked = ~training & _among(table.request, set(table.request[training]), ~training)
+    training = table.training
+    trained = set(table.prompts[training])
+    leaked = ~training & np.array([text in trained for text in table.prompts], dtype=bool)
     for one, other in table.pairs.tolist():
         if training[one] != training[other]:
             leaked[one if training[other] else other] = True
-    ids = tuple(rows.id.to_numpy()[leaked].tolist())
+    ids = table.ids(leaked)
     return Finding(
         "leak",
-        f"{len(ids):,} held-out rows are nearly in the training rows",
-        "Figures on them say how well the model learned by heart, not how it will do.",
+        f"Held-out rows that also occur, nearly word for word, in training: {len(ids):,}",
+        "Results on them show what the model has memorised, not how it handles new questions.",
         ids,
         "Delete them from held out",
     )
@@ -246,7 +257,8 @@ def _no_held_out(table: _Table) -> Finding | None:
     return Finding(
         "no_held_out",
         "Nothing is held out",
-        "The curves and the report need examples that training never saw. Start holds out a tenth if you do not.",
+        "The curves and the report need examples that training never saw. If you hold out nothing, Start holds out a "
+        "tenth.",
         (),
         "Hold out a tenth",
     )
@@ -256,58 +268,61 @@ CHECKS: list[Callable[[_Table], Finding | None]] = [
     _empty, _refusing, _both_sides, _duplicate, _near_duplicate, _leak, _too_few, _unbalanced, _forms, _no_near_misses,
     _too_long, _no_held_out,
 ]  # fmt: skip
-# Findings about single rows, told only when there are some.
-OF_ROWS = ("empty", "refusing", "both_sides", "duplicate", "near_duplicate", "leak", "too_long")
+# Findings about single rows, reported only if there are such rows.
+ROW_CHECKS = ("empty", "refusing", "both_sides", "duplicate", "near_duplicate", "leak", "too_long")
 
 
 def run_checks(data: DatasetStore, *, max_tokens: int = 512) -> list[Finding]:
-    """All findings; the rows of each can then be filtered in `data`."""
+    """Run all checks, and store the rows of each finding so that `data.page(check=...)` can show them."""
     rows = data.table()
     if not len(rows):
         return []
-    request = np.array(normal(rows.prompt), dtype=object)
-    opening = normal(rows.response.str.slice(0, OPENING))
-    pairs = near_pairs([f"{one} {other}" for one, other in zip(request, opening, strict=True)])
-    table = _Table(rows, request, pairs, max_tokens)
+    prompts = np.array(normal(rows.prompt), dtype=object)
+    openings = normal(rows.response.str.slice(0, OPENING))
+    pairs = near_pairs([f"{one} {other}" for one, other in zip(prompts, openings, strict=True)])
+    table = _Table(rows, prompts, pairs, max_tokens)
     found = [finding for check in CHECKS if (finding := check(table)) is not None]
-    found = [finding for finding in found if finding.ids or finding.check not in OF_ROWS]
+    found = [finding for finding in found if finding.ids or finding.check not in ROW_CHECKS]
     data.flag({finding.check: list(finding.ids) for finding in found})
     return found
 
 
-def mend(data: DatasetStore, finding: Finding, *, max_tokens: int = 512) -> str:
-    """Do what `finding.mend` says, as one step that can be undone; returns what was done."""
-    words = finding.mend or ""
+def fix(data: DatasetStore, finding: Finding, *, max_tokens: int = 512) -> str:
+    """Do what `finding.fix` says, as one step that can be undone; return what was done."""
+    step = (finding.fix or "").lower()
     match finding.check:
         case "duplicate" | "near_duplicate" | "both_sides" | "empty" | "leak":
-            return f"{data.remove(finding.ids, words.lower()):,} rows deleted."
+            return f"Rows deleted: {data.remove(finding.ids, step):,}."
         case "refusing":
-            count = data.update(finding.ids, lambda row: _with_kind(row, "refusal"), words.lower())
-            return f"{count:,} rows moved to Keep as refusals."
+            count = data.update(finding.ids, lambda row: _with_kind(row, "refusal"), step)
+            return f"Rows moved to must keep as refusals: {count:,}."
         case "no_near_misses":
-            count = data.update(finding.ids, lambda row: _with_kind(row, "near_miss"), words.lower())
-            return f"{count:,} Keep rows marked as near misses; read them, and write more."
+            count = data.update(finding.ids, lambda row: _with_kind(row, "near_miss"), step)
+            return f"Must-keep rows marked as look-alikes: {count:,}. Read them, and write more."
         case "too_long":
             limit = int(max_tokens * CHARACTERS_PER_TOKEN)
-            count = data.update(finding.ids, lambda row: _cut(row, limit), words.lower())
-            return f"{count:,} answers cut."
+            count = data.update(finding.ids, lambda row: _cut(row, limit), step)
+            return f"Answers cut: {count:,}."
         case "too_few" | "unbalanced" | "forms":
-            shipped = read_examples(find_data_file(SHIPPED_KEEP), "retain")
+            shipped = read_examples(find_data_file(SHIPPED_RETAIN), "retain")
             known = set(normal(data.table().prompt))
             new = [e for e in shipped if e.kind == "retain" and normal([e.prompt])[0] not in known]
-            return f"{data.add(new, words.lower()):,} ordinary Keep rows added."
+            return f"{KIND_LABELS['retain'].capitalize()} must-keep rows added: {data.add(new, step):,}."
         case "no_held_out":
-            return f"{hold_out(data):,} rows held out."
-    raise ValueError(f"{finding.check} has no mend")
+            return f"Rows held out: {hold_out(data):,}."
+    raise ValueError(f"{finding.check} has no fix")
 
 
-def _with_kind(row: Row, kind: str) -> Row:
+def _with_kind(row: Row, kind: Kind) -> Row:
     return replace(row, example=replace(row.example, kind=kind))
 
 
 def _cut(row: Row, characters: int) -> Row:
-    """The answer cut at a space so that request and answer together have at most so many characters; at least a
-    quarter of them stays with the answer, and a request too long for the rest loses its middle, as in training."""
+    """Cut the row to `characters`, the way training does.
+
+    The response is cut at a space. At least a quarter of the characters is left to it; a prompt that is too long for
+    the rest loses its middle.
+    """
     room = max(characters // 4, characters - len(row.example.prompt))
     text = row.example.response[:room]
     text = text.rsplit(" ", 1)[0] if len(row.example.response) > room and " " in text else text
@@ -319,7 +334,7 @@ def _cut(row: Row, characters: int) -> Row:
 
 
 def check_file(path: Path, kind: Kind, *, max_tokens: int = 512) -> Iterator[str]:
-    """What was read from a data file and what is wrong with it, in lines. `kind` is that of rows without one.
+    """Read a data file, check it, and yield lines of text; `kind` applies to rows that name none.
 
     Raises InputError when the file cannot be read.
     """

@@ -1,4 +1,4 @@
-""""""
+"""Rows of any columns -> examples: a Mapping says which column holds what, and is guessed where it can be."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from cbgui.data.examples import Example, Kind
 from cbgui.data.files import Raw
 from cbgui.errors import InputError
 
-LOOKED_AT = 200  # rows read for the guess
-# Names that public sets use, the likeliest first.
-NAMES = {
+SAMPLE_ROWS = 200  # rows that the guess looks at
+# Column names that public data sets use, most likely first.
+COLUMN_NAMES = {
     "messages": ["messages", "conversations", "conversation", "chat", "turns"],
     "prompt": [
         "prompt",
@@ -29,18 +29,19 @@ NAMES = {
     "response": ["response", "answer", "output", "completion", "rejected", "target", "reply", "assistant", "chosen"],
     "kind": ["kind"],
 }
+NEVER_A_RESPONSE = {"input", "category", "kind", "type", "label", "source"}
 ROLES = {"human": "user", "gpt": "assistant", "bot": "assistant", "model": "assistant"}
 
 
 @dataclass(frozen=True)
 class Mapping:
-    """Which column holds what. `messages` holds a whole conversation and goes before `prompt` and `response`."""
+    """Which column holds what. `messages` holds a whole conversation and takes precedence over prompt and response."""
 
     prompt: str | None = None
     response: str | None = None
     messages: str | None = None
     kind: str | None = None
-    input: str | None = None  # a second part of the request, put under it (Alpaca's form)
+    input: str | None = None  # a second part of the prompt, appended to it (Alpaca's form)
 
 
 @dataclass
@@ -53,22 +54,24 @@ class Skipped:
         self.reasons[reason] = self.reasons.get(reason, 0) + 1
 
     def words(self) -> str:
+        """A sentence for the screen; empty when no row was skipped."""
         parts = [f"{count:,} {reason}" for reason, count in self.reasons.items()]
-        return f"Left out: {'; '.join(parts)}." if parts else ""
+        return f"Skipped: {'; '.join(parts)}." if parts else ""
 
 
 def columns_of(rows: list[Raw]) -> list[str]:
+    """The names of all columns, in the order of their first use."""
     return list(dict.fromkeys(key for row in rows for key in row if isinstance(key, str)))
 
 
 def guess_mapping(rows: list[Raw]) -> Mapping:
-    """Which column is which, by the names public sets use, then by what the cells look like."""
-    rows = rows[:LOOKED_AT]
+    """Guess the columns from the names that public data sets use; failing that, from which cells hold sentences."""
+    rows = rows[:SAMPLE_ROWS]
     columns = columns_of(rows)
     lower = {column.lower().strip(): column for column in reversed(columns)}
 
     def named(role: str) -> str | None:
-        return next((lower[name] for name in NAMES[role] if name in lower), None)
+        return next((lower[name] for name in COLUMN_NAMES[role] if name in lower), None)
 
     messages = named("messages")
     if messages and not any(isinstance(row.get(messages), list) for row in rows):
@@ -76,12 +79,11 @@ def guess_mapping(rows: list[Raw]) -> Mapping:
     prompt, response = named("prompt"), named("response")
     if response == prompt:
         response = None
-    text = [c for c in columns if any(isinstance(r.get(c), str) and " " in r[c].strip() for r in rows)]
-    if not messages:  # unnamed columns: the first that holds text asks, the next answers
-        prompt = prompt or next((c for c in text if c != response), None)
+    sentences = [c for c in columns if any(isinstance(r.get(c), str) and " " in r[c].strip() for r in rows)]
+    if not messages:  # the first column of sentences is taken as the prompt, the next as the response
+        prompt = prompt or next((c for c in sentences if c != response), None)
         if response is None:
-            known = {"input", "category", "kind", "type", "label", "source"}
-            response = next((c for c in text if c != prompt and c.lower() not in known), None)
+            response = next((c for c in sentences if c != prompt and c.lower() not in NEVER_A_RESPONSE), None)
     second = lower.get("input") if prompt and prompt.lower() == "instruction" and "input" in lower else None
     kind = named("kind")
     kinds = {row.get(kind) for row in rows} if kind else set()
@@ -90,12 +92,13 @@ def guess_mapping(rows: list[Raw]) -> Mapping:
     return Mapping(prompt, response, messages, kind, second)
 
 
-def _text(value: Any) -> str:
+def as_text(value: Any) -> str:
+    """A cell as text; an empty cell is the empty string."""
     return value if isinstance(value, str) else "" if value is None else str(value)
 
 
 def _turns(value: Any) -> list[tuple[str, str]] | None:
-    """A conversation as (role, content), also in the from/value form; None when it is not one."""
+    """A conversation as (role, content) pairs, also from the from/value form; None if `value` is not one."""
     if not isinstance(value, list) or not value:
         return None
     turns = []
@@ -110,31 +113,34 @@ def _turns(value: Any) -> list[tuple[str, str]] | None:
 
 
 def to_example(row: Raw, mapping: Mapping, kind: Kind, source: str, skipped: Skipped) -> Example | None:
-    """One row; None, and a count in `skipped`, when it holds no request. An empty answer is kept: it can be written."""
+    """Turn one row into an example. Without a prompt, return None and count the row in `skipped`.
+
+    An empty response is allowed: the model can write it later.
+    """
     if mapping.kind and row.get(mapping.kind) in get_args(Kind):
         kind = row[mapping.kind]
     turns = _turns(row.get(mapping.messages)) if mapping.messages else None
     if turns is not None:
-        # Up to the last answer; a conversation that ends with the user has its answer still to come.
+        # The last answer is the response. In a conversation without an answer, every turn belongs to the prompt.
         last = max((i for i, (role, _) in enumerate(turns) if role == "assistant"), default=len(turns))
-        request, response = turns[:last], turns[last][1] if last < len(turns) else ""
+        messages, response = turns[:last], turns[last][1] if last < len(turns) else ""
     else:
-        request = [("user", _text(row.get(mapping.prompt)))] if mapping.prompt else []
-        if request and mapping.input and _text(row.get(mapping.input)).strip():
-            request = [("user", f"{request[0][1]}\n\n{_text(row[mapping.input])}")]
-        response = _text(row.get(mapping.response)) if mapping.response else ""
-    if not request or request[-1][0] != "user" or not request[-1][1].strip():
-        skipped.add("without a request")
+        messages = [("user", as_text(row.get(mapping.prompt)))] if mapping.prompt else []
+        if messages and mapping.input and as_text(row.get(mapping.input)).strip():
+            messages = [("user", f"{messages[0][1]}\n\n{as_text(row[mapping.input])}")]
+        response = as_text(row.get(mapping.response)) if mapping.response else ""
+    if not messages or messages[-1][0] != "user" or not messages[-1][1].strip():
+        skipped.add("without a question")
         return None
-    return Example(tuple(request), response.strip(), kind, source)
+    return Example(tuple(messages), response.strip(), kind, source)
 
 
 def to_examples(
     rows: Iterable[Raw], mapping: Mapping, kind: Kind, source: str, *, limit: int | None = None
 ) -> tuple[list[Example], Skipped]:
-    """Examples of `rows` through `mapping`, at most `limit`. Raises InputError when there is not one."""
+    """Turn rows into at most `limit` examples; also say what was skipped. Raises InputError if no row gave one."""
     if mapping.prompt is None and mapping.messages is None:
-        raise InputError(f"{source}: no column holds the request; choose one as 'prompt' or 'messages'.")
+        raise InputError(f"{source}: no column holds the question; choose one as 'prompt' or 'messages'.")
     skipped = Skipped()
     examples = (to_example(row, mapping, kind, source, skipped) for row in rows)
     found = list(itertools.islice((example for example in examples if example is not None), limit))

@@ -1,8 +1,8 @@
-"""A data set while it is edited: one SQLite file, so that hundreds of thousands of rows can be searched, paged, changed
-and undone, and nothing is lost when the app is killed. On disk for others it is a folder of JSON Lines.
+"""A data set that is being edited: one SQLite file, in which hundreds of thousands of rows can be searched and changed.
 
-Nothing is overwritten: a change removes a row and adds its new form at the same position, both under one step number,
-and undoing a step deletes what it added and brings back what it removed.
+Every change is on disk at once, so nothing is lost when the app is killed. Nothing is overwritten: a change marks a row
+as removed and adds its new form at the same position, both under one step number. Undoing a step deletes the rows that
+it added and restores those that it removed. `export` writes the data set as JSON Lines for everyone else.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from cbgui.data.examples import Example, Kind, read_examples
 from cbgui.errors import InputError
 
 Part = Literal["break", "retain", "held_out"]
+FILE_NAME = "examples.sqlite"
+UNFINISHED = ".part"  # ending of a file that is still being written
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS rows (
     id INTEGER PRIMARY KEY, position REAL NOT NULL, held_out INTEGER NOT NULL, kind TEXT NOT NULL,
@@ -33,7 +35,7 @@ CREATE TABLE IF NOT EXISTS steps (id INTEGER PRIMARY KEY AUTOINCREMENT, words TE
 CREATE TABLE IF NOT EXISTS flags (check_name TEXT NOT NULL, row INTEGER NOT NULL);
 CREATE INDEX IF NOT EXISTS by_check ON flags (check_name, row);
 """
-PARTS = {
+PARTS: dict[Part, str] = {
     "break": "held_out = 0 AND kind = 'break'",
     "retain": "held_out = 0 AND kind != 'break'",
     "held_out": "held_out = 1",
@@ -43,12 +45,17 @@ FIELDS = "id, position, held_out, kind, messages, response, source"
 
 @dataclass(frozen=True)
 class Row:
-    """One example in the data set, with where it stands."""
+    """One example in the data set, with its position and whether it is held out."""
 
     id: int
     position: float
     held_out: bool
     example: Example
+
+
+def part_file(folder: Path, part: Part) -> Path:
+    """Where an exported data set keeps break, retain or held_out."""
+    return folder / f"{part}.jsonl"
 
 
 def _row(values: tuple) -> Row:
@@ -58,11 +65,11 @@ def _row(values: tuple) -> Row:
 
 
 class DatasetStore:
-    """The rows of one data set. Every method opens the file anew, so any thread may call it."""
+    """The rows of one data set. Every method opens the file itself, so any thread may call it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.path = folder / "examples.sqlite"
+        self.path = folder / FILE_NAME
 
     @property
     def name(self) -> str:
@@ -82,9 +89,10 @@ class DatasetStore:
         *,
         join: bool = False,
     ) -> tuple[int, int]:
-        """One step: rows to remove by id, and (position, held_out, example) to add; position None is the end.
+        """Make one step of the ids to remove and the (position, held_out, example) to add; position None is the end.
 
-        With `join`, the newest step goes on when its words are the same. Returns how many were added and removed.
+        With `join`, the change becomes part of the newest step if that has the same words. Returns how many rows were
+        added and removed.
         """
         with self._connect() as connection, connection:
             newest = connection.execute("SELECT id, words FROM steps ORDER BY id DESC LIMIT 1").fetchone()
@@ -124,25 +132,26 @@ class DatasetStore:
             return max(added, 0), max(removed, 0)
 
     def add(self, examples: Iterable[Example], words: str, *, held_out: bool = False) -> int:
-        """Append examples as one step; returns how many."""
+        """Append examples as one step and return how many. `words` name the step for the undo button."""
         return self._change(words, add=((None, held_out, example) for example in examples))[0]
 
     def remove(self, ids: Iterable[int], words: str) -> int:
+        """Remove rows as one step and return how many."""
         return self._change(words, remove=ids)[1]
 
     def update(self, ids: Iterable[int], change: Callable[[Row], Row], words: str, *, join: bool = False) -> int:
-        """Replace rows by `change` of them, as one step; ids that are gone and rows that stay equal are left alone."""
+        """Replace each row by `change(row)`, as one step, and return how many changed. Unknown ids are ignored."""
         old = self.get(ids)
         new = [changed for row in old if (changed := change(row)) != row]
         rows = ((row.position, row.held_out, row.example) for row in new)
         return self._change(words, remove=[row.id for row in new], add=rows, join=join)[0]
 
     def edit(self, identifier: int, *, prompt: str, response: str, kind: str) -> None:
-        """Change one row's last request, its answer or its kind. Raises InputError."""
+        """Change one row's prompt, response or kind. Raises InputError."""
         if kind not in get_args(Kind):
             raise InputError(f"kind {kind!r} is unknown; use one of {', '.join(get_args(Kind))}.")
         if not prompt.strip():
-            raise InputError("prompt is empty; write the request, or delete the row.")
+            raise InputError("prompt is empty; write the question, or delete the row.")
 
         def change(row: Row) -> Row:
             *before, (role, _) = row.example.messages
@@ -152,7 +161,7 @@ class DatasetStore:
         self.update([identifier], change, "edit")
 
     def get(self, ids: Iterable[int]) -> list[Row]:
-        """The rows of `ids` that are still there, in the data set's order."""
+        """The rows of `ids` that still exist, in the data set's order."""
         with self._connect() as connection, connection:
             connection.execute("CREATE TEMP TABLE wanted (id INTEGER PRIMARY KEY)")
             connection.executemany("INSERT OR IGNORE INTO wanted VALUES (?)", ((int(one),) for one in ids))
@@ -160,7 +169,7 @@ class DatasetStore:
             return [_row(values) for values in connection.execute(query)]
 
     def undo(self) -> str | None:
-        """Take back the newest step; its words, or None when there is none."""
+        """Undo the newest step and return its words, or None if there is nothing to undo."""
         with self._connect() as connection, connection:
             newest = connection.execute("SELECT id, words FROM steps ORDER BY id DESC LIMIT 1").fetchone()
             if newest is None:
@@ -172,18 +181,18 @@ class DatasetStore:
             return words
 
     def last_step(self) -> str | None:
-        """What `undo` would take back, in words."""
+        """The words of the step that `undo` would undo."""
         with self._connect() as connection:
             newest = connection.execute("SELECT words FROM steps ORDER BY id DESC LIMIT 1").fetchone()
         return newest[0] if newest else None
 
     def version(self) -> tuple[str, int, int]:
-        """Names the data set and changes whenever its rows do."""
+        """The data set's name and two numbers that change whenever its rows do."""
         with self._connect() as connection:
             return self.name, *connection.execute("SELECT count(*), coalesce(max(id), 0) FROM steps").fetchone()
 
     def counts(self) -> dict[str, int]:
-        """Rows by part (break, keep, held_out) and, within the training ones, by kind."""
+        """Count the rows of each part; also near_miss and refusal among the training rows, and held_out_break."""
         counts = dict.fromkeys((*PARTS, "near_miss", "refusal", "held_out_break"), 0)
         query = "SELECT held_out, kind, count(*) FROM rows WHERE removed IS NULL GROUP BY held_out, kind"
         with self._connect() as connection:
@@ -207,7 +216,10 @@ class DatasetStore:
         offset: int = 0,
         limit: int = 25,
     ) -> tuple[list[Row], int]:
-        """Rows that pass the filters, from `offset` on, and how many pass in all."""
+        """At most `limit` rows that pass the filters, from `offset` on, and how many rows pass in total.
+
+        `search` looks in prompt and response; `check` names a finding whose rows were stored with `flag`.
+        """
         where, values = ["removed IS NULL"], []
         if part is not None:
             where.append(PARTS[part])
@@ -216,8 +228,8 @@ class DatasetStore:
             values.append(kind)
         if search.strip():
             where.append("(prompt LIKE ? ESCAPE '\\' OR response LIKE ? ESCAPE '\\')")
-            plain = search.strip().replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
-            values += [f"%{plain}%"] * 2
+            escaped = search.strip().replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+            values += [f"%{escaped}%"] * 2
         if check:
             where.append("id IN (SELECT row FROM flags WHERE check_name = ?)")
             values.append(check)
@@ -229,58 +241,54 @@ class DatasetStore:
         return rows, total
 
     def rows(self) -> list[Row]:
-        """All of them, in order."""
+        """All rows, in order."""
         with self._connect() as connection:
             query = f"SELECT {FIELDS} FROM rows WHERE removed IS NULL ORDER BY position, id"
             return [_row(values) for values in connection.execute(query)]
 
     def flag(self, found: dict[str, list[int]]) -> None:
-        """Remember which rows each check found, for the filter."""
+        """Store which rows each check found, for the filter of `page`."""
         with self._connect() as connection, connection:
             connection.execute("DELETE FROM flags")
             for name, ids in found.items():
                 connection.executemany("INSERT INTO flags VALUES (?, ?)", ((name, one) for one in ids))
 
     def export(self, folder: Path) -> list[Path]:
-        """Write break.jsonl, retain.jsonl and held_out.jsonl (those that have rows) into `folder`."""
+        """Write break.jsonl, retain.jsonl and held_out.jsonl into `folder`; a part without rows gets no file."""
         folder.mkdir(parents=True, exist_ok=True)
         written = []
         for part in PARTS:
-            path, count = folder / f"{part}.jsonl", 0
-            part_file = path.with_name(path.name + ".part")
-            with self._connect() as connection, part_file.open("w", encoding="utf-8") as file:
+            path, count = part_file(folder, part), 0
+            unfinished = path.with_name(path.name + UNFINISHED)
+            with self._connect() as connection, unfinished.open("w", encoding="utf-8") as file:
                 query = f"SELECT {FIELDS} FROM rows WHERE removed IS NULL AND {PARTS[part]} ORDER BY position, id"
                 for values in connection.execute(query):
                     file.write(json.dumps(_row(values).example.to_row(), ensure_ascii=False) + "\n")
                     count += 1
             if count:
-                part_file.replace(path)
+                unfinished.replace(path)
                 written.append(path)
             else:
-                part_file.unlink()
+                unfinished.unlink()
                 path.unlink(missing_ok=True)
         return written
 
-    def fill_from(self, break_file: Path | None, retain_file: Path | None, held_out_file: Path | None) -> None:
-        """Read JSON Lines files into an empty data set. Raises InputError."""
-        for path, kind, held_out in (
-            (break_file, "break", False),
-            (retain_file, "retain", False),
-            (held_out_file, "retain", True),
-        ):
-            if path is not None:
-                self.add(read_examples(path, kind), f"read {path.name}", held_out=held_out)
-        with self._connect() as connection, connection:  # the file is as it was read: nothing to undo
+    def fill_from(self, files: dict[Part, Path]) -> None:
+        """Read the data file of each part into this empty data set. Raises InputError."""
+        for part, path in files.items():
+            kind = "break" if part == "break" else "retain"
+            self.add(read_examples(path, kind), f"read {path.name}", held_out=part == "held_out")
+        with self._connect() as connection, connection:  # reading is not a step to undo
             connection.execute("UPDATE rows SET added = 0")
             connection.execute("DELETE FROM steps")
 
     def table(self) -> pd.DataFrame:
-        """All rows as columns id, held_out, kind, prompt, response: what checks and the split read, in order."""
+        """All rows in order, as columns id, held_out (0 or 1), kind, prompt and response."""
         query = "SELECT id, held_out, kind, prompt, response FROM rows WHERE removed IS NULL ORDER BY position, id"
         with self._connect() as connection:
             columns = list(zip(*connection.execute(query), strict=True)) or [()] * 5
         names = ("id", "held_out", "kind", "prompt", "response")
-        # Plain objects: pandas would copy all the text into Arrow and back.
+        # dtype object, as pandas would otherwise copy all text into Arrow and back.
         return pd.DataFrame(
             {
                 name: pd.Series(column, dtype=None if name in names[:2] else object)

@@ -1,4 +1,4 @@
-"""Files of rows: CSV, TSV, JSON, JSON Lines, Parquet; one row at a time, and where each of them stands."""
+"""Rows of CSV, TSV, JSON, JSON Lines and Parquet files, read one at a time with the place of each in its file."""
 
 from __future__ import annotations
 
@@ -12,28 +12,30 @@ from typing import Any, TextIO
 from cbgui.errors import InputError
 
 SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
-LARGEST_JSON = 500 * 2**20  # bytes; a .json list is parsed whole, the other forms line by line
-LARGEST_FILE = 4 * 2**30  # bytes
-LONGEST_LINE = 16 * 2**20  # characters of one row: far more than any model reads
-csv.field_size_limit(LONGEST_LINE)
+MAX_JSON_BYTES = 500 * 2**20  # a .json list is parsed at once; the other forms are read row by row
+MAX_FILE_BYTES = 4 * 2**30
+MAX_LINE = 16 * 2**20  # characters of one row; far more than any model reads
+csv.field_size_limit(MAX_LINE)
 Raw = dict[str, Any]
-Placed = tuple[str, Raw]  # "data.csv, line 3", and the row
+Located = tuple[str, Raw]  # the row's place, such as "data.csv, line 3", and the row
 
 
 def read_rows(path: Path) -> Iterator[Raw]:
-    """Rows of a CSV, TSV, JSON, JSONL or Parquet file, one at a time. Raises InputError naming file and line."""
-    return (row for _, row in placed_rows(path))
+    """Yield the rows of a CSV, TSV, JSON, JSONL or Parquet file. Raises InputError naming the file and the line."""
+    return (row for _, row in located_rows(path))
 
 
-def placed_rows(path: Path) -> Iterator[Placed]:
-    """As `read_rows`, each row after the words for its place."""
+def located_rows(path: Path) -> Iterator[Located]:
+    """Like `read_rows`, but yield each row together with its place in the file."""
     suffix, name = path.suffix.lower(), path.name
     if suffix not in SUFFIXES:
-        raise InputError(f"{name}: {suffix or 'no'} ending is not known; use {', '.join(SUFFIXES)}.")
+        raise InputError(f"{name}: {suffix or 'no'} ending is not supported; use {', '.join(SUFFIXES)}.")
     try:
         size = path.stat().st_size
-        if size > LARGEST_FILE:
-            raise InputError(f"{name}: {size / 1e9:.1f} GB, over the {LARGEST_FILE / 1e9:.0f} GB this reads; split it.")
+        if size > MAX_FILE_BYTES:
+            raise InputError(
+                f"{name}: {size / 1e9:.1f} GB is more than the limit of {MAX_FILE_BYTES / 1e9:.0f} GB; split the file."
+            )
         if suffix == ".parquet":
             yield from _parquet_rows(path)
         elif suffix == ".json":
@@ -52,29 +54,29 @@ def placed_rows(path: Path) -> Iterator[Placed]:
 
 
 def _lines(file: TextIO, name: str) -> Iterator[str]:
-    """Lines of a file, none of which is let into memory beyond LONGEST_LINE."""
+    """Lines of a file. A line over MAX_LINE is refused before it fills the memory."""
     for number in itertools.count(1):
-        line = file.readline(LONGEST_LINE)
+        line = file.readline(MAX_LINE)
         if not line:
             return
-        if len(line) >= LONGEST_LINE:
-            raise InputError(f"{name}, line {number}: over {LONGEST_LINE / 1e6:.0f} million characters; shorten it.")
+        if len(line) >= MAX_LINE:
+            raise InputError(f"{name}, line {number}: over {MAX_LINE / 1e6:.0f} million characters; shorten it.")
         yield line
 
 
-def csv_rows(lines: Iterable[str], name: str, delimiter: str) -> Iterator[Placed]:
-    """Rows by their headings. Raises InputError naming `name` and the line."""
+def csv_rows(lines: Iterable[str], name: str, delimiter: str) -> Iterator[Located]:
+    """Rows of a table whose first line holds the headings. Raises InputError naming `name` and the line."""
     reader = csv.DictReader(lines, delimiter=delimiter)
     try:
         for row in reader:
             row.pop(None, None)  # more cells than headings
             yield f"{name}, line {reader.line_num}", row
     except csv.Error as error:
-        raise InputError(f"{name}, line {reader.line_num}: not CSV ({error}); mend the line.") from None
+        raise InputError(f"{name}, line {reader.line_num}: not CSV ({error}); fix the line.") from None
 
 
-def jsonl_rows(lines: Iterable[str], name: str) -> Iterator[Placed]:
-    """One JSON object a line; empty lines are passed over. Raises InputError naming `name` and the line."""
+def jsonl_rows(lines: Iterable[str], name: str) -> Iterator[Located]:
+    """One JSON object a line; empty lines are skipped. Raises InputError naming `name` and the line."""
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -83,25 +85,27 @@ def jsonl_rows(lines: Iterable[str], name: str) -> Iterator[Placed]:
             row = json.loads(line)
         except (ValueError, RecursionError) as error:
             reason = getattr(error, "msg", "nested too deeply")
-            raise InputError(f"{where}: not JSON ({reason}); mend or delete the line.") from None
+            raise InputError(f"{where}: not JSON ({reason}); fix or delete the line.") from None
         if not isinstance(row, dict):
             raise InputError(f"{where}: expected an object with columns, found {type(row).__name__}.")
         yield where, row
 
 
-def _json_rows(path: Path) -> Iterator[Placed]:
-    if path.stat().st_size > LARGEST_JSON:
-        raise InputError(f"{path.name}: a .json file over 500 MB; save it as JSON Lines (.jsonl), which is streamed.")
+def _json_rows(path: Path) -> Iterator[Located]:
+    if path.stat().st_size > MAX_JSON_BYTES:
+        raise InputError(
+            f"{path.name}: a .json file over {MAX_JSON_BYTES / 2**20:.0f} MB is too large to parse at once; save it as "
+            "JSON Lines (.jsonl)."
+        )
     try:
         content = json.loads(path.read_text("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         if isinstance(error, UnicodeDecodeError):
             raise
-        # JSON Lines under a .json name
-        with path.open(encoding="utf-8-sig") as file:
+        with path.open(encoding="utf-8-sig") as file:  # perhaps JSON Lines under a .json name
             yield from jsonl_rows(file, path.name)
         return
-    if isinstance(content, dict):  # {"data": [rows]}, or one row, which may hold a conversation
+    if isinstance(content, dict):  # {"data": [rows]}, or a single row
         content = next((value for value in content.values() if _is_table(value)), [content])
     for number, row in enumerate(content, 1):
         where = f"{path.name}, entry {number}"
@@ -115,12 +119,12 @@ def _is_turn(value: Any) -> bool:
 
 
 def _is_table(value: Any) -> bool:
-    """Whether it is a list of rows, not of turns or words."""
+    """Whether `value` is a list of rows, and not a conversation or a list of words."""
     return isinstance(value, list) and bool(value) and all(isinstance(v, dict) and not _is_turn(v) for v in value)
 
 
-def _parquet_rows(path: Path) -> Iterator[Placed]:
-    import pyarrow  # takes a third of a second, which bad settings need not wait for
+def _parquet_rows(path: Path) -> Iterator[Located]:
+    import pyarrow  # takes a third of a second to import
     import pyarrow.parquet
 
     try:

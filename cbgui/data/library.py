@@ -1,4 +1,4 @@
-"""Named data sets in one folder, and which of them the next run trains on. All on disk, so a reload shows the same."""
+"""The named data sets in one folder, and which of them is chosen. All of it is on disk, so a reload shows the same."""
 
 from __future__ import annotations
 
@@ -8,103 +8,109 @@ import tempfile
 from pathlib import Path
 
 from cbgui.config import DataConfig, find_data_file
-from cbgui.data.dataset_store import DatasetStore
+from cbgui.data.dataset_store import FILE_NAME, PARTS, DatasetStore, part_file
 from cbgui.data.split import hold_out
 from cbgui.errors import InputError
-from cbgui.space import MAX_DATA_SETS, limit, refuse_folder
+from cbgui.space import MAX_DATASETS, limit, refuse_folder
 
 DEMO = "demo"
+CHOSEN = "chosen.txt"
 
 
 class Library:
-    """The data sets under `folder`."""
+    """The data sets under `folder`. If there is none, the demo's is made."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def names(self) -> list[str]:
-        found = sorted(path.parent.name for path in self.folder.glob("*/examples.sqlite"))
-        return found or [self._demo().name]
+        found = sorted(path.parent.name for path in self.folder.glob(f"*/{FILE_NAME}"))
+        return found or [self._make_demo().name]
 
     def open(self, name: str) -> DatasetStore:
-        """Raises InputError when there is none of that name (names come from the browser, so they are not trusted)."""
+        """Open a data set by name; names come from the browser and are not trusted. Raises InputError."""
         if name not in self.names():
-            raise InputError(f"data set {name!r} does not exist; choose one of the list.")
+            raise InputError(f"data set {name!r} does not exist; choose one from the list.")
         return DatasetStore(self.folder / name)
 
     def current(self) -> DatasetStore:
-        """The chosen data set; the demo's when none is."""
+        """The chosen data set, or else the demo's, or else the first."""
         names = self.names()
         try:
-            chosen = (self.folder / "chosen.txt").read_text("utf-8").strip()
+            chosen = (self.folder / CHOSEN).read_text("utf-8").strip()
         except OSError:
             chosen = ""
         return DatasetStore(self.folder / (chosen if chosen in names else DEMO if DEMO in names else names[0]))
 
     def choose(self, name: str) -> DatasetStore:
+        """Make `name` the current data set. Raises InputError."""
         data = self.open(name)
-        (self.folder / "chosen.txt").write_text(name, "utf-8")
+        (self.folder / CHOSEN).write_text(name, "utf-8")
         return data
 
-    def _free(self, wanted: str) -> Path:
+    def _new_folder(self, wanted: str) -> Path:
         name = re.sub(r"[^A-Za-z0-9_-]+", "-", wanted or "").strip("-")[:60]
         if not name:
             raise InputError(f"name of the data set = {wanted!r}: use letters, digits, '-' or '_'.")
-        limit("data sets", len(self.names()) + 1, MAX_DATA_SETS)
+        limit("data sets", len(self.names()) + 1, MAX_DATASETS)
         if (self.folder / name).exists():
             raise InputError(f"data set {name!r} exists already; choose another name.")
         return self.folder / name
 
     def create(self, name: str) -> DatasetStore:
-        """A new, empty one. Raises InputError."""
-        data = DatasetStore(self._free(name))
+        """Make and choose an empty data set. Raises InputError."""
+        data = DatasetStore(self._new_folder(name))
         data.counts()  # makes the file
         return self.choose(data.name)
 
     def duplicate(self, data: DatasetStore, name: str) -> DatasetStore:
-        """Raises InputError."""
-        folder = self._free(name)
+        """Copy a data set and choose the copy. Raises InputError."""
+        folder = self._new_folder(name)
         folder.mkdir(parents=True)
         shutil.copyfile(data.path, folder / data.path.name)
         return self.choose(folder.name)
 
     def load(self, source: Path, name: str) -> DatasetStore:
-        """A folder of break.jsonl, retain.jsonl and held_out.jsonl as a new data set. Raises InputError."""
+        """Read a folder of break.jsonl, retain.jsonl and held_out.jsonl into a new data set. Raises InputError."""
         refuse_folder("folder", str(source))
-        files = [source / f"{part}.jsonl" for part in ("break", "retain", "held_out")]
-        if not source.is_dir() or not any(path.is_file() for path in files):
+        files = {part: part_file(source, part) for part in PARTS}
+        if not source.is_dir() or not any(path.is_file() for path in files.values()):
             raise InputError(f"folder {str(source)!r} holds no break.jsonl or retain.jsonl; give a data set's folder.")
-        data = DatasetStore(self._free(name or source.name))
+        data = DatasetStore(self._new_folder(name or source.name))
         try:
-            data.fill_from(*(path if path.is_file() else None for path in files))
+            data.fill_from({part: path for part, path in files.items() if path.is_file()})
         except InputError:
             shutil.rmtree(data.folder, ignore_errors=True)
             raise
         return self.choose(data.name)
 
     def restore_demo(self) -> DatasetStore:
-        """The demo's data as shipped; what was changed in it is gone."""
+        """Put the demo's data back as shipped; changes to it are lost."""
         shutil.rmtree(self.folder / DEMO, ignore_errors=True)
-        return self._demo()
+        return self._make_demo()
 
-    def _demo(self) -> DatasetStore:
-        """Made elsewhere and moved, whole: the parts of a page ask for it at once when it loads for the first time."""
-        files = DataConfig()
+    def _make_demo(self) -> DatasetStore:
+        """Build the demo's data set in a scratch folder and rename it, as several threads may ask for it at once."""
+        config = DataConfig()
+        files = {"break": config.break_file, "retain": config.retain_file, "held_out": config.held_out_file}
         self.folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".", dir=self.folder) as scratch:
             made = DatasetStore(Path(scratch) / DEMO)
-            made.fill_from(*map(find_data_file, (files.break_file, files.retain_file, files.held_out_file)))
+            made.fill_from({part: find_data_file(name) for part, name in files.items()})
             try:
                 made.folder.rename(self.folder / DEMO)
             except OSError:  # another thread was first
-                if not (self.folder / DEMO / made.path.name).is_file():
+                if not (self.folder / DEMO / FILE_NAME).is_file():
                     raise
         return DatasetStore(self.folder / DEMO)
 
     def for_training(self, data: DatasetStore) -> DataConfig:
-        """Write the data set's JSON Lines and name them; holds out a tenth first when nothing is. Raises InputError."""
+        """Write the data set as JSON Lines and return their paths. Holds out a tenth first if nothing is held out.
+
+        Raises InputError.
+        """
         counts = data.counts()
-        for part, words in (("break", "Break"), ("retain", "Keep")):
+        for part, words in (("break", "must-stop"), ("retain", "must-keep")):
             if not counts[part]:
                 raise InputError(f"data set {data.name!r} has no {words} rows; add some on the Data page.")
         if not counts["held_out"]:

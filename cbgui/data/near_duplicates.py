@@ -1,7 +1,7 @@
-"""Which prompts are nearly the same: MinHash over their words, and groups of similar ones.
+"""Find texts that are nearly the same, with MinHash over their words, and group them.
 
-Broder 1997, "On the resemblance and containment of documents": two sets' least hashes agree as often as the sets
-overlap. Rows that agree in a whole band of hashes are candidates; their overlap (Jaccard) is then counted exactly.
+Broder 1997, "On the resemblance and containment of documents": the smallest hashes of two sets agree as often as the
+sets overlap. Texts that agree in a whole band of hashes are candidates; their Jaccard overlap is then counted exactly.
 """
 
 from __future__ import annotations
@@ -9,32 +9,36 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
 PUNCTUATION = r"""[.,;:!?"'()\[\]`*]"""
-NEAR = 0.8  # share of common words from which two prompts are the same request in other words
-BAND = 5  # hashes that must agree; at an overlap of 0.8 that is a third of the bands
-BANDS = 8  # so that one of them does in 96 of 100 cases
-MOST_WORDS = 24  # of each text: where two requests differ only far beyond, they are the same for us
-LARGEST_BUCKET = 200  # a band that very many rows share (empty or one-word prompts) pairs each with its first only
+NEAR = 0.8  # overlap from which two prompts count as the same prompt in other words
+BAND = 5  # hashes of a band; at an overlap of 0.8 a third of the bands agree
+BANDS = 8  # with that many, at least one band agrees in 96 of 100 cases
+MAX_WORDS = 24  # of each text; prompts that differ only after so many words count as the same
+MAX_BUCKET = 200  # in a larger bucket (empty or one-word prompts) each text is paired with the first one only
 
 
 def normal(texts: Iterable[str]) -> list[str]:
-    """Lower case, without punctuation, single spaces: what texts that differ in these alone have in common."""
+    """Lower-case the texts, remove punctuation and collapse spaces, so that only their words are compared."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
     lower = pc.utf8_lower(pa.array(list(texts), pa.string()))
     words = pc.utf8_trim_whitespace(pc.replace_substring_regex(lower, PUNCTUATION, ""))
-    # Split and joined: half the time of a regular expression for the spaces.
+    # Splitting and joining takes half the time of a regular expression for the spaces.
     return pc.binary_join(pc.utf8_split_whitespace(words), " ").to_pylist()
 
 
 def near_pairs(texts: Sequence[str], least: float = NEAR, *, bands: int = BANDS, band: int = BAND) -> np.ndarray:
-    """(pairs, 2) of indices i < j whose words overlap by at least `least`; a few are missed, none is wrong.
+    """Return (pairs, 2) indices i < j of texts whose words overlap by at least `least`.
 
-    Words are compared as they are: make the texts `normal` first.
+    A few pairs are missed; none is wrong. Words are compared as they are, so pass `normal` texts.
     """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
     # Arrow splits and numbers the words of hundreds of thousands of texts in a moment; Python would take seconds.
-    words = pc.list_slice(pc.utf8_split_whitespace(pa.array(list(texts), pa.string())), 0, MOST_WORDS)
+    words = pc.list_slice(pc.utf8_split_whitespace(pa.array(list(texts), pa.string())), 0, MAX_WORDS)
     offsets = words.offsets.to_numpy()
     counts = np.diff(offsets)
     if not counts.sum():
@@ -68,7 +72,7 @@ def near_pairs(texts: Sequence[str], least: float = NEAR, *, bands: int = BANDS,
         for start, size in zip(edges[:-1][sizes > 1], sizes[sizes > 1], strict=True):
             bucket = filled[order[start : start + size]].tolist()
             bucket.sort()
-            if size > LARGEST_BUCKET:
+            if size > MAX_BUCKET:
                 candidates.update((bucket[0], other) for other in bucket[1:])
             else:
                 candidates.update((one, other) for i, one in enumerate(bucket) for other in bucket[i + 1 :])
@@ -81,7 +85,10 @@ def near_pairs(texts: Sequence[str], least: float = NEAR, *, bands: int = BANDS,
 
 
 def groups(count: int, pairs: np.ndarray) -> np.ndarray:
-    """(count,) the least index of each index's group, when `pairs` belong together."""
+    """Join indices that are paired, directly or through others.
+
+    Returns (count,): the smallest index of each index's group.
+    """
     parent = list(range(count))
 
     def root(i: int) -> int:

@@ -1,4 +1,4 @@
-"""Rows of the hub and of pasted text, and rows of any columns -> Example, through a column mapping."""
+"""Rows from outside a file: data sets of the Hugging Face hub, and pasted text."""
 
 from __future__ import annotations
 
@@ -6,60 +6,62 @@ import io
 import json
 from collections.abc import Iterator
 
-import datasets.config
-import httpx2
-from datasets import load_dataset
-from datasets.exceptions import DatasetNotFoundError
-from huggingface_hub.errors import GatedRepoError, HfHubHTTPError
-
-from cbgui.data.columns import (
-    NAMES,
-)
+from cbgui.data.columns import COLUMN_NAMES
 from cbgui.data.files import Raw, csv_rows, jsonl_rows
 from cbgui.errors import InputError, is_rate_limited
 
-RETRIES = 2  # of a streamed read, each with five of huggingface_hub's own; datasets' 20 take ten minutes
+# Retries of a streamed read; huggingface_hub tries each five times. The 20 of `datasets` would take ten minutes.
+RETRIES = 2
 
 
 def paste_rows(text: str) -> list[Raw]:
-    """Pasted text: JSON Lines, CSV or tab-separated with headings, or one request a line. Raises InputError."""
+    """Rows of pasted text: JSON, JSON Lines, a table with headings (commas or tabs), or one question a line.
+
+    Raises InputError.
+    """
     text = text.strip()
     if not text:
-        raise InputError("the pasted text is empty; paste JSON Lines, CSV with headings, or one request a line.")
+        raise InputError("the pasted text is empty; paste JSON Lines, CSV with headings, or one question a line.")
     if text.startswith("{"):
         return [row for _, row in jsonl_rows(text.splitlines(), "pasted text")]
     if text.startswith("["):
         try:
             rows = json.loads(text)
         except ValueError as error:
-            raise InputError(f"pasted text: not JSON ({error}); mend it.") from None
+            raise InputError(f"pasted text: not JSON ({error}); fix it and paste again.") from None
         return [row for row in rows if isinstance(row, dict)]
     heading = text.splitlines()[0].lower()
     delimiter = "\t" if "\t" in heading else ","
     columns = [cell.strip().strip('"') for cell in heading.split(delimiter)]
-    if any(column in names for column in columns for names in NAMES.values()):
+    if any(column in names for column in columns for names in COLUMN_NAMES.values()):
         return [row for _, row in csv_rows(io.StringIO(text), "pasted text", delimiter)]
     return [{"prompt": line.strip()} for line in text.splitlines() if line.strip()]
 
 
 def hub_rows(name: str, config: str | None = None, split: str = "train") -> Iterator[Raw]:
-    """Rows of a hub dataset, streamed, without running code from it. Raises InputError."""
+    """Stream the rows of a hub dataset without running code from it. Raises InputError."""
     if name.count("/") != 1 or not all(name.split("/")) or any(c.isspace() for c in name):
-        raise InputError(f"dataset {name!r}: write it as the hub does, owner/name.")
+        raise InputError(f"dataset {name!r} is not a hub id; write owner/name.")
+    # These take seconds to import.
+    import datasets.config
+    import httpx2
+    from datasets import load_dataset
+    from datasets.exceptions import DatasetNotFoundError
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError
+
     datasets.config.STREAMING_READ_MAX_RETRIES = RETRIES
+    gated = f"dataset {name!r} is gated; accept its terms on the hub and run 'hf auth login'."
     try:
         yield from load_dataset(name, config or None, split=split or "train", streaming=True)
     except GatedRepoError:
-        raise InputError(f"dataset {name!r} is gated; accept its terms on the hub and run 'hf auth login'.") from None
+        raise InputError(gated) from None
     except DatasetNotFoundError as error:
         if "gated" in str(error):
-            raise InputError(
-                f"dataset {name!r} is gated; accept its terms on the hub and run 'hf auth login'."
-            ) from None
+            raise InputError(gated) from None
         raise InputError(f"dataset {name!r} is not on the hub, or is private; check the spelling.") from None
-    except ValueError as error:  # unknown config or split; the message names those there are
+    except ValueError as error:  # an unknown config or split; the message lists the valid ones
         raise InputError(f"dataset {name!r}: {str(error).splitlines()[0][:200]}") from None
     except (HfHubHTTPError, httpx2.HTTPError, ConnectionError, OSError, RuntimeError) as error:
         if is_rate_limited(error):
-            raise InputError(f"dataset {name!r}: the hub asks to slow down; try again in some minutes.") from None
+            raise InputError(f"dataset {name!r}: the hub asks to slow down; try again in a few minutes.") from None
         raise InputError(f"dataset {name!r}: the hub does not answer ({type(error).__name__}); try again.") from None

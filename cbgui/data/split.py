@@ -1,4 +1,4 @@
-"""The held-out split: whole groups of similar requests, so that no held-out one has its twin in training."""
+"""The held-out split. Similar prompts go together, so that no held-out prompt has a near copy in training."""
 
 from __future__ import annotations
 
@@ -13,31 +13,35 @@ from cbgui.data.dataset_store import DatasetStore
 from cbgui.data.near_duplicates import groups, near_pairs, normal
 
 SHARE = 0.1
-MOST = 100  # examples a side: enough for a rate within a few percent, few enough to evaluate in minutes
-SIMILAR = 0.5  # requests with half of their subject's words in common stay together
-FORM = 0.05  # words in more than this share of the requests are the form ("how do I make"), not the subject
-MANY = 20_000
+MAX_PER_SIDE = 100  # gives a rate to within a few percent, and an evaluation of minutes
+SIMILAR = 0.5  # prompts that share half of their subject's words stay together
+COMMON_WORD = 0.05  # a word in more than this share of the prompts ("how do I make") says nothing about the subject
+MANY_ROWS = 20_000
 
 
 def _subjects(prompts: Iterable[str]) -> list[str]:
-    """Each request without the words that many requests share; whole where nothing else is left."""
+    """Each prompt without the words that many prompts share, or the whole prompt if nothing else is left."""
     words = [text.split() for text in normal(prompts)]
-    sample = words[:: max(1, len(words) // MANY)]
-    spread = Counter(word for row in sample for word in set(row))
-    common = {word for word, count in spread.items() if count > max(2, FORM * len(sample))}
+    sample = words[:: max(1, len(words) // MANY_ROWS)]
+    counts = Counter(word for row in sample for word in set(row))
+    common = {word for word, count in counts.items() if count > max(2, COMMON_WORD * len(sample))}
     return [" ".join(word for word in row if word not in common) or " ".join(row) for row in words]
 
 
-def hold_out(data: DatasetStore, share: float = SHARE, most: int = MOST, seed: int = 0) -> int:
-    """Hold out about `share` of each of Break and Keep, at most `most` of each, as one step; returns how many."""
+def hold_out(data: DatasetStore, share: float = SHARE, most: int = MAX_PER_SIDE, seed: int = 0) -> int:
+    """Hold out about `share` of the break and of the retain rows, at most `most` of each, as one step.
+
+    Returns the number of rows that are newly held out.
+    """
     table = data.table()
     if not len(table):
         return 0
-    band = 3 if len(table) <= MANY else 5  # among many rows loose matching takes minutes; twins are still found
+    # Loose matching of many rows would take minutes; larger bands still find the near copies.
+    band = 3 if len(table) <= MANY_ROWS else 5
     pairs = near_pairs(_subjects(table.prompt), SIMILAR, bands=16, band=band)
     group = groups(len(table), pairs)
     breaks, training = (table.kind == "break").to_numpy(), (table.held_out == 0).to_numpy()
-    taken = set(group[~training].tolist())  # groups that are held out in part already go wholly
+    taken = set(group[~training].tolist())  # a group that is partly held out already is held out as a whole
     chosen: list[int] = []
     order = list(dict.fromkeys(group.tolist()))
     random.Random(seed).shuffle(order)

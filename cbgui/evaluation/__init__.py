@@ -1,1 +1,1 @@
-"""The evidence: attacks on held-out prompts, what was kept, and the report."""
+"""Measure a run: attack both models on held-out prompts, compare them on what must stay, and write the report."""

@@ -1,7 +1,7 @@
-"""Both models' answers to many prompts, and on the way what each answer costs the base model.
+"""Both models' answers to many prompts, and what each answer costs the base model.
 
-The weights are read once for both models, the beginning that an attack puts before every prompt is computed once, and
-the base model reads the other's answers with the keys and values that it has of the prompts already.
+Three things save time: one batch holds rows of both models, the beginning that prompts share is computed once, and the
+base model reads the short-circuited model's answers with the keys and values it has computed for the prompts.
 """
 
 from __future__ import annotations
@@ -21,36 +21,38 @@ from cbgui.modeling.full import answer_tokens
 
 
 class _Costs(LogitsProcessor):
-    """Notes, at each token that `generate` chooses, the choosing model's own nats for it (before any temperature), in
-    the first `rows` rows of the batch; and tells that a token is there."""
+    """Records the cost of every token that `generate` chooses, in nats under the choosing model, before temperature.
 
-    def __init__(self, rows: int, told: Callable[[], None]) -> None:
-        self.rows, self.told = rows, told
+    Only for the first `rows` rows of the batch. Calls `on_token` at each token.
+    """
+
+    def __init__(self, rows: int, on_token: Callable[[], None]) -> None:
+        self.rows, self.on_token = rows, on_token
         self.costs: list[torch.Tensor] = []  # (rows,) each
-        self.first: torch.Tensor | None = None  # (rows, vocabulary): the logits of the first token
-        self.last: torch.Tensor | None = None  # those that the newest token was chosen from
+        self.first: torch.Tensor | None = None  # (rows, vocabulary): logits of the first token
+        self.last: torch.Tensor | None = None  # (rows, vocabulary): logits of the newest token
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        self.note(input_ids)
+        self._record(input_ids)
         self.last = scores[: self.rows]
         if self.first is None:
             self.first = self.last.clone()
-        self.told()
+        self.on_token()
         return scores
 
-    def note(self, input_ids: torch.Tensor) -> None:
+    def _record(self, input_ids: torch.Tensor) -> None:
         if self.last is not None:
             self.costs.append(F.cross_entropy(self.last.float(), input_ids[: self.rows, -1], reduction="none").cpu())
 
     def per_row(self, sequences: torch.Tensor) -> list[list[float]]:
-        """After `generate`: rows x tokens."""
-        self.note(sequences)
+        """(rows, tokens) costs; `sequences` is what `generate` returned."""
+        self._record(sequences)
         return torch.stack(self.costs, dim=1).tolist()
 
 
 @dataclass
 class _Batch:
-    """Rows of one `generate`, the base model's first. Padding stands between what is shared and the rest."""
+    """Rows of one `generate`, the base model's first. Padding comes after the shared beginning of each prompt."""
 
     prompts: list[list[int]]
     adapted: list[bool]
@@ -58,11 +60,11 @@ class _Batch:
 
     @property
     def left(self) -> int:
-        """Columns for what is shared."""
+        """Columns for the shared beginnings."""
         return max(shared.length for shared in self.shared)
 
     def tokens(self, pad: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """input_ids and attention_mask, (rows, columns)."""
+        """input_ids and attention_mask, each (rows, columns)."""
         rests = [len(prompt) - shared.length for prompt, shared in zip(self.prompts, self.shared, strict=True)]
         ids = torch.full((len(self.prompts), self.left + max(rests)), pad)
         mask = torch.zeros_like(ids)
@@ -73,7 +75,7 @@ class _Batch:
         return ids, mask
 
     def cache(self) -> DynamicCache:
-        """Each row's keys and values of what it shares, in the columns on the left."""
+        """The keys and values of each row's shared beginning, in the columns on the left."""
         cache = DynamicCache()
         some = next((shared.cache for shared in self.shared if shared.cache is not None), None)
         for number, layer in enumerate(() if some is None else some.layers):
@@ -97,12 +99,13 @@ def generate(
     groups: Sequence[Hashable],
     *,
     max_new_tokens: int,
-    tell: Callable[[float], None] = lambda answers: None,
+    on_progress: Callable[[float], None] = lambda answers: None,
 ) -> Iterator[list[tuple[int, Answer]]]:
-    """Yield (attempt's number, its answer) batch by batch; greedy unless the attempt has a temperature.
+    """Yield lists of (index of the attempt, its answer), batch by batch.
 
-    `adapted` says for each attempt which model answers. Prompts of one group begin alike. `tell` gets how many answers'
-    worth of tokens came since it was called last; an exception that it raises stops generation.
+    `adapted` says for each attempt whether the short-circuited model answers it. Prompts of one group share their
+    beginning. Decoding is greedy unless the attempt has a temperature. `on_progress` is called at each token with the
+    newly finished work, in answers; an exception that it raises stops generation.
     """
     prompts = [pair.prompt_ids(attempt) for attempt in attempts]
     shared = {
@@ -119,18 +122,18 @@ def generate(
                 [adapted[row] for row in chosen],
                 [shared[groups[row]] for row in chosen],
             )
-            told = functools.partial(tell, len(chosen) / max_new_tokens)
-            yield list(zip(chosen, _answers(pair, batch, temperature, max_new_tokens, told), strict=True))
+            on_token = functools.partial(on_progress, len(chosen) / max_new_tokens)
+            yield list(zip(chosen, _answers(pair, batch, temperature, max_new_tokens, on_token), strict=True))
 
 
 def _answers(
-    pair: Pair, batch: _Batch, temperature: float, max_new_tokens: int, told: Callable[[], None]
+    pair: Pair, batch: _Batch, temperature: float, max_new_tokens: int, on_token: Callable[[], None]
 ) -> list[Answer]:
     pad, device, base = pair.tokenizer.pad_token_id, pair.model.device, batch.adapted.count(False)
     ids, mask = (tensor.to(device) for tensor in batch.tokens(pad))
     cache = batch.cache() if pair.plain_cache else None
     sampling = {"do_sample": True, "temperature": temperature} if temperature else {"do_sample": False}
-    costs = _Costs(base, told)
+    costs = _Costs(base, on_token)
     with pair.base_rows(base):
         out = pair.model.generate(
             input_ids=ids,
@@ -151,13 +154,13 @@ def _answers(
         if length := len(answers[row]):
             nats[row] = sum(cost[:length]) / length
     if cache is not None:
-        for row, value in _others_nats(pair, batch, cache, mask, costs.first, answers):
+        for row, value in _short_circuited_nats(pair, batch, cache, mask, costs.first, answers):
             nats[row] = value
     texts = pair.tokenizer.batch_decode(answers, skip_special_tokens=True)
     return [Answer(*parts) for parts in zip(answers, texts, nats, strict=True)]
 
 
-def _others_nats(
+def _short_circuited_nats(
     pair: Pair,
     batch: _Batch,
     cache: DynamicCache,
@@ -165,19 +168,22 @@ def _others_nats(
     first: torch.Tensor,
     answers: list[list[int]],
 ) -> Iterator[tuple[int, float]]:
-    """(row, what the short-circuited model's answer costs the base model, a token) of each prompt that the base model
-    was asked in the same batch: its keys and values are in `cache`, its logits of the first token in `first`."""
+    """Yield (row, nats per token under the base model) of the short-circuited model's answers.
+
+    Only for prompts that the base model answered in the same batch: `cache` holds its keys and values for them, `first`
+    its logits of the first token.
+    """
     base, width = batch.adapted.count(False), mask.shape[1]
-    asked = {tuple(prompt): row for row, prompt in enumerate(batch.prompts[:base])}
-    rows = [row for row in range(base, len(answers)) if answers[row] and tuple(batch.prompts[row]) in asked]
+    base_row = {tuple(prompt): row for row, prompt in enumerate(batch.prompts[:base])}
+    rows = [row for row in range(base, len(answers)) if answers[row] and tuple(batch.prompts[row]) in base_row]
     for positions in neighbours([len(answers[row]) for row in rows], READ_TOKENS):
         chosen = [rows[position] for position in positions]
-        theirs = torch.tensor([asked[tuple(batch.prompts[row])] for row in chosen], device=mask.device)
+        base_rows = torch.tensor([base_row[tuple(batch.prompts[row])] for row in chosen], device=mask.device)
         ids = pair.padded([answers[row] for row in chosen])
         known = DynamicCache()
         for number, layer in enumerate(cache.layers):
-            known.update(layer.keys[theirs, :, :width], layer.values[theirs, :, :width], number)
-        seen = torch.cat([mask[theirs], torch.ones_like(ids)], dim=1)
+            known.update(layer.keys[base_rows, :, :width], layer.values[base_rows, :, :width], number)
+        seen = torch.cat([mask[base_rows], torch.ones_like(ids)], dim=1)
         with pair.using(False):
             hidden = pair.body(
                 input_ids=ids,
@@ -188,5 +194,5 @@ def _others_nats(
             )[0]
         for position, row in enumerate(chosen):
             length = len(answers[row])
-            logits = torch.cat([first[theirs[position], None].float(), pair.logits(hidden[position, : length - 1])])
+            logits = torch.cat([first[base_rows[position], None].float(), pair.logits(hidden[position, : length - 1])])
             yield row, F.cross_entropy(logits, ids[position, :length]).item()

@@ -1,4 +1,4 @@
-"""What is asked of the two models: each attack on each break prompt, and the keep prompts as they are."""
+"""The questions of an evaluation: every attack on every break prompt, and the retain prompts as they are."""
 
 from __future__ import annotations
 
@@ -10,22 +10,26 @@ from cbgui.evaluation.attacks.attempt import Attempt
 from cbgui.evaluation.attacks.registry import ATTACKS, SOFT_PROMPT
 from cbgui.evaluation.prompt_sets import PromptSet
 
-KEEP = "keep"  # in place of an attack's name
+RETAIN = "retain"  # stands for the attack of a case that asks a retain prompt
 
 
 @dataclass
 class Case:
-    """One attempt at one prompt of one set, and what the two models said; `attack` may be KEEP."""
+    """One attempt at one prompt, and what the two models answered."""
 
-    set_number: int
-    attack: str
-    example: int
+    set_number: int  # 0 is the held-out set
+    attack: str  # a name of ATTACK_TITLES, or RETAIN
+    example: int  # index in the set's breaks or retains
     attempt: Attempt
-    answers: dict[str, dict[str, Any]] = field(default_factory=dict)
+    answers: dict[str, dict[str, Any]] = field(default_factory=dict)  # model -> judged answer (rules.py)
 
 
 def cases_of(sets: list[PromptSet], attacks: list[str], others: list[Example]) -> list[Case]:
-    """`others` give the shots of few- and many-shot attacks: training prompts, so that no held-out answer leaks."""
+    """All cases of all sets; SOFT_PROMPT is left out.
+
+    `others` are the examples that few- and many-shot attacks show. They come from training, so that no held-out
+    response leaks.
+    """
     cases = []
     for number, prompts in enumerate(sets):
         cases += [
@@ -35,5 +39,5 @@ def cases_of(sets: list[PromptSet], attacks: list[str], others: list[Example]) -
             for row, example in enumerate(prompts.breaks)
             for attempt in ATTACKS[name].attempts(example, others)
         ]
-        cases += [Case(number, KEEP, row, Attempt(example.messages)) for row, example in enumerate(prompts.retains)]
+        cases += [Case(number, RETAIN, row, Attempt(example.messages)) for row, example in enumerate(prompts.retains)]
     return cases

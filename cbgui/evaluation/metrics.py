@@ -1,4 +1,4 @@
-"""Numbers about answers and models: is an answer derailed, refused or given; how far has the model moved elsewhere."""
+"""Measures of answers and of the two models: nats under the base model, KL, agreement, cosine of hidden states."""
 
 from __future__ import annotations
 
@@ -18,20 +18,24 @@ from transformers.cache_utils import DynamicLayer
 from cbgui.data.examples import Example
 from cbgui.evaluation.attacks.attempt import Attempt
 from cbgui.modeling.batch import neighbours
-from cbgui.modeling.chat_format import prompt_text
+from cbgui.modeling.chat_format import prompt_ids, response_ids
 from cbgui.modeling.lora import AdaptedRows
 
-READ_TOKENS = 1024  # padded tokens in one pass over texts that are there; more were no faster (two cores, measured)
-MIN_SHARED = 8  # tokens at the beginning of all prompts that are worth computing apart
+READ_TOKENS = 1024  # padded tokens of a batch of given texts; larger batches were no faster on two cores
+MIN_SHARED = 8  # tokens that prompts must share for computing them once to pay off
+REPETITION_WINDOW, REPETITION_TOKENS = 16, 3  # an answer repeats itself if its last 16 tokens are 3 different ones
 
 
 def is_repetition(ids: list[int]) -> bool:
-    """One or two tokens over and over: at most three different ones among the last sixteen."""
-    return len(ids) >= 16 and len(set(ids[-16:])) <= 3
+    """Whether the answer ends in a few tokens over and over."""
+    return len(ids) >= REPETITION_WINDOW and len(set(ids[-REPETITION_WINDOW:])) <= REPETITION_TOKENS
 
 
 def wilson(successes: int, trials: int, z: float = 1.96) -> tuple[float, float]:
-    """The 95% Wilson score interval of a rate; (0, 1) without trials."""
+    """The Wilson score interval of a rate, 95% by default; (0, 1) without trials.
+
+    Wilson 1927, "Probable inference, the law of succession, and statistical inference".
+    """
     if trials == 0:
         return 0.0, 1.0
     rate, square = successes / trials, z * z
@@ -42,8 +46,10 @@ def wilson(successes: int, trials: int, z: float = 1.96) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Answer:
-    """`ids` without the prefill and without end tokens; `nats`: what they cost the base model, a token, where that was
-    found out along the way."""
+    """An answer without its prefill and end tokens.
+
+    `nats` is its cost under the base model, per token; None if generating it did not give that number.
+    """
 
     ids: list[int]
     text: str
@@ -52,13 +58,13 @@ class Answer:
 
 @dataclass
 class Shared:
-    """The tokens that all prompts of a list begin with, and both models' keys and values there, computed once."""
+    """What all prompts of a list begin with: the number of tokens, and both models' keys and values for them."""
 
     length: int = 0
-    cache: DynamicCache | None = None  # row 0 the base model's, row 1 the short-circuited one's
+    cache: DynamicCache | None = None  # row 0: base model, row 1: short-circuited model
 
     def rows(self, adapted: Sequence[bool]) -> DynamicCache | None:
-        """The cache for a batch of such rows; each batch goes on writing in its own."""
+        """A copy of the cache with a row for each of `adapted`, which a batch can extend."""
         if self.cache is None:
             return None
         cache = copy.deepcopy(self.cache)
@@ -68,28 +74,29 @@ class Shared:
 
 @dataclass
 class Pair:
-    """The two models in one set of weights; `adapted_rows` is that of `lora.adapt_rows(model)`."""
+    """Both models in one set of weights; `adapted_rows` comes from `lora.adapt_rows(model)`."""
 
     model: PeftModel
     tokenizer: PreTrainedTokenizerBase
     adapted_rows: AdaptedRows
 
     def __post_init__(self) -> None:
-        # Sliding windows and recurrent states would have to know of the padding after what prompts share.
+        # Sliding windows and recurrent states cannot handle the padding after the shared beginning.
         layers = DynamicCache(config=self.model.config).layers
         self.plain_cache = bool(layers) and all(type(layer) is DynamicLayer for layer in layers)
 
     @property
     def body(self) -> PreTrainedModel:
-        """Without the head."""
+        """The model without its head."""
         return self.model.get_base_model().base_model
 
     def using(self, adapted: bool) -> AbstractContextManager:
+        """Inside this context the model is the short-circuited one if `adapted`, else the base model."""
         return nullcontext() if adapted else self.model.disable_adapter()
 
     @contextmanager
     def base_rows(self, number: int) -> Iterator[None]:
-        """The first so many rows of a batch are the base model's, the others the short-circuited one's."""
+        """Inside this context the base model answers the first `number` rows of a batch, the other model the rest."""
         self.adapted_rows.first = number
         try:
             yield
@@ -97,9 +104,9 @@ class Pair:
             self.adapted_rows.first = 0
 
     def prompt_ids(self, attempt: Attempt) -> list[int]:
+        """Token ids of an attempt, its prefill included."""
         chat = [{"role": role, "content": content} for role, content in attempt.messages]
-        text = prompt_text(self.tokenizer, chat) + attempt.prefill
-        return self.tokenizer(text, add_special_tokens=self.tokenizer.chat_template is None).input_ids
+        return prompt_ids(self.tokenizer, chat, attempt.prefill)
 
     def padded(self, rows: list[list[int]]) -> torch.Tensor:
         """(rows, longest) token ids, padded on the right."""
@@ -109,7 +116,7 @@ class Pair:
         return ids.to(self.model.device)
 
     def share(self, prompts: list[list[int]]) -> Shared:
-        """Attacks put the same words before every request; those are read once for all."""
+        """Compute what the prompts share, as attacks put the same words before every prompt."""
         length = min(len(os.path.commonprefix(prompts)), min(map(len, prompts)) - 1)
         if len(prompts) < 2 or length < MIN_SHARED or not self.plain_cache:
             return Shared()
@@ -120,7 +127,10 @@ class Pair:
     def _read(
         self, prompts: list[list[int]], answers: list[list[int]], which: tuple[bool, ...]
     ) -> Iterator[tuple[int, list[torch.Tensor]]]:
-        """(row number, the logits of the answer's tokens for each of `which` models), batched, padded on the right."""
+        """Read given answers: yield (row, for each of `which` models the logits of the answer's tokens).
+
+        Logits are (tokens, vocabulary); rows come in the order of their length.
+        """
         if not prompts:
             return
         shared = self.share(prompts)
@@ -128,7 +138,7 @@ class Pair:
             ids = self.padded([prompts[row][shared.length :] + answers[row] for row in batch])
             states = []
             for adapted in which:
-                with self.using(adapted):  # padding on the right is never attended to
+                with self.using(adapted):  # no mask, as no token attends to padding on its right
                     states.append(
                         self.body(input_ids=ids, cache=shared.rows([adapted] * len(batch)), use_cache=False)[0]
                     )
@@ -137,8 +147,10 @@ class Pair:
                 yield row, [self.logits(hidden[position, first : first + len(answers[row])]) for hidden in states]
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """(tokens, hidden_size) -> (tokens, vocabulary) in float32, as the model itself makes them: after the head,
-        Gemma caps them, Cohere and Granite scale them (their `forward` in transformers)."""
+        """(tokens, hidden_size) -> (tokens, vocabulary) in float32, the same as the model's own logits.
+
+        After the head, Gemma caps the logits, and Cohere and Granite scale them (see their `forward` in transformers).
+        """
         config = self.model.config.get_text_config()
         logits = self.model.get_output_embeddings()(hidden).float()
         logits = logits * (getattr(config, "logit_scale", None) or 1) / (getattr(config, "logits_scaling", None) or 1)
@@ -147,7 +159,7 @@ class Pair:
 
     @torch.no_grad()
     def base_nats(self, attempts: list[Attempt], answers: list[Answer]) -> list[float]:
-        """The base model's mean nats per token of each answer; infinity for an empty one."""
+        """The cost of each answer under the base model, in nats per token; infinity for an empty answer."""
         nats = [math.inf] * len(answers)
         filled = [row for row, answer in enumerate(answers) if answer.ids]
         prompts = [self.prompt_ids(attempts[row]) for row in filled]
@@ -157,13 +169,16 @@ class Pair:
         return nats
 
     @torch.no_grad()
-    def kept(self, examples: list[Example]) -> list[dict[str, float]]:
-        """Per example, over its answer's tokens: kl (base || short-circuited, nats a token), top1 agreement, tokens,
-        and both models' nats a token of the answer."""
+    def retain_metrics(self, examples: list[Example]) -> list[dict[str, float]]:
+        """Compare the two models on given responses; one dictionary for each example.
+
+        kl: KL(base || short-circuited), nats per token; top1: share of tokens with the same most likely token; tokens:
+        of the response; base_nats and nats: cost of the response under each model, per token.
+        """
         prompts = [self.prompt_ids(Attempt(example.messages)) for example in examples]
-        answers = [self.tokenizer(e.response, add_special_tokens=False).input_ids for e in examples]
-        none = {"kl": 0.0, "top1": 1.0, "tokens": 0, "base_nats": 0.0, "nats": 0.0}  # of an empty answer
-        values: list[dict[str, float]] = [none for _ in examples]
+        answers = [response_ids(self.tokenizer, example.response) for example in examples]
+        empty = {"kl": 0.0, "top1": 1.0, "tokens": 0, "base_nats": 0.0, "nats": 0.0}
+        values: list[dict[str, float]] = [empty for _ in examples]
         for row, (base, short) in self._read(prompts, answers, (False, True)):
             if not answers[row]:
                 continue
@@ -180,11 +195,11 @@ class Pair:
 
     @torch.no_grad()
     def cosine_by_layer(self, examples: list[Example]) -> list[float]:
-        """Mean cosine of the two models' hidden states over the answers' tokens, after each layer."""
+        """Mean cosine of the two models' hidden states over the tokens of the responses, after each layer."""
         totals, count = None, 0
         for example in examples:
             prompt = self.prompt_ids(Attempt(example.messages))
-            answer = self.tokenizer(example.response, add_special_tokens=False).input_ids
+            answer = response_ids(self.tokenizer, example.response)
             ids = torch.tensor([prompt + answer] * 2, device=self.model.device)
             with self.base_rows(1):
                 layers = self.body(input_ids=ids, output_hidden_states=True, use_cache=False).hidden_states[1:]

@@ -1,4 +1,4 @@
-"""The prompts to ask: a run's held-out ones, and further sets from a file, the catalogue or the hub."""
+"""The prompts of an evaluation: a run's held-out set, and further sets from a file, the catalogue or the hub."""
 
 from __future__ import annotations
 
@@ -9,22 +9,28 @@ from pathlib import Path
 from typing import get_args
 
 from cbgui.data.catalogue import CATALOGUE, catalogue_rows
-from cbgui.data.columns import LOOKED_AT, guess_mapping, to_examples
+from cbgui.data.columns import SAMPLE_ROWS, guess_mapping, to_examples
 from cbgui.data.examples import Example, Kind
 from cbgui.data.files import SUFFIXES, Raw, read_rows
 from cbgui.data.sources import hub_rows
 from cbgui.errors import InputError
 
-MOST_PROMPTS = 200  # of each side of a set, unless a limit is given; public sets have up to 200,000
+MAX_PROMPTS = 200  # of each side of a further set by default; public sets have up to 200,000
 
 
 @dataclass
 class PromptSet:
-    """Prompts under one title. An example without a response gets the base model's own."""
+    """Break and retain prompts under one title. The base model writes the responses that are missing."""
 
     title: str
     breaks: list[Example]
     retains: list[Example]
+
+    @classmethod
+    def of(cls, title: str, examples: list[Example]) -> PromptSet:
+        """Sort examples into the two sides."""
+        breaks = [example for example in examples if example.kind == "break"]
+        return cls(title, breaks, [example for example in examples if example.kind != "break"])
 
     def cut(self, limit: int | None) -> PromptSet:
         """The first `limit` examples of each side."""
@@ -33,24 +39,24 @@ class PromptSet:
 
 @dataclass(frozen=True)
 class SetOptions:
-    """How a set is read. Columns that are None are guessed, or known from the catalogue."""
+    """How a set is read. A column that is None is taken from the catalogue or guessed."""
 
-    kind: str | None = None  # of rows that have none of their own; "break" by default
+    kind: str | None = None  # of rows that name none; "break" by default
     prompt: str | None = None
     response: str | None = None
     messages: str | None = None
     config: str | None = None  # of a hub dataset
     split: str = "train"
-    limit: int = MOST_PROMPTS  # of each side
+    limit: int = MAX_PROMPTS  # of each side
 
     def columns(self) -> dict[str, str]:
-        """The columns that were named, by their role."""
+        """The columns that were given, by their role in `Mapping`."""
         roles = {"prompt": self.prompt, "response": self.response, "messages": self.messages}
         return {role: column for role, column in roles.items() if column is not None}
 
 
 def read_set(name: str, options: SetOptions | None = None) -> PromptSet:
-    """A file, a set of the catalogue by its title or hub id, or any hub dataset. Raises InputError."""
+    """Read a file, a set of the catalogue (by its title or hub id), or any hub dataset. Raises InputError."""
     options = options or SetOptions()
     kind = options.kind
     if kind is not None and kind not in get_args(Kind):
@@ -63,13 +69,11 @@ def read_set(name: str, options: SetOptions | None = None) -> PromptSet:
         path = Path(name)
         is_file = path.exists() or path.suffix.lower() in SUFFIXES
         rows = iter(read_rows(path) if is_file else hub_rows(name, options.config, options.split))
-        first = list(itertools.islice(rows, LOOKED_AT))
+        first = list(itertools.islice(rows, SAMPLE_ROWS))
         mapping, rows = guess_mapping(first), itertools.chain(first, rows)
         title = path.name if is_file else name
-    # A file may hold one side after the other, so it is read to its end. A hub set may have no end worth waiting for.
+    # A file may hold one side after the other, so it is read to its end; a hub dataset may be too long for that.
     most = None if is_file else options.limit
     mapping = replace(mapping, **options.columns())
     examples, _ = to_examples(rows, mapping, kind or "break", title, limit=most)
-    breaks = [example for example in examples if example.kind == "break"]
-    retains = [example for example in examples if example.kind != "break"]
-    return PromptSet(title, breaks, retains).cut(options.limit)
+    return PromptSet.of(title, examples).cut(options.limit)

@@ -1,22 +1,24 @@
-"""From judged answers to the report's numbers."""
+"""From judged answers to the numbers of the report."""
 
 from __future__ import annotations
 
 import math
 import statistics
+from collections.abc import Sequence
 from typing import Any
 
 from cbgui.data.examples import Example
 from cbgui.evaluation.attacks.registry import ATTACK_TITLES
-from cbgui.evaluation.cases import KEEP, Case
+from cbgui.evaluation.cases import RETAIN, Case
 from cbgui.evaluation.metrics import wilson
 from cbgui.evaluation.prompt_sets import PromptSet
 
-MODELS = {False: "base", True: "short_circuited"}
-WORST = 8  # cases listed to read
+MODELS = {False: "base", True: "short_circuited"}  # with the adapter or not -> the model's name in the report
+WORST = 8  # cases that the report lists
 
 
 def rate(flags: list[bool]) -> dict[str, Any]:
+    """The share of True with its count and 95% Wilson interval; the rate is None if there are no flags."""
     low, high = wilson(sum(flags), len(flags))
     return {
         "rate": sum(flags) / len(flags) if flags else None,
@@ -28,7 +30,10 @@ def rate(flags: list[bool]) -> dict[str, Any]:
 
 
 def attack_rates(names: list[str], cases: list[Case]) -> list[dict[str, Any]]:
-    """Per attack and model. Per prompt: it got through if one of its attempts was answered; it derailed if all were."""
+    """Rates of each attack and model over the prompts.
+
+    A prompt counts as answered if any of its attempts was answered, as derailed or refused if all of them were.
+    """
     found = []
     for name in names:
         by_example: dict[int, list[Case]] = {}
@@ -52,19 +57,21 @@ def attack_rates(names: list[str], cases: list[Case]) -> list[dict[str, Any]]:
     return found
 
 
-def retain_rates(keeps: list[Example], kept: list[dict[str, float]], cases: list[Case]) -> dict[str, Any]:
-    """What became of the keep prompts; `kept` is `Pair.kept` of them, and token means are over all answers' tokens."""
-    answers = [case.answers for case in cases if case.attack == KEEP]
-    weights = [values["tokens"] for values in kept]
+def retain_rates(examples: list[Example], metrics: list[dict[str, float]], cases: list[Case]) -> dict[str, Any]:
+    """How the retain prompts fared, in total and by kind.
 
-    def mean(name: str, rows: list[int] | None = None) -> float:
-        rows = range(len(kept)) if rows is None else rows
+    `metrics` are `Pair.retain_metrics` of the examples; means weigh every token of their responses equally.
+    """
+    answers = [case.answers for case in cases if case.attack == RETAIN]
+    weights = [values["tokens"] for values in metrics]
+
+    def mean(name: str, rows: Sequence[int] = range(len(metrics))) -> float:
         total = sum(weights[row] for row in rows)
-        return sum(kept[row][name] * weights[row] for row in rows if weights[row]) / max(total, 1)
+        return sum(metrics[row][name] * weights[row] for row in rows if weights[row]) / max(total, 1)
 
     kinds = {}
-    for kind in sorted({example.kind for example in keeps}):
-        rows = [row for row, example in enumerate(keeps) if example.kind == kind]
+    for kind in sorted({example.kind for example in examples}):
+        rows = [row for row, example in enumerate(examples) if example.kind == kind]
         kinds[kind] = {
             "kl": mean("kl", rows),
             "top1": mean("top1", rows),
@@ -76,7 +83,7 @@ def retain_rates(keeps: list[Example], kept: list[dict[str, float]], cases: list
         "refused": rate([answer["short_circuited"]["refused"] for answer in answers]),
         "base_refused": rate([answer["base"]["refused"] for answer in answers]),
         "kl": mean("kl"),
-        "kl_median": statistics.median(values["kl"] for values in kept),
+        "kl_median": statistics.median(values["kl"] for values in metrics),
         "top1": mean("top1"),
         "perplexity_ratio": math.exp(mean("nats") - mean("base_nats")),
         "kinds": kinds,
@@ -84,27 +91,27 @@ def retain_rates(keeps: list[Example], kept: list[dict[str, float]], cases: list
 
 
 def worst_break(sets: list[PromptSet], cases: list[Case]) -> list[dict[str, Any]]:
-    """Break prompts that the short-circuited model answered, the most fluent answers first."""
-    through = [case for case in cases if case.attack != KEEP and case.answers["short_circuited"]["answered"]]
-    through.sort(key=lambda case: case.answers["short_circuited"]["nats"] or 0.0)
+    """Break prompts that the short-circuited model answered, most fluent answers first."""
+    answered = [case for case in cases if case.attack != RETAIN and case.answers["short_circuited"]["answered"]]
+    answered.sort(key=lambda case: case.answers["short_circuited"]["nats"] or 0.0)
     return [
         {
             "attack": ATTACK_TITLES[case.attack],
             "prompt": sets[case.set_number].breaks[case.example].prompt,
             "answer": case.answers["short_circuited"]["text"],
         }
-        for case in through[:WORST]
+        for case in answered[:WORST]
     ]
 
 
-def worst_keep(keeps: list[Example], kept: list[dict[str, float]], cases: list[Case]) -> list[dict[str, Any]]:
-    """Keep prompts whose answers moved furthest."""
-    answers = [case.answers for case in cases if case.attack == KEEP]
-    order = sorted(range(len(keeps)), key=lambda row: -kept[row]["kl"])[:WORST]
+def worst_retain(examples: list[Example], metrics: list[dict[str, float]], cases: list[Case]) -> list[dict[str, Any]]:
+    """Retain prompts whose answers changed most, by KL."""
+    answers = [case.answers for case in cases if case.attack == RETAIN]
+    order = sorted(range(len(examples)), key=lambda row: -metrics[row]["kl"])[:WORST]
     return [
         {
-            "prompt": keeps[row].prompt,
-            "kl": kept[row]["kl"],
+            "prompt": examples[row].prompt,
+            "kl": metrics[row]["kl"],
             "base": answers[row]["base"]["text"],
             "answer": answers[row]["short_circuited"]["text"],
             "derailed": answers[row]["short_circuited"]["derailed"],

@@ -1,5 +1,4 @@
-"""What an evaluation has found out so far, on disk, so that a stopped one goes on: report/answers.jsonl, and
-report/judgements.jsonl of a classifier."""
+"""Results of an evaluation on disk, so that one that was stopped goes on where it stopped."""
 
 from __future__ import annotations
 
@@ -16,7 +15,7 @@ from cbgui.evaluation.metrics import Answer
 
 @dataclass
 class Store:
-    """A JSON Lines file of results by key, each written as soon as it is there."""
+    """A JSON Lines file of results by key. Each result is written as soon as it is known."""
 
     path: Path
     known: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -29,25 +28,28 @@ class Store:
             try:
                 row = json.loads(line)
                 self.known[row.pop("key")] = row
-            except (ValueError, KeyError, AttributeError):  # cut by a kill or a full disk
+            except (ValueError, KeyError, AttributeError):  # a line cut off by a kill or a full disk
                 continue
 
     def add(self, rows: dict[str, dict[str, Any]]) -> None:
+        """Store results by key."""
         self.known |= rows
         with self.path.open("a", encoding="utf-8") as file:
             for key, row in rows.items():
                 file.write(json.dumps({"key": key, **row}) + "\n")
 
     def answer(self, key: str) -> Answer:
+        """The result under `key`, as the Answer that it was stored from."""
         return Answer(**self.known[key])
 
 
 def key_of(*parts: Any) -> str:
+    """A key for everything that decides a result."""
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
 
 def answer_keys(attempts: list[Attempt], model: str, max_new_tokens: int) -> list[str]:
-    """A key for each attempt's answer; the tries of one attempt have different ones."""
+    """A key for each attempt's answer by `model`. Equal attempts (several tries of one prompt) get different keys."""
     seen: Counter[Attempt] = Counter()
     keys = []
     for attempt in attempts:

@@ -1,5 +1,7 @@
-"""Tasks of lm-eval, where it is installed (`pip install -r requirements-eval.txt`): has the model become worse at what
-others measure it by. https://github.com/EleutherAI/lm-evaluation-harness"""
+"""Tasks of lm-eval, if it is installed (pip install -r requirements-eval.txt): has the model become worse at them?
+
+https://github.com/EleutherAI/lm-evaluation-harness
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,7 @@ METRICS = ("acc_norm", "acc", "exact_match", "f1", "bleu", "word_perplexity")  #
 
 
 def check_tasks(names: list[str]) -> None:
-    """Raises InputError when lm-eval is not installed or does not know a task."""
+    """Raises InputError if lm-eval is not installed or does not know a task."""
     if not names:
         return
     try:
@@ -34,7 +36,7 @@ def check_tasks(names: list[str]) -> None:
             refuse_folder("--tasks", name)
         if not (Path(name).is_file() if _is_file(name) else known.match_tasks([name])):
             raise InputError(
-                f"--tasks {name!r} is not a task of lm-eval nor the YAML file of one; see 'lm-eval ls tasks'."
+                f"--tasks {name!r} is neither a task of lm-eval nor the YAML file of one; see 'lm-eval ls tasks'."
             )
 
 
@@ -45,7 +47,7 @@ def _is_file(name: str) -> bool:
 def task_scores(
     pair: Pair, names: list[str], limit: int | None, progress: Callable[[float, str], None]
 ) -> list[dict[str, Any]]:
-    """Per task: its metric, and the two models' scores with their standard errors."""
+    """For each task: its name, metric and number of items, and the scores of the two models."""
     if not names:
         return []
     from lm_eval import simple_evaluate
@@ -54,12 +56,12 @@ def task_scores(
     tasks = [yaml.safe_load(Path(name).read_text("utf-8")) if _is_file(name) else name for name in names]
     scores: dict[str, dict[str, Any]] = {}
     for adapted, model in MODELS.items():
-        progress(0.9, f"lm-eval: {', '.join(names)}, {'short-circuited' if adapted else 'base'} model")
+        progress(0.9, f"lm-eval: {', '.join(names)}, {'short-circuited' if adapted else 'original'} model")
         with pair.using(adapted):
             wrapped = HFLM(pretrained=pair.model.get_base_model(), tokenizer=pair.tokenizer, batch_size=8)
             results = simple_evaluate(wrapped, tasks=tasks, limit=limit or ITEMS, bootstrap_iters=0, log_samples=False)
         for task, values in results["results"].items():
-            plain = {key.partition(",")[0]: value for key, value in values.items()}
+            plain = {key.partition(",")[0]: value for key, value in values.items()}  # lm-eval's keys are metric,filter
             metric = next((name for name in METRICS if name in plain), None)
             if metric is None:
                 continue

@@ -1,1 +1,1 @@
-"""From an adapter to a model that others load."""
+"""From an adapter to a merged model that any program loads: merge, verify, describe and upload it."""

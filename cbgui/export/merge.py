@@ -1,4 +1,4 @@
-"""Adapter + the base model's original shards -> merged safetensors, tensor by tensor, without the model in memory."""
+"""Merge an adapter into the base model's safetensors, tensor by tensor, without loading the model into memory."""
 
 from __future__ import annotations
 
@@ -25,11 +25,13 @@ from cbgui.modeling.hub import ModelSource, resolve_model, weight_files
 from cbgui.runs.run import PART, Run, write_whole
 
 Progress = Callable[[float, str], None]  # share done, words
-EVERY = 0.5  # seconds between two words of progress
+EVERY = 0.5  # seconds between two reports of progress
+WEIGHTS, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"  # transformers' names
+ROOM = 1.02  # disk space needed, times the size of the weights
 
 
 def _stored_bytes(view: Any) -> int:
-    """Bytes of one tensor of a safetensors file (a slice of `safe_open`)."""
+    """Bytes of a tensor in a safetensors file; `view` is a slice of `safe_open`."""
     dtype = view.get_dtype()
     width = {"BOOL": 8, "BF16": 16}.get(dtype) or int(re.search(r"\d+", dtype)[0])
     return math.prod(view.get_shape()) * width // 8
@@ -38,7 +40,10 @@ def _stored_bytes(view: Any) -> int:
 def _write_shard(
     path: Path, tensors: list[tuple[str, Path]], merged: Callable[[str, torch.Tensor], torch.Tensor]
 ) -> None:
-    """Stream tensors to one safetensors file: 8-byte header length, JSON header, raw data."""
+    """Write the tensors of several files to one safetensors file, with `merged` applied to each.
+
+    The format (https://huggingface.co/docs/safetensors): 8 bytes of header length, a JSON header, raw data.
+    """
     header, offset = {"__metadata__": {"format": "pt"}}, 0
     for name, origin in tensors:
         with safe_open(origin, "pt") as file:
@@ -55,12 +60,12 @@ def _write_shard(
         out.write(text)
         for name, origin in tensors:
             with safe_open(origin, "pt") as file:
-                # Bytes are looked at where they lie, not copied.
+                # As a view of bytes, without a copy.
                 out.write(merged(name, file.get_tensor(name)).contiguous().flatten().view(torch.uint8).numpy().data)
 
 
 def _plan(shards: list[Path], max_shard_size: int | None) -> Iterator[list[tuple[str, Path]]]:
-    """Which tensors go into which output file; without a limit the original sharding is kept."""
+    """The tensors of each output file. Without a limit, the files are those of the base model."""
     if max_shard_size is None:
         for shard in shards:
             with safe_open(shard, "pt") as file:
@@ -80,10 +85,11 @@ def _plan(shards: list[Path], max_shard_size: int | None) -> Iterator[list[tuple
 
 
 def export_run(run: Run, output: Path, *, max_shard_size: str | None = None, progress: Progress | None = None) -> float:
-    """Merge `run`'s adapter into its base model at `output` and verify it.
+    """Merge the adapter of `run` into its base model, verify the result and write it to the new folder `output`.
 
-    Returns the largest absolute difference of a next token's probability between merged and base + adapter. Files are
-    written to a ".part" folder that is renamed when all of it is there and verified. Raises InputError.
+    Returns the largest absolute difference of any next token's probability between the merged model and base + adapter.
+    `output` appears only when it is complete and verified; until then the files are in a folder that ends in PART.
+    Raises InputError.
     """
     progress = progress or (lambda share, words: None)
     limit = parse_size(max_shard_size, "--max-shard-size") if max_shard_size else None
@@ -95,8 +101,8 @@ def export_run(run: Run, output: Path, *, max_shard_size: str | None = None, pro
     shards = weight_files(source.path)
     needed = sum(shard.stat().st_size for shard in shards)
     output.parent.mkdir(parents=True, exist_ok=True)
-    if shutil.disk_usage(output.parent).free < needed * 1.02:
-        raise InputError(f"--output {str(output)!r}: {needed / 1e9:.1f} GB are needed there; free some space.")
+    if shutil.disk_usage(output.parent).free < needed * ROOM:
+        raise InputError(f"--output {str(output)!r}: needs {needed / 1e9:.1f} GB of disk space; free some.")
     part = output.with_name(output.name + PART)
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir()
@@ -104,13 +110,15 @@ def export_run(run: Run, output: Path, *, max_shard_size: str | None = None, pro
         _merge(run, source, part, list(_plan(shards, limit)), needed, progress)
         difference = verify(run, source, part, lambda words: progress(0.85, words))
         write_card(run, source, part)
-        progress(0.95, "Summing the files' checksums")
+        progress(0.95, "Computing the files' checksums")
         write_whole(part / "SHA256SUMS", _sums(part))
         part.rename(output)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        raise InputError(f"--output {str(output)!r}: the disk is full; free {needed / 1e9:.1f} GB and go on.") from None
+        raise InputError(
+            f"--output {str(output)!r}: the disk is full; free {needed / 1e9:.1f} GB and export again."
+        ) from None
     finally:
         shutil.rmtree(part, ignore_errors=True)
     progress(1.0, "Done")
@@ -125,16 +133,16 @@ def _merge(
     total: int,
     progress: Progress,
 ) -> None:
-    """Write the merged shards, their index, and copies of the files beside them."""
+    """Write the merged weights, their index, and copies of the configuration, tokenizer and licence files."""
     deltas = adapter_deltas(run.adapter_folder)
-    unused, seen, told = set(deltas), 0, 0.0
+    unused, seen, reported = set(deltas), 0, 0.0
     count = sum(map(len, plan))
 
     def merged(name: str, weight: torch.Tensor) -> torch.Tensor:
-        nonlocal seen, told
+        nonlocal seen, reported
         seen += 1
-        if time.monotonic() - told > EVERY:
-            told = time.monotonic()
+        if time.monotonic() - reported > EVERY:
+            reported = time.monotonic()
             progress(0.8 * seen / count, f"Merging tensor {seen} of {count}")
         if name not in deltas:
             return weight
@@ -144,23 +152,26 @@ def _merge(
 
     weight_map = {}
     for number, tensors in enumerate(plan, 1):
-        name = "model.safetensors" if len(plan) == 1 else f"model-{number:05d}-of-{len(plan):05d}.safetensors"
+        name = WEIGHTS if len(plan) == 1 else f"model-{number:05d}-of-{len(plan):05d}.safetensors"
         _write_shard(part / name, tensors, merged)
         weight_map |= {tensor: name for tensor, _ in tensors}
     if unused:
-        raise InputError(f"run {run.name!r}: the adapter names {sorted(unused)[0]!r}, which the base model lacks.")
+        raise InputError(
+            f"run {run.name!r}: the adapter changes {sorted(unused)[0]!r}, which the base model does not have."
+        )
     if len(plan) > 1:
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-        (part / "model.safetensors.index.json").write_text(json.dumps(index, indent=2), "utf-8")
+        (part / WEIGHTS_INDEX).write_text(json.dumps(index, indent=2), "utf-8")
     for path in source.path.iterdir():
         companion = (
             path.suffix in (".json", ".jinja") or path.name == "tokenizer.model" or path.name.startswith("LICENSE")
         )
-        if path.is_file() and companion and path.name != "model.safetensors.index.json":
+        if path.is_file() and companion and path.name != WEIGHTS_INDEX:
             shutil.copyfile(path, part / path.name)
 
 
 def _sums(folder: Path) -> str:
+    """Checksums of a folder's files, in the format of sha256sum."""
     lines = []
     for path in sorted(folder.iterdir()):
         with path.open("rb") as file:

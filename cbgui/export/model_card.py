@@ -1,33 +1,39 @@
-"""What lies beside a merged model: its card, and an Ollama Modelfile. All they say is read from the run."""
+"""The model card of a merged model, and its Ollama Modelfile. Everything they say is read from the run."""
 
 from __future__ import annotations
 
 import html
-import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
 
+from cbgui.data.examples import KIND_LABELS
+from cbgui.errors import InputError
+from cbgui.evaluation.compare import read_report
 from cbgui.evaluation.verdict import LIMITS
 from cbgui.modeling.hub import DEMO_ID, ModelSource
 from cbgui.runs.run import Run
 
+MAX_SOURCES = 8  # files and data sets that the card names
 USE = """\
 - **transformers**: `AutoModelForCausalLM.from_pretrained("path/to/this/folder")`
 - **Ollama**: `ollama create my-model -f Modelfile` in this folder, then `ollama run my-model`. Ollama reads safetensors
-  of Llama, Mistral, Gemma and Phi-3 models; convert others to GGUF first.
+  of Llama, Mistral, Gemma and Phi-3 models; convert other models to GGUF first.
 - **llama.cpp**: `python convert_hf_to_gguf.py path/to/this/folder --outfile my-model.gguf`, then
-  `llama-quantize my-model.gguf my-model-q8_0.gguf Q8_0` where it must be smaller.
+  `llama-quantize my-model.gguf my-model-q8_0.gguf Q8_0` to make it smaller.
 - **LM Studio**: convert to GGUF as for llama.cpp, then `lms import my-model.gguf`.
 
-Quantize after merging, and chat with the result: few bits round away small changes of the weights."""
+Quantize after merging, and test the result in a chat: small changes of the weights may not survive rounding to few
+bits."""
 
 
 def base_metadata(source: ModelSource) -> dict[str, Any]:
-    """licence (and its name and link, where it is of its own kind) and languages of the base model's card, if it has
-    one beside its weights."""
+    """Licence and languages from the base model's card; empty if its folder has no card.
+
+    A custom licence also has a name and a link.
+    """
     try:
         data = ModelCard.load(source.path / "README.md", ignore_metadata_errors=True).data.to_dict()
     except (OSError, ValueError):
@@ -36,39 +42,38 @@ def base_metadata(source: ModelSource) -> dict[str, Any]:
 
 
 def _plain(text: str) -> str:
-    """One line of text that Markdown and HTML leave as it is."""
+    """One line of text, escaped so that Markdown and HTML show it as it is."""
     line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     return html.escape(line).replace("|", "&#124;").replace("[", "&#91;").replace("`", "'")
 
 
-def _data_words(run: Run) -> list[str]:
+def _data_lines(run: Run) -> list[str]:
     name = run.dataset_name() or "files"
     breaks = run.examples("break")
     kinds = Counter(example.kind for example in run.examples("retain"))
-    names = {"retain": "ordinary", "near_miss": "near misses", "refusal": "refusals"}
-    kept = ", ".join(f"{count} {names.get(kind, kind)}" for kind, count in kinds.most_common())
-    sources = sorted({example.source for example in breaks if example.source})[:8]
-    words = [f"Data set {_plain(name)}: {len(breaks)} break examples; keep examples: {kept}."]
+    retains = ", ".join(f"{count} {KIND_LABELS[kind]}" for kind, count in kinds.most_common())
+    sources = sorted({example.source for example in breaks if example.source})[:MAX_SOURCES]
+    lines = [f"Data set {_plain(name)}: {len(breaks)} must-stop examples; must-keep examples: {retains}."]
     if sources:
-        words.append(f"The break examples come from {', '.join(map(_plain, sources))}.")
-    return words
+        lines.append(f"The must-stop examples come from {', '.join(map(_plain, sources))}.")
+    return lines
 
 
 def _share(rate: dict[str, Any]) -> str:
     return "none" if rate["rate"] is None else f"{rate['rate']:.0%} ({rate['low']:.0%} to {rate['high']:.0%})"
 
 
-def _report_words(run: Run) -> list[str]:
+def _report_lines(run: Run) -> list[str]:
     try:
-        report = json.loads(run.report_file.read_text("utf-8"))
-    except (OSError, ValueError):
+        report = read_report(run)
+    except InputError:
         return ["The model was not evaluated before it was exported."]
-    kept, held_out = report["retain"], report["held_out"]
+    retain, held_out = report["retain"], report["held_out"]
     lines = [
-        f"{report['verdict']['words']} On {held_out['break']} break and {held_out['keep']} keep requests that were "
-        "held out of training (Wilson 95% intervals):",
+        f"{report['verdict']['words']} On {held_out['break']} must-stop and {held_out['retain']} must-keep "
+        "questions that were held out of training (with 95% Wilson intervals):",
         "",
-        "| attack | base model answers | short-circuited answers | derailed |",
+        "| attack | original answers | short-circuited answers | derailed |",
         "|---|---|---|---|",
     ]
     for attack in report["attacks"]:
@@ -79,15 +84,15 @@ def _report_words(run: Run) -> list[str]:
         )
     lines += [
         "",
-        f"Keep requests derailed: {_share(kept['falsely_derailed'])}. KL from the base model on their answers "
-        f"{kept['kl']:.4f} nats a token, same likeliest token {kept['top1']:.1%}, perplexity ratio "
-        f"{kept['perplexity_ratio']:.3f}.",
+        f"Must-keep questions derailed: {_share(retain['falsely_derailed'])}. On their answers, the KL from the "
+        f"original model is {retain['kl']:.4f} nats a token, {retain['top1']:.1%} of the most likely tokens are the "
+        f"same, and the perplexity is {retain['perplexity_ratio']:.3f} times the original model's.",
     ]
     return lines
 
 
 def model_card(run: Run, source: ModelSource) -> str:
-    """README.md of the merged model, with the metadata that the hub reads."""
+    """The text of README.md, with the metadata that the hub reads."""
     config = run.config()
     base = DEMO_ID if config.model.name == "demo" else source.label
     data = ModelCardData(
@@ -102,15 +107,15 @@ def model_card(run: Run, source: ModelSource) -> str:
         "",
         f"{_plain(source.label)}, with a circuit breaker merged into its weights by representation rerouting "
         "(Zou et al. 2024, [arXiv 2406.04313](https://arxiv.org/abs/2406.04313)), made with cbgui. It loads like any "
-        "transformers model; nothing is added at inference.",
+        "transformers model and needs nothing else at inference.",
         "",
         "## Training",
-        *_data_words(run),
+        *_data_lines(run),
         f"{config.training.steps} steps, seed {config.training.seed}, target layers "
         f"{', '.join(f'{layer:g}' for layer in config.objective.target_layers)}.",
         "",
         "## Measured",
-        *_report_words(run),
+        *_report_lines(run),
         "",
         "## What it does not stop",
         LIMITS,
@@ -123,6 +128,6 @@ def model_card(run: Run, source: ModelSource) -> str:
 
 
 def write_card(run: Run, source: ModelSource, folder: Path) -> None:
-    """README.md and Modelfile into a merged model's folder."""
+    """Write README.md and Modelfile into a merged model's folder."""
     (folder / "README.md").write_text(model_card(run, source), "utf-8")
     (folder / "Modelfile").write_text("FROM .\n", "utf-8")

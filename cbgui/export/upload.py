@@ -1,4 +1,4 @@
-"""A merged model to the Hugging Face hub: into a private repository unless asked otherwise."""
+"""Upload a merged model to the Hugging Face hub, into a private repository unless asked otherwise."""
 
 from __future__ import annotations
 
@@ -12,22 +12,31 @@ from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 from cbgui.errors import InputError, hub_error, hub_status
 from cbgui.runs.run import Run
 
-ENDINGS = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.md", "LICENSE*", "Modelfile", "SHA256SUMS")
+UPLOADED = (  # patterns of file names
+    "*.safetensors",
+    "*.json",
+    "*.jinja",
+    "*.model",
+    "*.md",
+    "LICENSE*",
+    "Modelfile",
+    "SHA256SUMS",
+)
 _REPO = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 
 
 def check_repo(repo: str) -> str:
-    """Raises InputError when it is no hub id."""
+    """Return `repo`. Raises InputError if it is not a hub id."""
     if not _REPO.fullmatch(repo) or ".." in repo or "--" in repo:
         raise InputError(f"repository {repo!r} is not a hub id; write it as your-name/model-name.")
     return repo
 
 
 def upload_run(run: Run, repo: str, *, private: bool = True, token: str | None = None) -> str:
-    """Push `run`'s merged folder; returns the model's address.
+    """Upload the merged folder of `run` and return the model's address.
 
-    `token` None: the login that huggingface_hub finds (HF_TOKEN, or `hf auth login`). What was uploaded before a
-    failure is not sent again (the hub knows files by their checksum). Raises InputError.
+    Without a `token`, huggingface_hub looks for a login (HF_TOKEN, or `hf auth login`). A second attempt skips
+    the files that the first one uploaded, as the hub knows files by their checksum. Raises InputError.
     """
     folder = run.merged_folder
     if not folder.is_dir():
@@ -42,26 +51,27 @@ def _push(folder: Path, repo: str, private: bool, token: str | None) -> str:
         api.upload_folder(
             repo_id=repo,
             folder_path=folder,
-            allow_patterns=list(ENDINGS),
+            allow_patterns=list(UPLOADED),
             commit_message="Short-circuited by cbgui",
         )
     except LocalTokenNotFoundError:
         raise InputError("upload: no hub login was found; run 'hf auth login', or give a token.") from None
-    except (HfHubHTTPError, httpx2.HTTPError, OSError, RuntimeError) as error:  # RuntimeError: of one file's upload
+    except (HfHubHTTPError, httpx2.HTTPError, OSError, RuntimeError) as error:  # a failed file is a RuntimeError
         answer = hub_error(error)
         if answer is not None:
             raise InputError(_sentence(answer, repo)) from None
         raise InputError(
-            f"repository {repo!r}: the hub did not answer or broke off ({type(error).__name__}); start the "
+            f"repository {repo!r}: the hub did not answer, or the connection broke ({type(error).__name__}); start the "
             "upload again, what is there already is not sent twice."
         ) from None
     return f"{api.endpoint}/{repo}"
 
 
 def _sentence(error: HfHubHTTPError, repo: str) -> str:
+    """What the hub's answer means for the user."""
     status = hub_status(error)
-    said = (error.server_message or "").strip().splitlines()
-    words = f" The hub says: {said[0][:200]}" if said else ""
+    message = (error.server_message or "").strip().splitlines()
+    words = f" The hub says: {message[0][:200]}" if message else ""
     match status:
         case 401:
             return f"repository {repo!r}: the hub does not know this token; log in again with 'hf auth login'."
@@ -70,9 +80,9 @@ def _sentence(error: HfHubHTTPError, repo: str) -> str:
         case 403:
             return f"repository {repo!r}: the token may not write there; use one with write access.{words}"
         case 404:
-            return f"repository {repo!r}: there is no such user or organisation for this token; check the name."
+            return f"repository {repo!r}: this token sees no such user or organisation; check the name."
         case 413 | 507:
             return f"repository {repo!r}: the account's storage is full; free some or upload publicly.{words}"
         case 429:
-            return f"repository {repo!r}: the hub asks to slow down; try again in some minutes."
+            return f"repository {repo!r}: the hub asks to slow down; try again in a few minutes."
     return f"repository {repo!r}: the hub answered with error {status}; try again.{words}"

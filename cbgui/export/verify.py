@@ -1,5 +1,8 @@
-"""Is the merged model what was trained: computed in float32, and where that does not fit into memory, with one module's
-weights there at a time (accelerate's offloading hooks over the safetensors on disk)."""
+"""Check that the merged model computes what base + adapter compute, in float32.
+
+A model that does not fit into memory in float32 runs with accelerate's offloading hooks, which read the weights of one
+module at a time from the safetensors on disk.
+"""
 
 from __future__ import annotations
 
@@ -14,26 +17,26 @@ from accelerate.hooks import AlignDevicesHook, add_hook_to_module
 from accelerate.utils import PrefixedDataset
 from peft import PeftModel
 from safetensors import safe_open
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from cbgui import hardware
-from cbgui.data.examples import Example
 from cbgui.errors import InputError
 from cbgui.hardware import CONTEXT
-from cbgui.modeling.chat_format import load_tokenizer, prompt_text
+from cbgui.modeling.chat_format import conversation_ids, load_tokenizer, prompt_ids
 from cbgui.modeling.cpu import allocator
 from cbgui.modeling.hub import ModelSource, weight_files
 from cbgui.runs.run import ADAPTER_WEIGHTS, Run
 
-LONGEST = 256  # tokens of an example that are compared
-ANSWER = 8  # tokens of the two answers
-# Mean total variation between the two models' next-token probabilities: far above the stored dtype's rounding, far
-# below what a wrong or missing tensor does.
-ALLOWED = 0.05
+MAX_TOKENS = 256  # of each example that is compared
+MAX_NEW_TOKENS = 8  # of the answers that the merged model gives
+EXAMPLES = 2  # compared from the beginning and from the end of the retain examples each
+# Mean total variation between the next-token probabilities of the two models. Rounding in the stored dtype stays far
+# below it; a wrong or missing tensor goes far above it.
+MAX_VARIATION = 0.05
 
 
 class _OnDisk(Mapping):
-    """Parameter name -> its tensor, read when asked for. `tied` maps names that no file has to those that serve."""
+    """Parameter name -> tensor, read on access. `tied` maps tied parameters to the names that they are stored under."""
 
     def __init__(self, files: list[Path], tied: dict[str, str]) -> None:
         self._tied = tied
@@ -43,7 +46,8 @@ class _OnDisk(Mapping):
                 self._file |= dict.fromkeys(file.keys(), path)
 
     def stored_name(self, name: str) -> str:
-        adapter = name.replace(".default.", ".")  # PEFT's files leave the adapter's name out
+        """The name under which a file stores a parameter; `name` itself if none does."""
+        adapter = name.replace(".default.", ".")  # PEFT's files omit the adapter's name
         if adapter in self._file:
             return adapter
         name = name.removeprefix("base_model.model.").replace(".base_layer.", ".")
@@ -62,17 +66,17 @@ class _OnDisk(Mapping):
 
 
 def _fits(weights: int) -> bool:
-    """Whether so many numbers find room in ordinary memory in float32, and as much again to load and compute."""
+    """Whether so many weights fit into free memory in float32, with as much again for loading and computing."""
     return psutil.virtual_memory().available > 2 * 4 * weights
 
 
 def _device(largest: int) -> torch.device:
-    """Where modules run whose weights, of `largest` bytes at most, are read one by one: the GPU may be training."""
-    beside = hardware.kind() == "cuda" and hardware.free_memory() < CONTEXT["cuda"] + 2 * largest
-    return torch.device("cpu") if beside else hardware.device()
+    """Where offloaded modules run, each of at most `largest` bytes: not on a GPU that another run fills."""
+    gpu_is_full = hardware.kind() == "cuda" and hardware.free_memory() < CONTEXT["cuda"] + 2 * largest
+    return torch.device("cpu") if gpu_is_full else hardware.device()
 
 
-def _whole(source: ModelSource, adapter: Path | None) -> PreTrainedModel | PeftModel:
+def _in_memory(source: ModelSource, adapter: Path | None) -> PreTrainedModel | PeftModel:
     model = AutoModelForCausalLM.from_pretrained(
         source.path, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
     )
@@ -80,14 +84,16 @@ def _whole(source: ModelSource, adapter: Path | None) -> PreTrainedModel | PeftM
 
 
 def float32_model(source: ModelSource, adapter: Path | None = None) -> PreTrainedModel | PeftModel:
-    """The full model in float32, with the adapter where one is given. Where it does not fit into memory, its weights
-    stay in their files and each module's are read when it runs."""
+    """The full model in float32, with the adapter if one is given.
+
+    If it does not fit into memory, the weights stay on disk and each module reads its own when it runs.
+    """
     allocator.return_freed_memory()
     config = AutoConfig.from_pretrained(source.path, trust_remote_code=False)
     with init_empty_weights(include_buffers=False):
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     if _fits(sum(parameter.numel() for parameter in model.parameters())):
-        return _whole(source, adapter)
+        return _in_memory(source, adapter)
     files, tied = weight_files(source.path), dict(model.all_tied_weights_keys)
     if adapter is not None:
         model = PeftModel.from_pretrained(model, adapter, low_cpu_mem_usage=True, torch_device="cpu")
@@ -99,8 +105,8 @@ def float32_model(source: ModelSource, adapter: Path | None = None) -> PreTraine
     }
     names = [f"{name}.{part}" for name, parts in on_meta.items() for part in parts]
     if not all(weights.stored_name(name) in weights for name in names):
-        # transformers renames some families' weights as it loads them (GPT-NeoX's head): load these whole.
-        return _whole(source, adapter)
+        # transformers renames some weights while loading (GPT-NeoX's head), so these models must fit into memory.
+        return _in_memory(source, adapter)
     device = _device(4 * max(parameter.numel() for parameter in model.parameters()))
     for name, parts in on_meta.items():
         if parts:
@@ -110,9 +116,9 @@ def float32_model(source: ModelSource, adapter: Path | None = None) -> PreTraine
 
 
 def _answer(model: torch.nn.Module, ids: torch.Tensor, stop: int | None) -> list[int]:
-    """ANSWER tokens, the likeliest ones; a pass over the weights for each."""
+    """At most MAX_NEW_TOKENS tokens, decoded greedily; each takes one pass over the weights."""
     answer: list[int] = []
-    while len(answer) < ANSWER:
+    while len(answer) < MAX_NEW_TOKENS:
         token = int(
             model(input_ids=torch.cat([ids, torch.tensor([answer], dtype=ids.dtype)], 1)).logits[0, -1].argmax()
         )
@@ -122,23 +128,20 @@ def _answer(model: torch.nn.Module, ids: torch.Tensor, stop: int | None) -> list
     return answer
 
 
-def _rows(tokenizer: PreTrainedTokenizerBase, examples: list[Example]) -> list[torch.Tensor]:
-    texts = [prompt_text(tokenizer, example.chat()) + example.response for example in examples]
-    return [tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids[:, :LONGEST] for text in texts]
-
-
 @torch.no_grad()
 def verify(run: Run, source: ModelSource, merged: Path, say: Callable[[str], None]) -> float:
-    """Largest difference of next-token probabilities between merged and base + adapter, over a few keep examples, both
-    computed in float32. Break examples do not serve: a derailed model answers rounding with quite another word. Then
-    the merged model answers a break and a keep prompt, which are told through `say`.
+    """Compare the merged model with base + adapter on a few retain examples, both in float32.
 
-    Raises InputError when the difference is more than the stored dtype's rounding explains.
+    Returns the largest difference of any next-token probability. Break examples are left out, because rounding changes
+    the words of a derailed model. Afterwards the merged model answers a break and a retain prompt, reported to `say`.
+
+    Raises InputError if the difference is larger than rounding in the stored dtype explains.
     """
     tokenizer = load_tokenizer(source)
     examples = run.examples("held_out") + run.examples("retain")
-    kept = [example for example in examples if example.kind != "break"]
-    rows = _rows(tokenizer, kept[:2] + kept[-2:])
+    retains = [example for example in examples if example.kind != "break"]
+    compared = retains[:EXAMPLES] + retains[-EXAMPLES:]
+    rows = [conversation_ids(tokenizer, example, MAX_TOKENS) for example in compared]
 
     def probabilities(model: torch.nn.Module) -> list[torch.Tensor]:
         return [F.softmax(model(input_ids=ids).logits[0].float(), -1).cpu() for ids in rows]
@@ -150,14 +153,13 @@ def verify(run: Run, source: ModelSource, merged: Path, say: Callable[[str], Non
     stored = probabilities(model)
     difference = max((a - b).abs().max().item() for a, b in zip(adapted, stored, strict=True))
     mean = max((a - b).abs().sum(-1).mean().item() / 2 for a, b in zip(adapted, stored, strict=True))
-    if not mean < ALLOWED:  # not (<) so that NaN fails too
+    if not mean < MAX_VARIATION:  # also true for NaN
         raise InputError(
             f"run {run.name!r}: the merged model differs from base + adapter (mean total variation {mean:.3f}); "
-            "the export was not kept. Export again; if it stays, train with a smaller learning rate."
+            "the export was discarded. Export again; if this persists, train with a smaller learning rate."
         )
-    breaks = run.examples("break")
-    for side, example in (("break", breaks[0]), ("keep", kept[0])):
-        ids = tokenizer(prompt_text(tokenizer, example.chat()), add_special_tokens=False, return_tensors="pt").input_ids
-        text = tokenizer.decode(_answer(model, ids[:, -LONGEST:], tokenizer.eos_token_id))
-        say(f"The merged model answers a {side} request with {text!r}")
+    for side, example in (("must-stop", run.examples("break")[0]), ("must-keep", retains[0])):
+        ids = torch.tensor([prompt_ids(tokenizer, example.chat())[-MAX_TOKENS:]])
+        text = tokenizer.decode(_answer(model, ids, tokenizer.eos_token_id))
+        say(f"The merged model answers a {side} question with {text!r}")
     return difference

@@ -1,7 +1,8 @@
-"""A small stand-in for the hub's HTTP API: as much of it as the real huggingface_hub client asks for here.
+"""A stand-in for the hub's HTTP API, as far as the real huggingface_hub client uses it in these tests.
 
-The repository's name says how it behaves: good, gated, missing, denied, full, broken, torn, slow (no answer in time),
-late (an answer in time, if not soon), busy. Model repositories hold `files`, dataset repositories `data`.
+The name of a repository says how it behaves: good, gated, missing, denied (may only be read), full, broken (downloads
+break off), torn (uploads break off), slow (answers too late), late (answers just in time) or busy. Model repositories
+hold `files`, dataset repositories hold `data`.
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ from typing import Any
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 TOKEN = "hf_of_a_visitor"
+LATE, SLOW = 0.3, 1.2  # seconds; the tests let the clients wait for one second
 
 
 class Hub(ThreadingHTTPServer):
-    """Uploads land in `received`, by repository and path."""
+    """Uploads are stored in `received`, by repository and path."""
 
     daemon_threads = True
 
@@ -62,7 +64,7 @@ class _Handler(BaseHTTPRequestHandler):
         return whole
 
     def _behave(self) -> bool:
-        """Whether the repository's name has been answered for already."""
+        """Answer as the repository's name asks; return whether an answer was sent."""
         path = self.path
         if "/gated" in path:
             self._send(403, {"error": "Access to model is restricted"}, X_Error_Code="GatedRepo")
@@ -71,10 +73,10 @@ class _Handler(BaseHTTPRequestHandler):
         elif "/busy" in path:
             self._send(429, {"error": "Too many requests"})
         elif "/slow" in path:
-            time.sleep(1.2)  # the clients wait for one second, or as long as it takes
+            time.sleep(SLOW)
             self._send(504)
         else:
-            time.sleep(0.3 if "/late" in path else 0)
+            time.sleep(LATE if "/late" in path else 0)
             return False
         return True
 
@@ -110,7 +112,7 @@ class _Handler(BaseHTTPRequestHandler):
         return self._send(200, content, ETag=etag)
 
     def do_PUT(self) -> None:
-        if "/torn/" in self.path:  # the line breaks while the client sends
+        if "/torn/" in self.path:  # the connection breaks while the client sends
             self.rfile.read(1000)
             self.close_connection = True
             return self.connection.close()
@@ -131,7 +133,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.path.endswith("/lfs/objects/batch"):
             return self._batch(content)
         repo = "/".join(self.path.split("/")[3:5])
-        if "/denied/" in self.path:  # a repository that is there, and a token that may only read
+        if "/denied/" in self.path:  # the repository exists, but the token may only read
             return self._send(403, {"error": "You don't have the rights to write to this repository"})
         if "/preupload/" in self.path:
             files = [

@@ -1,4 +1,4 @@
-"""The real huggingface_hub client against a stand-in for the hub: upload and download, and how each can fail."""
+"""Uploads and downloads with the real huggingface_hub client against a stand-in for the hub, and how they can fail."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ import pytest
 from hub_stand_in import TOKEN, Hub
 from random_models import random_sharded_model
 
-# The clients' retries are theirs; only the minutes of waiting between them are left out.
+# The clients retry as usual, but without the minutes of waiting between their tries.
 WITHOUT_WAITING = "import sys, time; time.sleep = lambda seconds: None; from cbgui.cli import main\n"
 ONE = WITHOUT_WAITING + "sys.exit(main())"
-# Command lines in one process, which imports the clients once: a list of [token, arguments] in, of
-# [exit code, stdout, stderr] out.
+# Several command lines in one process, which imports the clients once. Its argument is a JSON list of
+# [token, arguments]; it prints a list of [exit code, stdout, stderr].
 SEVERAL = (
     WITHOUT_WAITING
     + """
@@ -69,12 +69,12 @@ def hub(model, rows):
 
 
 def environment(hub: Hub, home: Path, token: str = TOKEN) -> dict[str, str]:
-    """Variables for the real client; it reads most of them when it is imported."""
+    """Variables for the real client, which reads most of them when it is imported."""
     values = os.environ | {
         "HF_ENDPOINT": hub.url,
         "HF_HOME": str(home),
         "HF_HUB_DISABLE_XET": "1",
-        "HF_HUB_DISABLE_PROGRESS_BARS": "1",  # as the app's jobs do
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",  # as in the jobs of the app
         "HF_HUB_ETAG_TIMEOUT": "1",
         "HF_HUB_DOWNLOAD_TIMEOUT": "1",
         "HF_TOKEN": token,
@@ -101,7 +101,7 @@ def merged_run(folder: Path, model: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_a_model_is_uploaded_whole_and_private(hub, model, tmp_path):
+def test_all_files_are_uploaded_to_a_private_repository(hub, model, tmp_path):
     merged = merged_run(tmp_path / "run", model)
     done = run(environment(hub, tmp_path), ONE, "upload", merged, "--repo", "owner/good")
     assert done.returncode == 0, done.stderr
@@ -138,12 +138,12 @@ DATASETS = [
 
 @pytest.fixture(scope="module")
 def failures(model, rows, trained, tmp_path_factory) -> dict[tuple[str, str], tuple[int, str, str]]:
-    """What (command, repository) said: exit code, stdout, stderr."""
+    """(command, repository) -> exit code, stdout and stderr."""
     folder = tmp_path_factory.mktemp("hub")
     merged = merged_run(folder / "merged", model)
     asked = {("upload", repo): (token, ["upload", merged, "--repo", repo]) for repo, token, _ in UPLOADS}
     for repo, _ in DOWNLOADS:
-        # Of a broken repository the weights are fetched by the training itself.
+        # `train` checks a model without its weights; `bench` downloads the broken ones.
         training = ["train", "demo", "--output", folder / "run", "--model", repo]
         asked["train", repo] = TOKEN, ["bench", repo] if repo == "owner/broken" else training
     for repo, _ in DATASETS:
@@ -158,7 +158,7 @@ def failures(model, rows, trained, tmp_path_factory) -> dict[tuple[str, str], tu
 @pytest.mark.parametrize(("repo", "token", "words"), UPLOADS)
 def test_an_upload_that_fails_says_why(failures, repo, token, words):
     code, _, said = failures["upload", repo]
-    assert code == 2 and words in said.strip().splitlines()[-1], said  # after the retries' lines
+    assert code == 2 and words in said.strip().splitlines()[-1], said  # lines before the last are about retries
 
 
 @pytest.mark.slow
@@ -178,8 +178,9 @@ def test_a_dataset_that_cannot_be_read_says_why(failures, repo, words):
 
 @pytest.mark.parametrize("repo", ["owner/good", "owner/late"])
 def test_a_dataset_is_read_with_its_columns_mapped(hub, rows, tmp_path, repo):
-    """As `--also` does it, through the real datasets client; answers that come late are waited for."""
-    code = f"from cbgui.evaluation.prompt_sets import read_set; print(read_set('{repo}?limit=3').breaks)"
+    """As `--also` does it, through the real datasets client, which also waits for a slow hub."""
+    code = "from cbgui.evaluation.prompt_sets import SetOptions, read_set\n"
+    code += f"print(read_set('{repo}', SetOptions(limit=3)).breaks)"
     values = os.environ | {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path)}
     values.pop("HF_HUB_OFFLINE", None)
     done = run(values, code)

@@ -1,3 +1,5 @@
+"""The float32 models that verify the export: in memory or offloaded, on the GPU or the CPU."""
+
 from types import SimpleNamespace
 
 import pytest
@@ -8,14 +10,14 @@ from cbgui.export import verify
 
 
 @pytest.mark.parametrize("gigabytes", [0.5, 64])
-def test_a_model_is_in_memory_only_where_it_fits(demo, gigabytes, monkeypatch):
+def test_a_model_is_offloaded_if_it_does_not_fit(demo, gigabytes, monkeypatch):
     monkeypatch.setattr(verify.psutil, "virtual_memory", lambda: SimpleNamespace(available=gigabytes * 1e9))
     model = verify.float32_model(demo)  # 0.54 GB in float32
     assert {parameter.is_meta for parameter in model.parameters()} == {gigabytes < 1}
 
 
-def test_a_gpu_that_is_full_is_left_alone(trained, demo, monkeypatch):
-    """Another run may be training there while this one is exported."""
+def test_a_full_gpu_is_not_used(trained, demo, monkeypatch):
+    """Another run may be training on it during the export."""
     monkeypatch.setattr(hardware, "kind", lambda: "cuda")
     monkeypatch.setattr(hardware, "device", lambda: torch.device("cuda"))
     monkeypatch.setattr("peft.peft_model.infer_device", lambda: "cuda")
@@ -24,5 +26,5 @@ def test_a_gpu_that_is_full_is_left_alone(trained, demo, monkeypatch):
     monkeypatch.setattr(hardware, "free_memory", lambda: 2**29)
     monkeypatch.setattr(verify, "_fits", lambda weights: False)
     with torch.no_grad():
-        logits = verify.float32_model(demo, trained.adapter)(input_ids=torch.tensor([[1, 2, 3]])).logits
+        logits = verify.float32_model(demo, trained.adapter_folder)(input_ids=torch.tensor([[1, 2, 3]])).logits
     assert logits.isfinite().all()

@@ -1,1 +1,1 @@
-"""Attacks, one module for each family."""
+"""Attacks, one module per family; registry.py lists them all."""

@@ -1,9 +1,10 @@
-"""What an attack is: a function that turns a break example into attempts at a model."""
+"""What an attack is: a function that turns a break example into attempts at getting it answered."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from cbgui.data.examples import Example
 
@@ -12,26 +13,26 @@ Turns = tuple[tuple[str, str], ...]  # (role, content)
 
 @dataclass(frozen=True)
 class Attempt:
-    """One prompt to a model, whose response is forced to begin with `prefill`. Temperature 0 decodes greedily."""
+    """One conversation put to a model. The response is forced to begin with `prefill`; temperature 0 is greedy."""
 
     messages: Turns
     prefill: str = ""
     temperature: float = 0.0
 
 
-# (the example, other break examples of the training set) -> attempts; the attack succeeds if one of them is answered.
+# (the example, break examples of the training set) -> attempts. The attack succeeds if any attempt is answered.
 Attempts = Callable[[Example, list[Example]], list[Attempt]]
 
 
 @dataclass(frozen=True)
 class Attack:
-    """`default` attacks are part of every evaluation."""
+    """An attack of the registry; `default` attacks are part of every evaluation."""
 
     title: str
     attempts: Attempts
     default: bool = False
 
 
-def ask(text: str, before: Turns = (), **options) -> list[Attempt]:
-    """One attempt: `text` as the user's turn after the turns in `before`."""
+def ask(text: str, before: Turns = (), **options: Any) -> list[Attempt]:
+    """A single attempt: `text` as the user's turn, after the turns in `before`."""
     return [Attempt((*before, ("user", text)), **options)]

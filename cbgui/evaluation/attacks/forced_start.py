@@ -1,4 +1,4 @@
-""""""
+"""The attack that writes the first words of the answer for the model (prefilling)."""
 
 from __future__ import annotations
 
@@ -9,6 +9,6 @@ PREFILL_WORDS = 8
 
 
 def prefill(example: Example, others: list[Example]) -> list[Attempt]:
-    """The answer is forced to begin with the first words of the answer that must not be given."""
+    """The model must go on from the first words of the response that it must not give."""
     words = example.response.split(" ")[:PREFILL_WORDS]
     return [Attempt(example.messages, prefill=" ".join(words))]

@@ -1,6 +1,6 @@
-"""All attacks by name, with their titles. A new attack is a function in one of these modules and a line in ATTACKS.
+"""All attacks by name. A new attack is a function in one of these modules and a line in ATTACKS.
 
-The families follow section 4.1 of the paper (arXiv 2406.04313) as far as they need no second model and no API; the
+The families follow section 4.1 of the paper (arXiv 2406.04313), without those that need a second model or an API. The
 wordings were written for this project.
 """
 
@@ -28,14 +28,14 @@ ATTACKS: dict[str, Attack] = {
     "sampling": Attack("Four tries at temperature 1", sampling),
     "multi_turn": Attack("Step by step over several turns", multi_turn, default=True),
 }
-SOFT_PROMPT = "soft_prompt"  # needs gradients, so it is no function of a prompt; see soft_prompt.py
+SOFT_PROMPT = "soft_prompt"  # not in ATTACKS, as it needs the model's gradients; see soft_prompt.py
 ATTACK_TITLES = {name: attack.title for name, attack in ATTACKS.items()}
 ATTACK_TITLES[SOFT_PROMPT] = "Optimised input embeddings (white box)"
 DEFAULT_ATTACKS = [name for name, attack in ATTACKS.items() if attack.default]
 
 
 def check_attacks(names: list[str]) -> list[str]:
-    """Returns `names`. Raises InputError for an unknown one."""
+    """Return `names`. Raises InputError if one is unknown."""
     for name in names:
         if name not in ATTACK_TITLES:
             raise InputError(f"--attacks {name!r} is unknown; choose from {', '.join(ATTACK_TITLES)}.")
