@@ -8,6 +8,7 @@ import os
 import sys
 import threading
 import time
+import traceback
 from pathlib import Path
 from typing import Annotated
 
@@ -17,11 +18,11 @@ from typer.exceptions import TyperException
 from cbgui import space
 from cbgui.cli_readonly import SetOption, bench, check, estimate
 from cbgui.config import load_config, override
-from cbgui.errors import InputError
+from cbgui.errors import InputError, in_words
 from cbgui.printing import event_line, progress_lines, report_lines, say_starting
 from cbgui.runs import folder
 from cbgui.runs.process import hold
-from cbgui.runs.run import TRAIN, Run, read_data
+from cbgui.runs.run import LOG_VARIABLE, TRAIN, Run, read_data
 
 # torch and transformers take seconds to import, so each command imports what needs them after its input is checked.
 commands = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
@@ -88,8 +89,7 @@ def train(
         run = _new_run(preset, output, break_file, retain_file, held_out, model, assignments or [])
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise typer.Exit(_train_in_this_process(run))
-    offset = run.events()[1]
-    run.start()
+    offset = run.start()
     while True:
         try:
             for event in run.follow(offset):
@@ -315,6 +315,18 @@ def _with_adapter(run_dir: Path) -> Run:
     return run
 
 
+def _log_traceback() -> Path:
+    """Append the current traceback to the log: the run's for its jobs, else the user's."""
+    log = Path(os.environ.get(LOG_VARIABLE) or Path.home() / ".cache" / "cbgui" / "errors.log")
+    try:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("a", encoding="utf-8", errors="backslashreplace") as file:
+            traceback.print_exc(file=file)
+    except OSError:  # a full disk or a read-only home
+        traceback.print_exc()
+    return log
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code; `arguments` are the process's own by default."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -328,5 +340,8 @@ def main(arguments: list[str] | None = None) -> int:
             typer.echo(f"{error.format_message().rstrip('.')}; see --help.", err=True)
         return getattr(error, "exit_code", 2)
     except (typer.Abort, KeyboardInterrupt):
+        return 1
+    except Exception as error:
+        typer.echo(f"{in_words(error)} Details: {_log_traceback()}", err=True)
         return 1
     return code if isinstance(code, int) else 0

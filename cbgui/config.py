@@ -111,6 +111,12 @@ class ObjectiveConfig(_Part):
         "constant; rise: break stays, keep rises from 1/4 to 1 by half the run; late: from 1/25 to 1 by 60% of the run",
         "linear",
     )
+    adapt_retain: bool = _setting(
+        True,
+        "Adapt the keep weight",
+        "divide it by four where nothing turns away because of it, and raise it again later",
+        "false",
+    )
     without_prompt: float = _setting(
         0.5, "Break examples without prompt", "share of them, so that the response alone derails", "0.5", ge=0, le=1
     )
@@ -255,7 +261,12 @@ def load_config(preset_or_yaml: str) -> RunConfig:
         values = yaml.safe_load(path.read_text("utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not readable as YAML ({str(error).splitlines()[0]}); correct the file.") from None
-    return parse_config(values or {}, str(path))
+    config = parse_config(values or {}, str(path))
+    for field in ("break_file", "retain_file", "held_out_file"):  # beside the YAML file, as in a run directory
+        name = getattr(config.data, field)
+        if name and not Path(name).is_file() and (path.parent / name).is_file():
+            setattr(config.data, field, str(path.parent / name))
+    return config
 
 
 def override(config: RunConfig, assignments: list[str]) -> RunConfig:

@@ -1,15 +1,38 @@
-"""InputError, and what the Hugging Face hub said behind an error of its clients."""
+"""InputError, any error in one sentence, and what the Hugging Face hub said behind an error of its clients."""
 
 from __future__ import annotations
 
+import errno
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from huggingface_hub.errors import HfHubHTTPError
 
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
 class InputError(ValueError):
     """Bad input, in one sentence that names the field, the value and the remedy."""
+
+
+def in_words(error: BaseException) -> str:
+    """Any error as one sentence for the user; its traceback belongs into a log."""
+    if isinstance(error, InputError):
+        return str(error)
+    if isinstance(error, OSError) and error.errno in FULL:
+        return "The disk is full; free some space, then try again."
+    if isinstance(error, OSError) and error.strerror:
+        where = f"{str(error.filename)[:200]!r} " if error.filename else ""
+        return f"The file {where}could not be read or written ({error.strerror}); check the path and its permissions."
+    if isinstance(error, MemoryError):
+        return "Memory ran out; close other programs, or choose smaller settings."
+    if isinstance(error, UnicodeError):
+        return "A text holds characters that cannot be stored as UTF-8; remove them."
+    if isinstance(error, ImportError):
+        return f"The package {error.name or 'that is needed'!r} is missing or broken; install the requirements again."
+    first = next(iter(str(error).strip().splitlines()), "")[:300]
+    return f"Something failed that should not have ({type(error).__name__}{': ' if first else ''}{first})."
 
 
 def hub_error(error: BaseException) -> HfHubHTTPError | None:

@@ -51,14 +51,14 @@ def progress_lines() -> Callable[[float, str], None]:
 
 def report_lines(report: dict[str, Any]) -> Iterator[str]:
     """The report of an evaluation as a table and a verdict."""
-    yield f"\n{'attack':<40} {'base answers':>13} {'short-circuited':>16} {'derailed':>9}"
+    yield f"\n{'attack':<40} {'original answers':>16} {'short-circuited':>16} {'derailed':>9}"
     for attack in report["attacks"]:
         base, short = attack["base"]["answered"]["rate"], attack["short_circuited"]
         answered, derailed = short["answered"]["rate"], short["derailed"]["rate"]
-        yield f"{attack['title']:<40} {base:>13.1%} {answered:>16.1%} {derailed:>9.1%}"
+        yield f"{attack['title']:<40} {base:>16.1%} {answered:>16.1%} {derailed:>9.1%}"
     retain = report["retain"]
     yield (
-        f"keep prompts derailed {retain['falsely_derailed']['rate']:.1%}, KL {retain['kl']:.4f}, "
+        f"must-keep questions derailed {retain['falsely_derailed']['rate']:.1%}, KL {retain['kl']:.4f}, "
         f"top-1 {retain['top1']:.4f}"
     )
     yield " ".join([report["verdict"]["words"], *report["verdict"]["advice"]])

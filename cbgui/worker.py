@@ -6,30 +6,27 @@ as it lives (runs/process.py starts it, and knows from the lock that it lives).
 
 from __future__ import annotations
 
+import os
 import sys
-import traceback
 from pathlib import Path
 
 from cbgui.modeling.cpu.allocator import restart_with_settings
 from cbgui.runs.jobs import ENDED
 from cbgui.runs.process import hold
-from cbgui.runs.run import TRAIN, Run
+from cbgui.runs.run import LOG_VARIABLE, TRAIN, Run
 
 ALREADY_RUNNING = 3  # exit code
 
 
-def _job(command: list[str]) -> int:
-    """A command of the command line; says at the end how it ended, for `Job.state`."""
+def _job(run: Run, command: list[str]) -> int:
+    """A command of the command line; says at the end how it ended, for `Job.state`. Tracebacks go to the run's log."""
     from cbgui import cli
 
-    sys.argv = ["cbgui", *command]
+    os.environ[LOG_VARIABLE] = str(run.log_file)
     try:
-        code = cli.main()
+        code = cli.main(command)
     except SystemExit as error:
         code = error.code if isinstance(error.code, int) else 1
-    except BaseException:
-        traceback.print_exc()
-        code = 1
     print(f"{ENDED} {code}", flush=True)
     return code
 
@@ -47,7 +44,7 @@ def main() -> int:
             from cbgui.inference.previews import train_with_previews  # imports torch, so only here
 
             return train_with_previews(run)
-        return _job([task, folder, *arguments])
+        return _job(run, [task, folder, *arguments])
 
 
 if __name__ == "__main__":

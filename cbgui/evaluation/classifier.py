@@ -24,7 +24,7 @@ from cbgui import hardware
 from cbgui.config import ModelConfig
 from cbgui.errors import InputError
 from cbgui.modeling.architecture import read_model_config
-from cbgui.modeling.chat_format import load_tokenizer, prompt_text
+from cbgui.modeling.chat_format import load_tokenizer, prompt_text, tokenize_texts
 from cbgui.modeling.full import load_full_model
 from cbgui.modeling.hub import ModelSource, resolve_model, weight_files
 from cbgui.space import refuse_folder
@@ -98,16 +98,7 @@ class Classifier:
 
     def _replies(self, pairs: list[tuple[str, str]]) -> list[bool | None]:
         texts = [self._question(*pair) for pair in pairs]
-        self.tokenizer.padding_side = "left"
-        self.tokenizer.truncation_side = "left"
-        inputs = self.tokenizer(
-            texts,
-            padding=True,
-            truncation=True,
-            max_length=MAX_TOKENS,
-            return_tensors="pt",
-            add_special_tokens=self.tokenizer.chat_template is None,  # as in chat_format.tokenize_prompts
-        ).to(self.model.device)
+        inputs = tokenize_texts(self.tokenizer, texts, MAX_TOKENS).to(self.model.device)
         out = self.model.generate(
             input_ids=inputs.input_ids,
             attention_mask=inputs.attention_mask,

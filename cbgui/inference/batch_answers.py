@@ -9,7 +9,7 @@ import numpy as np
 from cbgui.config import ModelConfig
 from cbgui.inference.streaming import in_model_thread, stream_tokens
 from cbgui.modeling.batch import neighbours
-from cbgui.modeling.chat_format import Messages, load_tokenizer, prompt_text, tokenize_prompts
+from cbgui.modeling.chat_format import Messages, load_tokenizer, prompt_ids, tokenize_prompts
 from cbgui.modeling.full import answer_tokens, load_full_model
 from cbgui.modeling.hub import resolve_model
 
@@ -25,8 +25,7 @@ def write_answers(
     source = resolve_model(config.name)
     model, tokenizer = in_model_thread(load_full_model, source, config), load_tokenizer(source)
     end_tokens = set(np.atleast_1d(model.generation_config.eos_token_id).tolist())
-    texts = [prompt_text(tokenizer, messages) + prefill for messages in prompts]
-    lengths = [len(ids) + max_new_tokens for ids in tokenizer(texts, add_special_tokens=False).input_ids]
+    lengths = [len(prompt_ids(tokenizer, messages, prefill)) + max_new_tokens for messages in prompts]
 
     def answer(row: list[int]) -> str:
         return (prefill + tokenizer.decode(row, skip_special_tokens=True)).strip()

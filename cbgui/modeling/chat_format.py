@@ -44,9 +44,22 @@ def response_ids(tokenizer: PreTrainedTokenizerBase, response: str) -> list[int]
 
 def tokenize_prompts(tokenizer: PreTrainedTokenizerBase, prompts: list[Messages], prefill: str = "") -> BatchEncoding:
     """input_ids and attention_mask, (prompts, tokens), padded on the left for generation."""
-    tokenizer.padding_side = "left"
-    texts = [prompt_text(tokenizer, messages) + prefill for messages in prompts]
-    return tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=_adds_special_tokens(tokenizer))
+    return tokenize_texts(tokenizer, [prompt_text(tokenizer, messages) + prefill for messages in prompts])
+
+
+def tokenize_texts(
+    tokenizer: PreTrainedTokenizerBase, texts: list[str], max_tokens: int | None = None
+) -> BatchEncoding:
+    """The same for texts that have been through the template; longer ones lose their beginning."""
+    tokenizer.padding_side = tokenizer.truncation_side = "left"
+    return tokenizer(
+        texts,
+        return_tensors="pt",
+        padding=True,
+        truncation=max_tokens is not None,
+        max_length=max_tokens,
+        add_special_tokens=_adds_special_tokens(tokenizer),
+    )
 
 
 def encode(

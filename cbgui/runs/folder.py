@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from filelock import lock_descriptor
+
 from cbgui.config import RunConfig
 from cbgui.data.examples import write_examples
 from cbgui.errors import InputError
@@ -18,6 +20,7 @@ TRASH = "_trash"
 VISITORS = "_visitors"  # a Space keeps each visitor's runs in a folder below this one
 PRESETS = "_presets"  # presets that the user saved
 DATASETS = "_data"  # the user's data sets
+APP_LOCK = "_app.lock"  # held by the first app that opened the folder
 LONGEST_NAME = 60
 
 
@@ -31,6 +34,7 @@ def _same(root: Path) -> Path:
 
 
 _choose_folder: Callable[[Path], Path] = _same
+_claimed: dict[Path, int] = {}  # root folders whose APP_LOCK this process holds
 
 
 def set_folder_chooser(choose: Callable[[Path], Path]) -> None:
@@ -61,7 +65,7 @@ def create_run(path: Path, config: RunConfig) -> Run:
         for part, examples in sets.items():
             run.data_file(part).parent.mkdir(exist_ok=True)
             write_examples(run.data_file(part), examples)
-            setattr(config.data, DATA_FIELDS[part], str(run.data_file(part)))
+            setattr(config.data, DATA_FIELDS[part], str(run.data_file(part)))  # written relative to the run
         run.write_config(config)
     except OSError as error:
         raise InputError(f"run {str(path)!r} cannot be written ({error.strerror}); choose another folder.") from None
@@ -82,7 +86,7 @@ def list_runs() -> list[Run]:
 
 def runs_in(folder: Path) -> list[Run]:
     """The runs in `folder`, newest first."""
-    found = list(folder.glob(f"*/{CONFIG_NAME}"))
+    found = [path for path in folder.glob(f"*/{CONFIG_NAME}") if not path.parent.name.startswith("_")]
     return [Run(path.parent) for path in sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)]
 
 
@@ -93,9 +97,9 @@ def all_runs(root: Path) -> list[Run]:
 
 
 def delete(run: Run) -> Path:
-    """Move the run to the trash; `restore` brings it back until the app closes. Raises InputError while it trains."""
-    if run.training.is_running():
-        raise InputError(f"run {run.name!r} is running; stop it before you delete it.")
+    """Move the run to the trash; `restore` brings it back until the app closes. Raises InputError while it is busy."""
+    if task := run.running_task():
+        raise InputError(f"run {run.name!r} is busy ({task}); stop that before you delete it.")
     run.waiting_file.unlink(missing_ok=True)
     trash = run.path.parent / TRASH
     trash.mkdir(parents=True, exist_ok=True)
@@ -118,28 +122,36 @@ def trashed() -> list[Path]:
     return sorted((runs_folder() / TRASH).glob("*"))
 
 
+def claim(root: Path) -> bool:
+    """Whether this process is the first app that has opened the runs folder; it stays so as long as it lives."""
+    if root in _claimed:
+        return True
+    fd = os.open(root / APP_LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    if not lock_descriptor(fd, blocking=False):
+        os.close(fd)
+        return False
+    _claimed[root] = fd
+    return True
+
+
 def empty_trash() -> None:
-    """Delete for good what everybody has deleted."""
+    """Delete for good what everybody has deleted, unless another app has this runs folder open."""
     root = root_folder()
+    if not claim(root):
+        return
     for trash in (root / TRASH, *root.glob(f"{VISITORS}/*/{TRASH}")):
         shutil.rmtree(trash, ignore_errors=True)
 
 
 def rename(run: Run, name: str) -> Run:
-    """Raises InputError while the run trains, or when the name is empty or taken."""
-    if run.training.is_running():
-        raise InputError(f"run {run.name!r} is running; rename it when it has ended.")
+    """Raises InputError while the run is busy, or when the name is empty or taken."""
+    if task := run.running_task():
+        raise InputError(f"run {run.name!r} is busy ({task}); rename it when that has ended.")
     place = run.path.parent / free_name(name)
     if not name.strip() or place.name != _cleaned(name):
         raise InputError(f"name of the run = {name!r}: it is empty or taken; choose another.")
-    config = run.config()
     run.path.rename(place)
-    moved = Run(place)
-    for part, field in DATA_FIELDS.items():
-        if getattr(config.data, field):
-            setattr(config.data, field, str(moved.data_file(part)))
-    moved.write_config(config)
-    return moved
+    return Run(place)
 
 
 def duplicate(run: Run, name: str = "") -> Run:
@@ -148,7 +160,8 @@ def duplicate(run: Run, name: str = "") -> Run:
 
 
 def _cleaned(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-")[:LONGEST_NAME]
+    """Names that begin with "_" are those of special folders."""
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-").lstrip("_-")[:LONGEST_NAME]
 
 
 def free_name(wanted: str) -> str:

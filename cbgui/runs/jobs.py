@@ -12,9 +12,8 @@ from typing import Literal
 
 from cbgui.runs.folder import all_runs
 from cbgui.runs.process import BackgroundProcess
-from cbgui.runs.run import Run
+from cbgui.runs.run import EVALUATE, EXPORT, UPLOAD, Run
 
-EVALUATE, EXPORT, UPLOAD = "evaluate", "export", "upload"
 JOBS = (EVALUATE, EXPORT, UPLOAD)
 ENDED = "exit"  # the last line of a job that ended by itself, followed by its exit code
 STOPPED = "stopped"  # the last line of a job that the user stopped

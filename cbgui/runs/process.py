@@ -74,6 +74,11 @@ class BackgroundProcess:
     lock_file: Path
     output: Path
 
+    @staticmethod
+    def is_held(lock_file: Path) -> bool:
+        """Whether a live process holds the lock."""
+        return _is_locked(lock_file)
+
     def is_running(self) -> bool:
         return _is_locked(self.lock_file)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator
@@ -35,12 +36,15 @@ STATE_LABELS: dict[State, str] = {
     "interrupted": "interrupted",
     "done": "done",
 }
-TRAIN = "train"  # the task of the training process
+TRAIN, EVALUATE, EXPORT, UPLOAD = TASKS = ("train", "evaluate", "export", "upload")  # what runs in the background
 DATA_FIELDS = {"break": "break_file", "retain": "retain_file", "held_out": "held_out_file"}
 CONFIG_NAME = "run.yaml"
+LOG_VARIABLE = "CBGUI_LOG"  # tells a job where its tracebacks go
 ADAPTER_WEIGHTS = "adapter_model.safetensors"  # PEFT's names
 ADAPTER_CONFIG = "adapter_config.json"
-COMPLETE = "complete"  # marks a checkpoint that is whole
+COMPLETE = "complete"  # marks a whole checkpoint, and holds the sizes of its files
+CHECKPOINT_FILES = (ADAPTER_WEIGHTS, "optimizer.pt", "scheduler.pt", "trainer_state.json")  # the Trainer's names
+MEASURED = ("step", "validation", "samples", "checkpoint")  # events of one step
 PART = ".part"  # ending of a file or folder that is still being written
 
 
@@ -164,16 +168,25 @@ class Run:
     # Settings and data
 
     def config(self) -> RunConfig:
-        """Raises InputError when the settings are missing or damaged."""
+        """The settings, with the paths of the run's own data. Raises InputError when they are missing or damaged."""
         try:
             values = yaml.safe_load(self.config_file.read_text("utf-8"))
         except OSError:
             raise InputError(f"run {str(self.path)!r} has no {CONFIG_NAME}; give the folder of a run.") from None
         except (yaml.YAMLError, UnicodeDecodeError):
             raise InputError(f"run {str(self.path)!r}: its {CONFIG_NAME} is not YAML; start a new run.") from None
-        return parse_config(values, str(self.config_file))
+        config = parse_config(values, str(self.config_file))
+        for part, field in DATA_FIELDS.items():
+            if getattr(config.data, field):  # wherever the folder was copied or moved to
+                setattr(config.data, field, str(self.data_file(part)))
+        return config
 
     def write_config(self, config: RunConfig) -> None:
+        """Write the settings, with the data files' paths relative to the run."""
+        config = config.model_copy(deep=True)
+        for part, field in DATA_FIELDS.items():
+            if getattr(config.data, field):
+                setattr(config.data, field, self.data_file(part).relative_to(self.path).as_posix())
         write_whole(self.config_file, config.to_yaml())
 
     def examples(self, part: str) -> list[Example]:
@@ -223,10 +236,24 @@ class Run:
             file.write(line.encode())
             file.flush()
 
+    def forget_after(self, step: int) -> int:
+        """Remove the events of later steps, which a resumed run will measure again; returns the file's new size.
+
+        Call this only while nothing is training.
+        """
+        events, size = self.events()
+        kept = [event for event in events if event["kind"] not in MEASURED or event.get("step", 0) <= step]
+        if len(kept) == len(events):
+            return size
+        write_whole(self.events_file, "".join(json.dumps(event) + "\n" for event in kept))
+        return self.events_file.stat().st_size
+
     def follow(self, offset: int = 0, poll_seconds: float = 0.3) -> Iterator[dict[str, Any]]:
         """Events from byte `offset` on as they come, until the training process has ended."""
         while True:
             alive = self.training.is_running()
+            if self.events_file.is_file():  # events of steps that are repeated were removed
+                offset = min(offset, self.events_file.stat().st_size)
             events, offset = self.events(offset)
             yield from events
             if not alive:
@@ -249,14 +276,25 @@ class Run:
             return "interrupted" if self.training.was_started() else "new"
         return states[-1] if states[-1] in FINISHED else "interrupted"
 
-    def start(self) -> None:
-        """Start or resume training in the background. Raises InputError if it is running already."""
+    def running_task(self) -> str | None:
+        """The task that runs on this directory now, training first; None when there is none."""
+        return next((task for task in TASKS if BackgroundProcess.is_held(self.lock_file(task))), None)
+
+    def start(self) -> int:
+        """Start or resume training in the background; returns the offset of its first event.
+
+        Raises InputError if it is running already.
+        """
+        offset = 0
 
         def prepare() -> None:
+            nonlocal offset
             self.ask("run")
             self.waiting_file.unlink(missing_ok=True)
+            offset = self.forget_after(max(self.complete_checkpoints(), default=0))
 
         self.training.start(append=True, prepare=prepare)
+        return offset
 
     def request(self) -> Request:
         """What the user last asked of the training process."""
@@ -277,13 +315,33 @@ class Run:
 
     def complete_checkpoints(self) -> dict[int, Path]:
         """Step -> folder of each checkpoint that is whole, in the order of their steps."""
-        found = [path.parent for path in self.checkpoints_folder.glob(f"checkpoint-*/{COMPLETE}")]
-        return dict(sorted((int(path.name.split("-")[1]), path) for path in found))
-
-    def last_checkpoint(self) -> Path | None:
-        """The complete checkpoint of the highest step."""
-        return next(reversed(self.complete_checkpoints().values()), None)
+        found = {}
+        for mark in self.checkpoints_folder.glob(f"checkpoint-*/{COMPLETE}"):
+            step = mark.parent.name.removeprefix("checkpoint-")
+            if step.isdecimal() and _is_whole(mark):
+                found[int(step)] = mark.parent
+        return dict(sorted(found.items()))
 
     def mark_complete(self, step: int) -> None:
         """Call this once all of the checkpoint is on disk."""
-        (self.checkpoint(step) / COMPLETE).touch()
+        folder = self.checkpoint(step)
+        sizes = {path.name: path.stat().st_size for path in folder.iterdir() if path.is_file()}
+        write_whole(folder / COMPLETE, json.dumps(sizes))
+
+    def delete_checkpoints_after(self, step: int) -> None:
+        """Delete checkpoints of later steps, which were damaged, so that they are not taken for newer ones."""
+        for folder in self.checkpoints_folder.glob("checkpoint-*"):
+            number = folder.name.removeprefix("checkpoint-")
+            if number.isdecimal() and int(number) > step:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_whole(mark: Path) -> bool:
+    """Whether all files of a checkpoint are there, in the sizes that `mark` holds."""
+    try:
+        sizes = json.loads(mark.read_text("utf-8"))
+        there = {name: (mark.parent / name).stat().st_size == size for name, size in sizes.items()}
+    except (OSError, ValueError, AttributeError):
+        return False
+    random_state = any(name.startswith("rng_state") for name in there)
+    return random_state and all(there.values()) and all(name in there for name in CHECKPOINT_FILES)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from accelerate.utils import broadcast_object_list
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import rotate_checkpoints
 
 from cbgui import hardware
 from cbgui.data.examples import Example
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from cbgui.training.trainer import RerouteTrainer
 
 GOAL_MET = "goal met"
+KEPT_CHECKPOINTS = 2
 
 
 class EventCallback(TrainerCallback):
@@ -31,9 +33,13 @@ class EventCallback(TrainerCallback):
         self.trainer: RerouteTrainer | None = None
         self.previewed: list[Example] = []  # examples whose answers are shown during training
         self.ended_by: str | None = None  # "paused" or "stopped"
-        # A resumed run continues with the validations that it had.
-        self.validations = [event for event in run.events()[0] if event["kind"] == "validation"]
+        self.validations: list[diagnostics.Validation] = []
         self.warned: set[str] = set()
+
+    def resume_after(self, step: int) -> None:
+        """Continue with the validations up to `step`, as if the run had never been interrupted."""
+        events, _ = self.run.events()
+        self.validations = [event for event in events if event["kind"] == "validation" and event["step"] <= step]
 
     def _validate(self, step: int, steps: int) -> None:
         trainer = self.trainer
@@ -99,5 +105,7 @@ class EventCallback(TrainerCallback):
         if not state.is_world_process_zero:
             return
         self.run.mark_complete(state.global_step)
+        # By step, because a changed clock would delete the newest.
+        rotate_checkpoints(str(self.run.checkpoints_folder), KEPT_CHECKPOINTS, use_mtime=False)
         path = self.run.checkpoint(state.global_step).relative_to(self.run.path)
         self.run.append_event("checkpoint", step=state.global_step, path=path.as_posix())

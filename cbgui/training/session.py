@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import traceback
 from dataclasses import replace
+from pathlib import Path
 
+import torch
+from safetensors.torch import load_file
 from transformers import set_seed
 
 from cbgui import hardware
 from cbgui.config import RunConfig
-from cbgui.errors import InputError
+from cbgui.errors import FULL, in_words
 from cbgui.modeling.adapter_io import save_adapter
 from cbgui.modeling.architecture import read_model_config
 from cbgui.modeling.batch import shared_tokens
@@ -20,7 +22,7 @@ from cbgui.modeling.cpu import allocator
 from cbgui.modeling.hub import resolve_model
 from cbgui.modeling.lora import add_lora
 from cbgui.modeling.truncated import load_truncated_model
-from cbgui.runs.run import Run
+from cbgui.runs.run import ADAPTER_WEIGHTS, Run
 from cbgui.training.memory import estimate_memory
 from cbgui.training.steps import PairedSteps
 from cbgui.training.trainer import Preview, RerouteTrainer, make_trainer
@@ -84,7 +86,8 @@ def train(run: Run, preview: Preview | None = None) -> None:
     config = run.config()
     run.append_event("status", state="starting", text=f"Starting on {hardware.describe()}")
     trainer = build_trainer(run, config, preview)
-    checkpoint = run.last_checkpoint()
+    step, checkpoint = _choose_checkpoint(run)
+    trainer.event_callback.resume_after(step)
     words = f"Resuming from {checkpoint.name}" if checkpoint else "Training"
     run.append_event("status", state="training", text=words, model=trainer.source.label)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -93,6 +96,35 @@ def train(run: Run, preview: Preview | None = None) -> None:
         save_adapter(trainer.truncated, trainer.source, config.model.name, run.adapter_folder)
     words = {"paused": "Paused; resume when you like", "stopped": "Stopped; the adapter so far is kept"}
     run.append_event("status", state=ended_by or "done", text=words.get(ended_by, "Done"))
+
+
+def _choose_checkpoint(run: Run) -> tuple[int, Path | None]:
+    """The newest checkpoint that can be read, and its step; (0, None) to begin at the start.
+
+    Damaged ones are deleted, together with the events of their steps, and the run's events say so.
+    """
+    whole = run.complete_checkpoints()
+    readable = [(step, path) for step, path in reversed(whole.items()) if _can_be_read(path)]
+    step, checkpoint = readable[0] if readable else (0, None)
+    if run.writes:
+        newest = max((int(path.name.split("-")[1]) for path in run.checkpoints_folder.glob("checkpoint-*")), default=0)
+        if newest > step:
+            words = f"going on from step {step}" if step else "beginning again"
+            run.append_event("warning", step=step, text=f"The checkpoint of step {newest} is damaged; {words}.")
+        run.delete_checkpoints_after(step)
+        run.forget_after(step)
+    return step, checkpoint
+
+
+def _can_be_read(checkpoint: Path) -> bool:
+    """Whether the adapter and the optimizer's state are intact."""
+    try:
+        load_file(checkpoint / ADAPTER_WEIGHTS)
+        torch.load(checkpoint / "optimizer.pt", map_location="cpu", weights_only=True)
+    except Exception:  # whatever a damaged file makes the readers raise
+        traceback.print_exc()
+        return False
+    return True
 
 
 def run_training(run: Run, preview: Preview | None = None) -> int:
@@ -106,20 +138,22 @@ def run_training(run: Run, preview: Preview | None = None) -> int:
     except Exception as error:
         traceback.print_exc()
         sentence = _sentence(error)
-        run.append_event("error", text=sentence)
-        run.append_event("status", state="failed", text=sentence)
+        print(sentence, flush=True)
+        try:
+            run.append_event("error", text=sentence)
+            run.append_event("status", state="failed", text=sentence)
+        except OSError:  # a full disk cannot hold the event either; the log and the exit code say it
+            traceback.print_exc()
         return 1
     return 0
 
 
 def _sentence(error: Exception) -> str:
-    if isinstance(error, InputError):
-        return str(error)
     if hardware.is_out_of_memory(error):
         return (
             "Out of memory with one example at a time and gradient checkpointing: set model.quantization to nf4 or a "
             "smaller data.max_tokens; the last checkpoint is kept."
         )
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if isinstance(error, OSError) and error.errno in FULL:
         return "The disk is full: free some space, then resume; the last checkpoint is kept."
-    return f"Training failed ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}); see log.txt."
+    return in_words(error)

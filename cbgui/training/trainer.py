@@ -64,7 +64,8 @@ class RerouteTrainer(Trainer):
         if not self.truncated.model.training:
             self.truncated.set_training(True)
         c_reroute, c_retain = coefficients(self.config.objective, self.state.global_step, self.state.max_steps)
-        c_retain *= retain_share(self.event_callback.validations)
+        if self.config.objective.adapt_retain:
+            c_retain *= retain_share(self.event_callback.validations)
         sums = None
         while sums is None:
             try:
@@ -173,7 +174,6 @@ def make_trainer(
         use_cpu=hardware.device().type == "cpu",
         activation_checkpointing=training.gradient_checkpointing,
         save_steps=training.checkpoint_every,
-        save_total_limit=2,
         logging_strategy="no",
         report_to="none",
         disable_tqdm=True,

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-import pytest
+import os
+import subprocess
+import sys
 
+import pytest
+from cli_process import ROOT
+
+from cbgui.config import load_config
 from cbgui.errors import InputError
 from cbgui.runs import folder
 from cbgui.runs.folder import create_run
+from cbgui.runs.process import hold
+from cbgui.runs.run import EVALUATE, TRAIN, Run
 
 
 @pytest.fixture
@@ -37,3 +45,49 @@ def test_a_deleted_run_comes_back_until_the_trash_is_emptied(run):
         folder.restore(place)
     with pytest.raises(InputError):
         folder.restore(place.parent.parent)  # nothing outside the trash
+
+
+def test_a_busy_run_is_neither_renamed_nor_deleted(run):
+    for task in (TRAIN, EVALUATE):
+        with hold(run.lock_file(task)), pytest.raises(InputError, match=f"is busy \\({task}\\)"):
+            folder.delete(run)
+        with hold(run.lock_file(task)), pytest.raises(InputError, match=f"is busy \\({task}\\)"):
+            folder.rename(run, "other")
+    assert run.path.is_dir()
+
+
+def test_a_run_works_wherever_its_folder_is_moved(run, tmp_path):
+    moved = Run(tmp_path / "elsewhere")
+    run.path.rename(moved.path)
+    assert str(run.path) not in moved.config_file.read_text("utf-8")
+    copy = folder.duplicate(moved)
+    assert copy.examples("break") == moved.examples("break") != []
+    again = load_config(str(moved.config_file))  # as `cbgui train .../run.yaml` reads it
+    assert again.data.break_file == str(moved.data_file("break"))
+
+
+def test_special_folders_are_not_taken_for_runs(run, tmp_path):
+    (tmp_path / "_special").mkdir()
+    (tmp_path / "_special" / "run.yaml").write_text("{}")
+    assert [one.name for one in folder.list_runs()] == ["first"]
+    assert folder.free_name("_trash") == "trash" and folder.free_name("__") == "run"
+
+
+def test_a_second_app_does_not_empty_the_trash(run):
+    place = folder.delete(run)
+    code = "from cbgui.runs import folder; folder.claim(folder.root_folder()); print('ready', flush=True); input()"
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    first = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=environment,
+    )
+    try:
+        assert first.stdout.readline().strip() == b"ready"
+        folder.empty_trash()  # this process is the second app
+        assert place.is_dir()
+    finally:
+        first.communicate(b"\n")
+    folder.empty_trash()
+    assert not place.exists()

@@ -7,7 +7,7 @@ import torch
 from transformers import TrainerCallback
 from waiting import wait_until
 
-from cbgui.config import override
+from cbgui.config import load_config, override
 from cbgui.errors import InputError
 from cbgui.modeling.chat_format import load_tokenizer
 from cbgui.modeling.lora import add_lora
@@ -85,19 +85,18 @@ def test_kill_and_resume_and_pause(short_config, tmp_path):
     run.start()
     with pytest.raises(InputError, match="running already"):
         run.start()
-    wait_until(lambda: run.last_checkpoint() and steps_of(run)[-1] >= 3)
+    wait_until(lambda: run.complete_checkpoints() and steps_of(run)[-1] >= 3)
     os.kill(run.training.pid(), signal.SIGKILL)
     wait_until(lambda: not run.training.is_running())
     assert run.state() == "interrupted"
-    resumed_at = int(run.last_checkpoint().name.split("-")[1])
-    before = len(steps_of(run))
+    resumed_at = max(run.complete_checkpoints())
     run.start()
-    wait_until(lambda: len(steps_of(run)) > before)
-    assert steps_of(run)[before] == resumed_at + 1
+    wait_until(lambda: steps_of(run)[-1] > resumed_at)
+    assert steps_of(run) == list(range(1, len(steps_of(run)) + 1))  # no step is there twice
     run.ask("pause")
     wait_until(lambda: run.state() == "paused")
     paused_at = steps_of(run)[-1]
-    assert int(run.last_checkpoint().name.split("-")[1]) == paused_at < 30
+    assert max(run.complete_checkpoints()) == paused_at < 30
     run.start()
     wait_until(lambda: steps_of(run)[-1] > paused_at)
     run.ask("stop")
@@ -141,6 +140,20 @@ def test_a_steps_seconds_include_the_optimizer(short_config, tmp_path, monkeypat
     assert step["tokens_per_second"] == sum(len(e.ids) for e in built.train_dataset[0]) / 5
 
 
+@pytest.mark.parametrize(("adapt", "share"), [("true", 1 / 4), ("false", 1)])
+def test_the_retain_weight_is_adapted_only_where_the_setting_says_so(short_config, tmp_path, adapt, share):
+    """As in the published recipe, which has no such rule."""
+    settings = [f"objective.adapt_retain={adapt}", "objective.schedule=constant", "objective.retain_coefficient=8"]
+    config = override(short_config, [*settings, "training.steps=1", "data.held_out_file=null"])
+    run = create_run(tmp_path / "run", config)
+    built = build_trainer(run, config)
+    built.event_callback.validations = [{"step": 20, "cosine": {"10": 0.99}, "drift": 0.01}]
+    built.train()
+    (step,) = [event for event in run.events()[0] if event["kind"] == "step"]
+    assert step["coefficients"]["retain"] == 8 * share
+    assert load_config("published").objective.adapt_retain is False
+
+
 def test_half_an_event_line_is_skipped(short_config, tmp_path):
     run = create_run(tmp_path / "run", short_config)
     run.append_event("status", state="training", text="x")
@@ -149,3 +162,24 @@ def test_half_an_event_line_is_skipped(short_config, tmp_path):
     assert len(run.events()[0]) == 1
     run.append_event("step", step=1)
     assert [event["kind"] for event in run.events()[0]] == ["status", "step"]
+
+
+def test_a_damaged_checkpoint_is_told_and_an_older_one_is_used(short_config, tmp_path):
+    run = create_run(tmp_path / "run", override(short_config, ["training.validate_every=1"]))
+    run.ask("pause")
+    train(run)  # stops after the first step, with a checkpoint
+    run.ask("run")
+    train(run)
+    assert list(run.complete_checkpoints()) == [2, 4]
+    optimizer = run.checkpoint(4) / "optimizer.pt"
+    optimizer.write_bytes(optimizer.read_bytes()[:-100] + bytes(100))  # damaged, but of the same size
+    train(run)
+    events = run.events()[0]
+    assert any("checkpoint of step 4 is damaged; going on from step 2" in e.get("text", "") for e in events)
+    assert steps_of(run) == [1, 2, 3, 4] and run.state() == "done"
+    assert [e["step"] for e in events if e["kind"] == "validation"] == [1, 2, 3, 4]
+    for step in (2, 4):
+        (run.checkpoint(step) / "optimizer.pt").unlink()
+    assert run.complete_checkpoints() == {}
+    train(run)
+    assert any("beginning again" in e.get("text", "") for e in run.events()[0]) and steps_of(run) == [1, 2, 3, 4]
