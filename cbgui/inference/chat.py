@@ -57,7 +57,10 @@ class ChatModel:
         """
         histories = [messages, messages if other is None else other]
         inputs = tokenize_prompts(self.tokenizer, histories, prefill)
-        self.adapted_rows.first = 1  # the second row
+
+        def adapt_second_row() -> None:
+            self.adapted_rows.first = 1
+
         for rows in stream_tokens(
             self.model,
             inputs,
@@ -65,6 +68,7 @@ class ChatModel:
             pad_token_id=self.tokenizer.pad_token_id,
             temperature=temperature,
             seed=seed,
+            prepare=adapt_second_row,
         ):
             yield Pair(*(prefill + self.tokenizer.decode(row, skip_special_tokens=True) for row in rows))
 

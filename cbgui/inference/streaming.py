@@ -57,10 +57,12 @@ def stream_tokens(
     pad_token_id: int,
     temperature: float = 0.0,
     seed: int = 0,
+    prepare: Callable[[], None] = lambda: None,
 ) -> Iterator[list[list[int]]]:
     """Yield the new token ids of all rows after each step. Closing the iterator stops generation.
 
-    `inputs` is padded on the left. Temperature 0 decodes greedily. Errors of the model are raised here.
+    `inputs` is padded on the left. Temperature 0 decodes greedily. `prepare` is called in the computing thread just
+    before generation, for state that other calls change too. Errors of the model are raised here.
     """
     inputs = inputs.to(model.device)
     sampling = {"do_sample": True, "temperature": temperature} if temperature else {"do_sample": False}
@@ -69,6 +71,7 @@ def stream_tokens(
     def generate() -> None:
         try:
             torch.manual_seed(seed)
+            prepare()
             with torch.inference_mode():
                 model.generate(
                     **inputs,

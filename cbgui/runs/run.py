@@ -71,6 +71,14 @@ def read_data(data: DataConfig) -> dict[str, list[Example]]:
     }
     if data.held_out_file:
         sets["held_out"] = read_examples(find_data_file(data.held_out_file), "retain")
+    for part, must_be_break in (("break", True), ("retain", False)):
+        for example in sets[part]:
+            if (example.kind == "break") != must_be_break:
+                side, other = ("--break", "--retain") if must_be_break else ("--retain", "--break")
+                raise InputError(
+                    f"{example.source}: the example {example.prompt[:60]!r} is marked {example.kind!r}, but the file "
+                    f"is given as {side}; move it to the {other} file, or correct its kind."
+                )
     return sets
 
 

@@ -6,11 +6,12 @@ import re
 import pytest
 from sample_rows import save_rows
 
-from cbgui.config import PRESETS
+from cbgui.config import PRESETS, load_config
 from cbgui.data.dataset_store import PARTS
 from cbgui.data.examples import read_examples, write_examples
 from cbgui.data.files import SUFFIXES
 from cbgui.errors import InputError
+from cbgui.runs.run import read_data
 
 TURNS = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
 
@@ -83,3 +84,13 @@ def test_the_demo_has_enough_examples_and_no_prompt_twice():
     assert (len(held_out_breaks), len(sets["held_out"]) - len(held_out_breaks)) == (40, 80)
     prompts = [example.prompt.lower() for examples in sets.values() for example in examples]
     assert len(set(prompts)) == len(prompts)
+
+
+@pytest.mark.parametrize(("side", "kind"), [("break", "near_miss"), ("retain", "break")])
+def test_an_example_on_the_wrong_side_is_refused(tmp_path, side, kind):
+    config = load_config("demo").data
+    path = tmp_path / "mine.jsonl"
+    path.write_text(json.dumps({"prompt": "Who invented it?", "response": "Somebody.", "kind": kind}), "utf-8")
+    setattr(config, f"{side}_file", str(path))
+    with pytest.raises(InputError, match=f"'Who invented it\\?' is marked '{kind}'.*--{side}"):
+        read_data(config)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from peft import PeftModel
@@ -138,3 +140,16 @@ def test_the_base_models_answer_is_the_one_it_gives_alone(trained, demo):
     answer = tokenizer.decode(plain[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
     assert pairs[-1].base[:20] == answer[:20]
     assert pairs[-1].short_circuited != ""
+
+
+def test_a_question_sent_while_an_answer_is_shaded_changes_neither(trained):
+    chat = load_chat_model(trained)
+    answer = "Paris is the capital of France, and a large city."
+    expected = chat.cosines(SHORT, answer)
+    *_, alone = chat.stream(SHORT, max_new_tokens=8)
+    with ThreadPoolExecutor(1) as shading:
+        shaded = [shading.submit(chat.cosines, SHORT, answer) for _ in range(12)]
+        for _ in range(4):
+            *_, pair = chat.stream(SHORT, max_new_tokens=8)
+            assert pair == alone
+    assert all(future.result() == expected for future in shaded)

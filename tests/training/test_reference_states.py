@@ -82,3 +82,14 @@ def test_running_out_of_memory_leaves_the_model_as_it_was(truncated, tmp_path, m
     assert all(p.requires_grad for name, p in truncated.model.named_parameters() if "lora_" in name)
     adapted = truncated.hidden_states(truncated.batch(EXAMPLES, 0))
     assert not equal(ReferenceStates(truncated, 0, tmp_path, 0)(EXAMPLES), adapted)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_states_are_kept_in_the_models_precision(tmp_path, dtype):
+    model = AutoModel.from_config(AutoConfig.for_model("llama", **TINY)).to(dtype)
+    truncated = TruncatedModel(model, [2], [1, 2], {})
+    add_lora(truncated, LoraConfig(init_std=0.3), seed=0)
+    reference_states = ReferenceStates(truncated, 0, tmp_path, 2**20)
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+        reference_states(EXAMPLES)
+    assert {form.dtype for _, form in reference_states.kept.values()} == {dtype}
