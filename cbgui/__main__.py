@@ -7,7 +7,8 @@ from cbgui.modeling.cpu.allocator import restart_with_settings
 
 
 def run() -> int:
-    if sys.argv[1:2] == ["bench"]:  # bench measures what training takes, so it has training's memory settings
+    """Run the command; `bench` first restarts the process with training's memory settings."""
+    if sys.argv[1:2] == ["bench"]:
         restart_with_settings("cbgui")
     return main()
 

@@ -17,8 +17,8 @@ from typer.exceptions import TyperException
 
 from cbgui import space
 from cbgui.cli_readonly import SetOption, bench, check, estimate
-from cbgui.config import load_config, override
-from cbgui.errors import InputError, in_words
+from cbgui.config import CACHE, load_config, override
+from cbgui.errors import InputError, error_sentence
 from cbgui.printing import event_line, progress_lines, report_lines, say_starting
 from cbgui.runs import folder
 from cbgui.runs.process import hold
@@ -31,16 +31,16 @@ RunArgument = Annotated[Path, typer.Argument(help="the run's folder")]
 
 @commands.command("app")
 def open_app(
-    host: Annotated[str, typer.Option(envvar="GRADIO_SERVER_NAME")] = "127.0.0.1",
+    host: Annotated[str, typer.Option(envvar="GRADIO_SERVER_NAME", help="the address to listen on")] = "127.0.0.1",
     port: Annotated[int | None, typer.Option(help="7860 by default, or the next free one")] = None,
-    runs: Annotated[str | None, typer.Option(help="where runs are kept; ./runs by default")] = None,
+    runs: Annotated[str | None, typer.Option(envvar="CBGUI_RUNS", help="the folder of runs; ./runs by default")] = None,
     share: Annotated[bool, typer.Option("--share", help="a public address through gradio.live, for 72 hours")] = False,
     auth: Annotated[
-        str | None, typer.Option(metavar="NAME:PASSWORD", envvar="CBGUI_AUTH", help="ask visitors for these")
+        str | None, typer.Option(metavar="NAME:PASSWORD", envvar="CBGUI_AUTH", help="require this name and password")
     ] = None,
     open_to_network: Annotated[bool, typer.Option("--open-to-network", help="let others in without --auth")] = False,
 ) -> None:
-    """Open the app in a browser on this machine."""
+    """Serve the app on this machine; open its address in a browser."""
     name, _, password = (auth or "").partition(":")
     if auth is not None and not (name and password):
         raise InputError("--auth needs a name and a password; write it as --auth name:password.")
@@ -57,7 +57,7 @@ def open_app(
     try:
         os.makedirs(runs, exist_ok=True)
     except OSError as error:
-        raise InputError(f"--runs {runs!r} cannot be written ({error.strerror}); name another folder.") from None
+        raise InputError(f"--runs {runs!r} cannot be written ({error.strerror}); choose another folder.") from None
     os.environ["CBGUI_RUNS"] = runs
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     space.forget_owner_token()
@@ -77,13 +77,13 @@ def train(
     held_out: Annotated[str | None, typer.Option("--held-out", help="data file of held-out examples")] = None,
     model: Annotated[str | None, typer.Option(help="hub id or folder")] = None,
     assignments: SetOption = None,
-    resume: Annotated[bool, typer.Option(help="go on from the last checkpoint")] = False,
+    resume: Annotated[bool, typer.Option(help="continue from the last checkpoint; other options are ignored")] = False,
 ) -> None:
     """Train a circuit breaker. Training is a process of its own: Ctrl-C asks it to pause."""
     if resume:
         run = folder.open_run(output)
         if run.state() == "done":
-            typer.echo("This run is done already.")
+            typer.echo("This run has already finished.")
             return
     else:
         run = _new_run(preset, output, break_file, retain_file, held_out, model, assignments or [])
@@ -102,7 +102,7 @@ def train(
             offset = run.events()[1]
     state = run.state()
     if state in ("failed", "interrupted"):
-        typer.echo(f"The run was {state}; go on with: python -m cbgui train --resume --output {output}", err=True)
+        typer.echo(f"The run was {state}; continue with: python -m cbgui train --resume --output {output}", err=True)
         raise typer.Exit(1)
 
 
@@ -138,7 +138,9 @@ def _new_run(
     from cbgui.training.memory import estimate_memory
 
     model_config = read_model_config(resolve_model(config.model.name, weights=False))
-    estimate_memory(model_config, config, hardware.memory_for_training(), hardware.kind())  # raises if it cannot fit
+    estimate_memory(
+        model_config, config, hardware.memory_for_training(), hardware.memory_kind()
+    )  # raises if it cannot fit
     return folder.create_run(output, config) if first else Run(output.resolve())
 
 
@@ -150,7 +152,7 @@ def _train_in_this_process(run: Run) -> int:
     from cbgui.inference.previews import train_with_previews
 
     state = PartialState(cpu=not torch.cuda.is_available())
-    state.wait_for_everyone()  # the run directory is there
+    state.wait_for_everyone()  # until the first process has created the run directory
     if not state.is_main_process:
         return train_with_previews(run)
     with hold(run.lock_file(TRAIN)) as held:
@@ -195,7 +197,9 @@ def evaluate(
         Path | None, typer.Option(help="data file of held-out examples; by default the run's own")
     ] = None,
     attacks: Annotated[str, typer.Option(help="names with commas between, or 'all'")] = "",
-    limit: Annotated[int | None, typer.Option(min=1, help="at most so many break and so many keep prompts")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="at most this many break and this many retain prompts")
+    ] = None,
     max_new_tokens: Annotated[int, typer.Option(min=8, help="the length of an answer")] = 60,
     also: Annotated[
         list[str] | None, typer.Option(help="ask these prompts too: a file, a public set's title, or a hub id")
@@ -208,13 +212,15 @@ def evaluate(
     also_messages: Annotated[str | None, typer.Option(help="the column of --also that holds conversations")] = None,
     also_config: Annotated[str | None, typer.Option(help="the configuration of a hub dataset in --also")] = None,
     also_split: Annotated[str, typer.Option(help="the split of a hub dataset in --also")] = "train",
-    also_limit: Annotated[int, typer.Option(min=1, help="at most so many prompts of each side of --also")] = 200,
+    also_limit: Annotated[
+        int, typer.Option(min=1, help="at most this many break and this many retain prompts of --also")
+    ] = 200,
     judge: Annotated[str | None, typer.Option(help="a classifier's folder or hub id")] = None,
     judge_label: Annotated[
         str | None, typer.Option(help="the classifier's label which means that an answer complied")
     ] = None,
     judge_template: Annotated[
-        Path | None, typer.Option(help="text file with {request} and {answer}: how the classifier is asked")
+        Path | None, typer.Option(help="text file with {prompt} and {answer}: how the classifier is asked")
     ] = None,
     tasks: Annotated[str, typer.Option(help="lm-eval tasks or their YAML files, with commas between")] = "",
 ) -> None:
@@ -260,7 +266,7 @@ def compare(
     other: Annotated[Path, typer.Argument(help="the other run's folder")],
     output: Annotated[Path, typer.Option(help="the page to write")] = Path("comparison.html"),
 ) -> None:
-    """Two evaluated runs' reports side by side, as one page."""
+    """Compare the reports of two evaluated runs on one page."""
     from cbgui.evaluation.compare import compare_reports, read_report
 
     page = compare_reports(read_report(folder.open_run(run_dir)), read_report(folder.open_run(other)))
@@ -316,8 +322,8 @@ def _with_adapter(run_dir: Path) -> Run:
 
 
 def _log_traceback() -> Path:
-    """Append the current traceback to the log: the run's for its jobs, else the user's."""
-    log = Path(os.environ.get(LOG_VARIABLE) or Path.home() / ".cache" / "cbgui" / "errors.log")
+    """Append the current traceback to the run's log for background jobs, otherwise to the user's errors.log."""
+    log = Path(os.environ.get(LOG_VARIABLE) or CACHE / "errors.log")
     try:
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("a", encoding="utf-8", errors="backslashreplace") as file:
@@ -342,6 +348,6 @@ def main(arguments: list[str] | None = None) -> int:
     except (typer.Abort, KeyboardInterrupt):
         return 1
     except Exception as error:
-        typer.echo(f"{in_words(error)} Details: {_log_traceback()}", err=True)
+        typer.echo(f"{error_sentence(error)} Details: {_log_traceback()}", err=True)
         return 1
     return code if isinstance(code, int) else 0

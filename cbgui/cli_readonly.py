@@ -1,4 +1,4 @@
-"""Commands that change nothing: estimate, check, bench."""
+"""Commands that only look: estimate, check, bench."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ SetOption = Annotated[list[str] | None, typer.Option("--set", help="such as data
 def estimate(
     preset: Annotated[str, typer.Argument(metavar="PRESET_OR_YAML")],
     memory: MemoryOption = None,
-    model: Annotated[str | None, typer.Option(help="hub id, folder, or an architecture that bench names")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="hub id, folder, or a named architecture such as llama-3-8b")
+    ] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda; by default this machine's")] = None,
     assignments: SetOption = None,
 ) -> None:
@@ -31,7 +33,7 @@ def estimate(
     say_starting()
     from cbgui import hardware
     from cbgui.modeling.architecture import read_model_config
-    from cbgui.modeling.full import fit_in_words
+    from cbgui.modeling.full import full_model_in_words
     from cbgui.modeling.hub import resolve_model
     from cbgui.training.memory import estimate_memory
     from cbgui.training.named_architectures import ARCHITECTURES, architecture
@@ -40,19 +42,19 @@ def estimate(
     named = name in ARCHITECTURES
     model_config = architecture(name) if named else read_model_config(resolve_model(name, weights=False))
     available = limit or hardware.memory_for_training()
-    device = device or hardware.kind()
+    device = device or hardware.memory_kind()
     result = estimate_memory(model_config, config, available, device)
     for part in result.parts:
         typer.echo(f"{part.name:<16}{part.bytes / hardware.GIB:9.2f} GiB")
     typer.echo(f"{'sum':<16}{result.total / hardware.GIB:9.2f} GiB of {available / hardware.GIB:.2f} GiB: it fits.")
     for reason in result.reasons:
         typer.echo(reason)
-    typer.echo(fit_in_words(model_config, result.config.model, available, device))
+    typer.echo(full_model_in_words(model_config, result.config.model, available, device))
 
 
 def check(
     file: Annotated[Path, typer.Argument(help="CSV, TSV, JSON, JSONL or Parquet")],
-    kind: Annotated[str, typer.Option(help="break or retain: what rows without a kind are")] = "break",
+    kind: Annotated[str, typer.Option(help="break or retain: the kind of rows that name none")] = "break",
     max_tokens: Annotated[int, typer.Option(min=16, help="as data.max_tokens of the training")] = 512,
 ) -> None:
     """What is wrong with a data file: copies, refusals, empty answers, missing look-alikes and more."""
@@ -69,8 +71,8 @@ def bench(
     memory: MemoryOption = None,
     batch: Annotated[int, typer.Option(min=1, help="break examples in a step, and as many retain examples")] = 4,
     tokens: Annotated[int, typer.Option(min=16, help="tokens of each example")] = 256,
-    steps: Annotated[int, typer.Option(min=1)] = 4,
-    layers: Annotated[int | None, typer.Option(min=2, help="cut a named architecture to so many layers")] = None,
+    steps: Annotated[int, typer.Option(min=1, help="training steps")] = 4,
+    layers: Annotated[int | None, typer.Option(min=2, help="use only this many layers of a named architecture")] = None,
     output: Annotated[Path | None, typer.Option(help="write the JSON there too")] = None,
     assignments: SetOption = None,
 ) -> None:

@@ -1,4 +1,4 @@
-"""RunConfig: everything that decides a run, as one YAML file. A preset is a RunConfig on disk.
+"""RunConfig: all settings of a run, as one YAML file. A preset is a RunConfig on disk.
 
 The description of each field is the one source of what a setting means: the form on the Train page, the comments of
 run.yaml and the table in docs/cli.md all show it.
@@ -6,6 +6,7 @@ run.yaml and the table in docs/cli.md all show it.
 
 from __future__ import annotations
 
+import os
 import re
 import textwrap
 from collections.abc import Iterator
@@ -20,12 +21,13 @@ from pydantic.fields import FieldInfo
 from cbgui.errors import InputError
 
 PRESETS = Path(__file__).resolve().parent / "presets"
+CACHE = Path(os.environ.get("CBGUI_CACHE", Path.home() / ".cache" / "cbgui"))  # the demo model, and errors.log
 # Names of settings in run directories of earlier versions.
 FORMER_NAMES = {"without_request": "without_prompt", "probe_every": "validate_every", "probes": "validations"}
 
 
 def _setting(default: Any, title: str, description: str, published: str | None = None, **limits: Any) -> Any:
-    """A field; `published` is the value of the paper's recipe, where the two differ or the user may wonder."""
+    """A field; `published` is the value of the paper's recipe."""
     return Field(default, title=title, description=description, json_schema_extra={"published": published}, **limits)
 
 
@@ -43,26 +45,26 @@ class _Part(BaseModel):
 class ModelConfig(_Part):
     name: str = _setting("demo", "Model", 'a hub id, a folder, or "demo" for SmolLM2-135M-Instruct')
     quantization: Literal["none", "nf4", "auto"] = _setting(
-        "auto", "Weights", "nf4 holds them in 4 bits; auto does so only where full precision does not fit"
+        "auto", "Weights", "nf4 stores the layers' weights in 4 bits; auto does so only if full precision does not fit"
     )
     embedding_on_cpu: bool | Literal["auto"] = _setting(
-        "auto", "Embedding in ordinary memory", "leaves more room on a GPU; auto does so only where it is needed"
+        "auto", "Embedding in RAM", "leaves more GPU memory for the layers; auto does so only if it is needed"
     )
     dtype: Literal["auto", "float32", "bfloat16"] = _setting(
-        "auto", "Precision", "auto is bfloat16 where the device computes in it, else float32"
+        "auto", "Precision", "auto is bfloat16 if the device computes in it, otherwise float32"
     )
 
 
 class DataConfig(_Part):
     break_file: str = _setting(
-        "demo/break.jsonl", "Must stop", "file of break examples; presets/ is searched when it is not found as given"
+        "demo/break.jsonl", "Must stop", "file of break examples; looked up among the presets if it is not found here"
     )
     retain_file: str = _setting("demo/retain.jsonl", "Must keep", "file of retain examples")
     held_out_file: str | None = _setting(
         "demo/held_out.jsonl", "Held out", "file of examples that are never trained on; validation and reports use them"
     )
     max_tokens: int = _setting(
-        512, "Longest example", "in tokens, prompt and response together; longer responses are cut", "1024", ge=16
+        512, "Longest example", "in tokens, prompt and response together; longer examples are cut", "1024", ge=16
     )
 
 
@@ -78,91 +80,112 @@ class ObjectiveConfig(_Part):
     retain: Literal["relative", "absolute", "huber"] = _setting(
         "huber",
         "Keep loss",
-        "distance of the hidden states: absolute, relative to their length, or huber (relative, squared when small)",
+        "distance between hidden states: absolute, relative to their length, or huber (relative; squared if small)",
         "absolute",
     )
     target_layers: list[float] = _setting(
         [0.3125, 0.625],
         "Target layers",
-        "where break examples turn away: layer numbers, or fractions of the depth below 1",
+        "where the hidden states of break examples are turned away: layer numbers, or fractions of the depth below 1",
         "10, 20 of 32",
         min_length=1,
     )
     retain_layers: Literal["targets", "all"] = _setting(
         "targets",
         "Keep layers",
-        "where the keep loss measures: the target layers, or all up to one past the highest of them",
+        "whose states the keep loss compares: the target layers, or all layers up to one above the highest target",
         "all",
     )
     read: Literal["residual", "normed"] = _setting(
         "residual",
         "Reading",
-        "hidden states as they are, or normed: as the next layer's input norm gives them",
+        "residual: hidden states as they are; normed: after the next layer's input norm",
         "residual",
     )
-    reroute_coefficient: float = _setting(10.0, "Weight of the break loss", "at its highest", "10", ge=0)
+    reroute_coefficient: float = _setting(10.0, "Weight of the break loss", "the largest during the run", "10", ge=0)
     retain_coefficient: float = _setting(
-        200.0, "Weight of the keep loss", "at its highest; more keeps more and derails less", "10", ge=0
+        200.0,
+        "Weight of the keep loss",
+        "the largest during the run; a higher one preserves more and derails less",
+        "10",
+        ge=0,
     )
     schedule: Literal["linear", "full", "constant", "rise", "late"] = _setting(
         "rise",
         "Weights over time",
-        "linear: break falls from 1 to 1/2 of its weight, keep rises from 0 to 1/2; full: from 1 to 0 and 0 to 1; "
-        "constant; rise: break stays, keep rises from 1/4 to 1 by half the run; late: from 1/25 to 1 by 60% of the run",
+        "linear: break 1 to 1/2, keep 0 to 1/2; full: break 1 to 0, keep 0 to 1; constant: both 1; rise: break 1, keep "
+        "1/4 to 1 over the first half of the run; late: break 1, keep 1/25 to 1 over the first 60%",
         "linear",
     )
     adapt_retain: bool = _setting(
         True,
         "Adapt the keep weight",
-        "divide it by four where nothing turns away because of it, and raise it again later",
+        "lower it to a quarter if it stops break examples from turning away, and raise it again later",
         "false",
     )
     without_prompt: float = _setting(
-        0.5, "Break examples without prompt", "share of them, so that the response alone derails", "0.5", ge=0, le=1
+        0.5,
+        "Break examples without prompt",
+        "share that is trained without its prompt, so that the response alone derails",
+        "0.5",
+        ge=0,
+        le=1,
     )
 
 
 class LoraConfig(_Part):
-    r: int = _setting(16, "Rank (r)", "of the LoRA matrices", "16", ge=1)
+    r: int = _setting(16, "Rank (r)", "rank of the LoRA matrices", "16", ge=1)
     lora_alpha: int = _setting(16, "lora_alpha", "the adapter's scale is lora_alpha / r", "16", ge=1)
-    lora_dropout: float = _setting(0.0, "Dropout", "on the adapter's input", "0.05", ge=0, lt=1)
+    lora_dropout: float = _setting(0.0, "Dropout", "dropout on the adapter's input", "0.05", ge=0, lt=1)
     init_std: float = _setting(
-        0.04, "Start of B", "standard deviation of LoRA's B at the start; from 0, nothing moves at first", "0", ge=0
+        0.04,
+        "Start of B",
+        "standard deviation of LoRA's B at the start; with 0 the break loss has no gradient at first",
+        "0",
+        ge=0,
     )
 
 
 class StopWhen(_Part):
-    """Finish early once several validations in a row have met both marks."""
+    """Finish early once several validations in a row have met both limits."""
 
     cosine: float = _setting(0.0, "Break cosine", "at most this on every target layer", ge=-1, le=1)
     drift: float = _setting(
-        0.03, "Drift", "retain hidden states have moved by at most this share of their length", ge=0
+        0.03, "Drift", "the states of retain examples have moved by at most this share of their length", ge=0
     )
     validations: int = _setting(3, "Validations", "how many in a row", ge=1)
 
 
 class TrainingConfig(_Part):
-    steps: int = _setting(150, "Steps", "each sees break and retain examples", "150", ge=1)
-    break_batch_size: int = _setting(8, "Break examples in a step", "more are slower and steadier", "16", ge=1)
-    retain_batch_size: int = _setting(8, "Keep examples in a step", "more are slower and keep more", "16", ge=1)
+    steps: int = _setting(150, "Steps", "training steps; each uses break and retain examples", "150", ge=1)
+    break_batch_size: int = _setting(8, "Break examples in a step", "more are slower but steadier", "16", ge=1)
+    retain_batch_size: int = _setting(8, "Keep examples in a step", "more are slower but preserve more", "16", ge=1)
     micro_batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = _setting(
-        "auto", "Examples at once", "a step is cut into micro-batches; the result is the same; auto: as many as fit"
+        "auto", "Examples at once", "examples computed at once; does not change the result; auto: as many as fit"
     )
     learning_rate: float = _setting(3e-3, "Learning rate", "too high derails everything", "1e-4", gt=0)
-    warmup_steps: int = _setting(2, "Warm-up steps", "over which the learning rate rises", "0", ge=0)
+    warmup_steps: int = _setting(2, "Warm-up steps", "steps over which the learning rate rises", "0", ge=0)
     lr_scheduler: Literal["constant", "linear", "cosine", "constant_with_warmup"] = _setting(
-        "cosine", "Learning rate over time", "how it falls after the warm-up", "constant"
+        "cosine", "Learning rate over time", "how the learning rate changes after the warm-up", "constant"
     )
     gradient_checkpointing: bool | Literal["auto"] = _setting(
-        "auto", "Compute activations twice", "slower and much less memory; auto: only where memory asks for it"
+        "auto", "Compute activations twice", "slower, with much less memory; auto: only if memory requires it"
     )
     optim: Literal["adamw_torch", "adamw_8bit", "auto"] = _setting(
-        "auto", "Optimizer", "adamw_8bit is bitsandbytes' 8-bit AdamW; auto: only where nothing else fits"
+        "auto", "Optimizer", "adamw_8bit is bitsandbytes' 8-bit AdamW; auto: only if nothing else fits"
     )
-    checkpoint_every: int = _setting(20, "Checkpoint every", "so many steps; a killed run goes on from there", ge=1)
-    validate_every: int = _setting(10, "Validate every", "so many steps", ge=1)
-    sample_every: int = _setting(50, "Sample answers every", "so many steps; 0: never", ge=0)
-    stop_when: StopWhen | None = _setting(None, "Finish early", "once these marks are met; null: never")
+    checkpoint_every: int = _setting(
+        20, "Checkpoint every", "number of steps; a killed run continues from its last checkpoint", ge=1
+    )
+    validate_every: int = _setting(10, "Validate every", "number of steps between two validations", ge=1)
+    sample_every: int = _setting(
+        50, "Sample answers every", "number of steps between two sets of sample answers; 0: never", ge=0
+    )
+    stop_when: StopWhen | None = _setting(
+        None,
+        "Finish early",
+        "when held-out cosine and drift reach these values (cosine, drift, validations); null: never",
+    )
     seed: int = _setting(0, "Seed", "the same seed repeats the run")
 
     @property
@@ -172,6 +195,8 @@ class TrainingConfig(_Part):
 
 
 class RunConfig(_Part):
+    """All settings of a run. `to_yaml` and `parse_config` are each other's inverse."""
+
     description: str = Field("", description="what the preset is for")
     model: ModelConfig = Field(default_factory=ModelConfig)
     data: DataConfig = Field(default_factory=DataConfig)
@@ -188,7 +213,7 @@ def _yaml_lines(part: BaseModel, indent: str) -> Iterator[str]:
     for name, field in type(part).model_fields.items():
         value = getattr(part, name)
         if field.title and field.description:
-            yield from (f"{indent}# {line}\n" for line in textwrap.wrap(_comment(field), 100))
+            yield from (f"{indent}# {line}\n" for line in textwrap.wrap(f"{field.title}: {_comment(field)}", 100))
         if isinstance(value, BaseModel):
             yield f"{indent}{name}:\n"
             yield from _yaml_lines(value, indent + "  ")
@@ -255,14 +280,19 @@ def load_config(preset_or_yaml: str) -> RunConfig:
     path = PRESETS / f"{preset_or_yaml}.yaml" if preset_or_yaml in preset_names() else Path(preset_or_yaml)
     if not path.is_file():
         raise InputError(
-            f"preset {preset_or_yaml!r} is neither a preset ({', '.join(preset_names())}) nor a YAML file; choose one."
+            f"preset {preset_or_yaml!r} is neither a YAML file nor one of the presets {', '.join(preset_names())}; "
+            "choose one of these."
         )
     try:
         values = yaml.safe_load(path.read_text("utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not readable as YAML ({str(error).splitlines()[0]}); correct the file.") from None
     config = parse_config(values or {}, str(path))
-    for field in ("break_file", "retain_file", "held_out_file"):  # beside the YAML file, as in a run directory
+    for field in (
+        "break_file",
+        "retain_file",
+        "held_out_file",
+    ):  # paths relative to the YAML file, as in a run directory
         name = getattr(config.data, field)
         if name and not Path(name).is_file() and (path.parent / name).is_file():
             setattr(config.data, field, str(path.parent / name))
@@ -285,12 +315,12 @@ def override(config: RunConfig, assignments: list[str]) -> RunConfig:
         try:
             node[leaf] = yaml.safe_load(text)
         except yaml.YAMLError:
-            raise InputError(f"--set {key.strip()}: {text!r} is not a value YAML can read; quote it.") from None
+            raise InputError(f"--set {key.strip()}: {text!r} is not valid YAML; put it in quotes.") from None
     return parse_config(values, "--set")
 
 
 def parse_size(text: str, option: str) -> int:
-    """ "5GB" -> bytes (decimal, as the hub counts; GiB is binary). Raises InputError."""
+    """A size such as "5GB" or "512MiB" in bytes; KB, MB and GB are decimal. Raises InputError."""
     match = re.match(r"^\s*([0-9]+(?:\.[0-9]+)?)\s*(KB|MB|GB|MIB|GIB)\s*$", text, re.IGNORECASE)
     if match is None:
         raise InputError(f"{option} {text!r} is not a size; write it as 5GB or 500MB.")

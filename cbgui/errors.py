@@ -1,4 +1,4 @@
-"""InputError, any error in one sentence, and what the Hugging Face hub said behind an error of its clients."""
+"""InputError, any error in one sentence, and the Hugging Face hub's answer inside an error of its clients."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class InputError(ValueError):
     """Bad input, in one sentence that names the field, the value and the remedy."""
 
 
-def in_words(error: BaseException) -> str:
-    """Any error as one sentence for the user; its traceback belongs into a log."""
+def error_sentence(error: BaseException) -> str:
+    """Any error as one sentence for the user; its traceback belongs in a log."""
     if isinstance(error, InputError):
         return str(error)
     if isinstance(error, OSError) and error.errno in FULL:
@@ -32,11 +32,11 @@ def in_words(error: BaseException) -> str:
     if isinstance(error, ImportError):
         return f"The package {error.name or 'that is needed'!r} is missing or broken; install the requirements again."
     first = next(iter(str(error).strip().splitlines()), "")[:300]
-    return f"Something failed that should not have ({type(error).__name__}{': ' if first else ''}{first})."
+    return f"Unexpected error ({type(error).__name__}{': ' if first else ''}{first})."
 
 
 def hub_error(error: BaseException) -> HfHubHTTPError | None:
-    """The hub's own answer down the chain of causes, if there is one: its clients wrap one error in another."""
+    """The hub's own answer in the error's chain of causes; None without one. Its clients wrap one error in another."""
     from huggingface_hub.errors import HfHubHTTPError  # takes a third of a second, which --help need not wait for
 
     seen: BaseException | None = error

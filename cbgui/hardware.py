@@ -12,7 +12,7 @@ import pynvml
 import torch
 
 GIB = 2**30
-# Memory that is taken before the first weight, in bytes. CPU: Python, PyTorch and transformers (measured). GPU: CUDA's
+# Bytes in use before any weights are loaded. CPU: Python, PyTorch and transformers (measured). GPU: CUDA's
 # context and libraries (766 to 804 MiB on an H200; smaller cards have fewer multiprocessors to serve).
 CONTEXT = {"cpu": 520 * 2**20, "cuda": 800 * 2**20}
 CUDA_BUILD = 363 * 2**20  # what PyTorch's CUDA build takes in addition when the CPU computes (measured)
@@ -27,8 +27,8 @@ def device() -> torch.device:
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
-def kind() -> Literal["cpu", "cuda"]:
-    """Where memory is counted. Apple's GPU shares the processor's memory."""
+def memory_kind() -> Literal["cpu", "cuda"]:
+    """Which memory limits training: the GPU's, or RAM. Apple's GPU shares the processor's memory."""
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -49,15 +49,15 @@ def memory_for_training() -> int:
     return psutil.virtual_memory().available + psutil.Process().memory_info().rss
 
 
-def memory_in_use() -> int:
-    """Peak bytes on the GPU, or the resident bytes of this process on a CPU."""
+def step_memory() -> int:
+    """What a step's event reports: peak bytes on the GPU, or the resident bytes of this process on a CPU."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     return psutil.Process().memory_info().rss
 
 
 def peak_memory() -> int:
-    """The most bytes this process has held: resident on a CPU; on a GPU those of PyTorch, CUDA and other programs."""
+    """The most bytes this process has held: resident on a CPU; on a GPU with those of CUDA and of other programs."""
     if torch.cuda.is_available():
         free, total = torch.cuda.mem_get_info()
         return total - free - torch.cuda.memory_reserved() + torch.cuda.max_memory_reserved()
@@ -72,12 +72,12 @@ def peak_memory() -> int:
 
 
 def free_memory() -> int:
-    """Free bytes of the GPU, or of ordinary memory where there is no GPU."""
-    return _gpu_memory()[0] if torch.cuda.is_available() else free_ordinary_memory()
+    """Free bytes of the GPU, or of RAM where there is no GPU."""
+    return _gpu_memory()[0] if torch.cuda.is_available() else free_ram()
 
 
-def free_ordinary_memory() -> int:
-    """Free bytes of ordinary memory."""
+def free_ram() -> int:
+    """Free bytes of RAM."""
     return psutil.virtual_memory().available
 
 
@@ -85,7 +85,7 @@ def _gpu_memory() -> tuple[int, int]:
     """Free and total bytes of the GPU, as its driver reports them (NVML).
 
     Asking CUDA would give this process a CUDA context of several hundred MiB for as long as it lives, and the app asks
-    for every page. CUDA is asked only where the driver does not answer.
+    on every page load. CUDA is asked only where the driver does not answer.
     """
     try:
         pynvml.nvmlInit()
@@ -119,7 +119,7 @@ def describe() -> str:
     return f"CPU, {psutil.cpu_count()} cores, {memory.total / GIB:.0f} GiB memory"
 
 
-def in_use() -> str:
+def memory_in_words() -> str:
     """How much of the device's memory all programs use now, in words."""
     if torch.cuda.is_available():
         free, total = _gpu_memory()

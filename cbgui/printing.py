@@ -10,7 +10,7 @@ import typer
 
 
 def event_line(event: dict[str, Any]) -> str | None:
-    """One event of a training run in words; None for those that are not printed."""
+    """One event of a training run in words; None if it is not printed."""
     match event["kind"]:
         case "status" | "warning" | "error":
             return event["text"]
@@ -30,7 +30,7 @@ def _cosines(event: dict[str, Any]) -> str:
 
 
 def say_starting() -> None:
-    """For a person who waits while torch is imported; a script's output and errors stay as they are."""
+    """Tell a person at a terminal that torch is being loaded; a script's output and errors stay as they are."""
     if sys.stderr.isatty():
         typer.echo("Starting ...", err=True)
 

@@ -21,6 +21,7 @@ MAX_STEPS = 1000
 
 
 def on_space() -> bool:
+    """Whether this process runs on a Space."""
     return "SPACE_ID" in os.environ
 
 
@@ -41,12 +42,12 @@ def forget_owner_token() -> None:
 def refuse_folder(field: str, value: str) -> None:
     """Raises InputError on a Space: folders there are the machine's, not the visitor's."""
     if on_space():
-        raise InputError(f"{field} {value!r}: this Space takes no folders; give a hub id, or upload files.")
+        raise InputError(f"{field} {value!r}: folders cannot be used on this Space; give a hub id, or upload files.")
 
 
-def limit(field: str, value: int, most: int) -> None:
+def refuse_over(field: str, value: int, most: int) -> None:
     """Raises InputError on a Space when a visitor would have more than `most`."""
     if on_space() and value > most:
         raise InputError(
-            f"{field} = {value:,}: this Space allows at most {most:,}; use less, or run the program at home."
+            f"{field} = {value:,}: this Space allows at most {most:,}; use less, or run cbgui on your own machine."
         )

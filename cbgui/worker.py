@@ -1,7 +1,7 @@
-"""What a background process does: `python -m cbgui.worker RUN_FOLDER TASK [ARGUMENTS]`.
+"""The code of a background process: `python -m cbgui.worker RUN_FOLDER TASK [ARGUMENTS]`.
 
 TASK is "train", or a command of the command line (evaluate, export, upload). The process holds the task's lock as long
-as it lives (runs/process.py starts it, and knows from the lock that it lives).
+as it lives; runs/process.py starts it and checks the lock to see whether it is alive.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ ALREADY_RUNNING = 3  # exit code
 
 
 def _job(run: Run, command: list[str]) -> int:
-    """A command of the command line; says at the end how it ended, for `Job.state`. Tracebacks go to the run's log."""
+    """Run a command and print its exit code last, which `Job.state` reads. Tracebacks go to the run's log."""
     from cbgui import cli
 
     os.environ[LOG_VARIABLE] = str(run.log_file)
@@ -32,6 +32,7 @@ def _job(run: Run, command: list[str]) -> int:
 
 
 def main() -> int:
+    """Hold the task's lock and run it; returns the exit code."""
     folder, task, *arguments = sys.argv[1:]
     if task == TRAIN:
         restart_with_settings("cbgui.worker")

@@ -12,10 +12,10 @@ BEGIN, END = "<!-- settings: dev/write_settings_table.py writes this table -->",
 
 
 def table() -> str:
-    rows = ["| setting | default | meaning |", "|---|---|---|"]
+    rows = ["| setting | default | title | meaning |", "|---|---|---|---|"]
     for setting in settings():
         default = "null" if setting.default is None else setting.default
-        rows.append(f"| `{setting.path}` | {default} | {setting.description} |")
+        rows.append(f"| `{setting.path}` | {default} | {setting.title} | {setting.description} |")
     return "\n".join(rows)
 
 

@@ -37,7 +37,7 @@ def main() -> int:
             run("apt-get", "install", "-y", "-qq", "chromium")
         else:
             run(python, "-m", "playwright", "install", "chromium")
-    run(python, "-c", "from cbgui.models import resolve_model; print(resolve_model('demo').label)")
+    run(python, "-c", "from cbgui.modeling.hub import resolve_model; print(resolve_model('demo').label)")
     run(python, "-m", "ruff", "check", ".")
     run(python, "-m", "ruff", "format", "--check", ".")
     command = [str(python), "-m", "pytest", *TWO_AT_A_TIME, *sys.argv[1:]]

@@ -299,7 +299,7 @@ def test_a_space_refuses_folders_and_enforces_its_limits(bad, tmp_path, monkeypa
     with pytest.raises(InputError, match="takes no folders"):
         Library(tmp_path).load(bad, "mine")
     with pytest.raises(InputError, match="rows = 60,000"):
-        space.limit("rows", 60_000, space.MAX_ROWS)
+        space.refuse_over("rows", 60_000, space.MAX_ROWS)
     monkeypatch.setenv("HF_TOKEN", "hf_owner")
     monkeypatch.setenv("HF_HUB_DISABLE_IMPLICIT_TOKEN", "0")  # so that monkeypatch restores it
     space.forget_owner_token()

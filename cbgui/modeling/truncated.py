@@ -1,6 +1,7 @@
 """The truncated model: the embedding and the decoder layers up to the highest target, and their hidden states.
 
 Neither the losses nor their gradients need anything above the highest target layer, so the rest stays on disk.
+(`retain_layers: all`, the published form, runs one layer more; see architecture.layers_to_load.)
 """
 
 from __future__ import annotations
@@ -59,10 +60,10 @@ class TruncatedModel:
     target_layers: list[int]
     retain_layers: list[int]
     norms: dict[int, torch.nn.Module]  # layer -> the next layer's input norm; empty for `read: residual`
-    packed: bool = False  # examples share a row; see `use_fast_attention`
+    packed: bool = False  # examples share a row; see `use_packing`
 
     def hidden_states(self, batch: Batch) -> tuple[dict[int, torch.Tensor], dict[int, torch.Tensor]]:
-        """States of the target layers at the batch's break positions, and of the retain layers at its retain positions.
+        """(break, retain): target layers' states at break positions, and retain layers' states at retain positions.
 
         Layer number -> (tokens, hidden_size). Rows are padded on the right, so no real token attends to padding and no
         attention mask is needed; without one, attention takes its faster causal path.
@@ -74,8 +75,8 @@ class TruncatedModel:
         flat = {layer: output.hidden_states[layer].flatten(0, 1) for layer in layers}
         # On a CPU, the gradient of indexing by a mask takes three to five times as long as that of `index_select`.
         return tuple(
-            {layer: flat[layer].index_select(0, positions) for layer in kept}
-            for kept, positions in (
+            {layer: flat[layer].index_select(0, positions) for layer in numbers}
+            for numbers, positions in (
                 (self.target_layers, batch.break_positions),
                 (self.retain_layers, batch.retain_positions),
             )
@@ -124,7 +125,7 @@ class TruncatedModel:
         """Leave the input embedding in ordinary memory: each token needs one row of it, copied to the GPU."""
         self.model.set_input_embeddings(EmbeddingOnCpu(self.model.get_input_embeddings(), self.device))
 
-    def use_fast_attention(self) -> None:
+    def use_packing(self) -> None:
         """Pack examples into one row where that gives the same hidden states.
 
         A model that does not run SDPA (because of soft-capped scores, for example) keeps its own attention and padded
@@ -132,12 +133,12 @@ class TruncatedModel:
         """
         if self.model.config._attn_implementation == "sdpa":
             self.model.set_attn_implementation(PACKED)
-            self.packed = self._packs()
+            self.packed = self._packing_is_exact()
             if not self.packed:
                 self.model.set_attn_implementation("sdpa")
 
     @torch.no_grad()
-    def _packs(self) -> bool:
+    def _packing_is_exact(self) -> bool:
         """Whether two packed examples have the hidden states that they have in their own rows."""
         generator = torch.Generator().manual_seed(0)
         ids = torch.randint(1, min(1000, self.model.config.vocab_size), (2, 12), generator=generator)
@@ -185,7 +186,11 @@ def empty_truncated_model(model_config: PretrainedConfig, config: RunConfig, tar
 
 
 def _as_truncated_model(model: PreTrainedModel, config: RunConfig, targets: list[int]) -> TruncatedModel:
-    """Note how the target layers are read, and drop the layer that was loaded only for its norm."""
+    """Note how the target layers are read, and drop what was loaded only for that.
+
+    Where the losses read only the target layers, the additional layer goes, the config is shortened, and the final
+    norm becomes an Identity.
+    """
     layers, loaded, final_norm = model.layers, len(model.layers), final_norm_name(model)
     norms = {}
     if config.objective.read == "normed":

@@ -1,4 +1,4 @@
-"""The folder of all runs: create, list, rename, duplicate, delete, bring back."""
+"""The folder of all runs: create, list, rename, duplicate, delete, restore."""
 
 from __future__ import annotations
 
@@ -103,15 +103,15 @@ def delete(run: Run) -> Path:
     run.waiting_file.unlink(missing_ok=True)
     trash = run.path.parent / TRASH
     trash.mkdir(parents=True, exist_ok=True)
-    place = trash / f"{time.time_ns()}-{run.name}"
-    run.path.rename(place)
-    return place
+    trashed_run = trash / f"{time.time_ns()}-{run.name}"
+    run.path.rename(trashed_run)
+    return trashed_run
 
 
 def restore(place: Path) -> Run:
     """Bring a deleted run back from the trash. Raises InputError."""
     if place.parent != runs_folder() / TRASH or not place.is_dir():
-        raise InputError("there is nothing to bring back.")
+        raise InputError("this run is no longer in the trash.")
     run = Run(runs_folder() / free_name(place.name.split("-", 1)[1]))
     place.rename(run.path)
     return run
@@ -123,7 +123,7 @@ def trashed() -> list[Path]:
 
 
 def claim(root: Path) -> bool:
-    """Whether this process is the first app that has opened the runs folder; it stays so as long as it lives."""
+    """Whether this process is the first app that has opened the runs folder; it remains so until it ends."""
     if root in _claimed:
         return True
     fd = os.open(root / APP_LOCK, os.O_RDWR | os.O_CREAT, 0o644)
@@ -149,7 +149,9 @@ def rename(run: Run, name: str) -> Run:
         raise InputError(f"run {run.name!r} is busy ({task}); rename it when that has ended.")
     place = run.path.parent / free_name(name)
     if not name.strip() or place.name != _cleaned(name):
-        raise InputError(f"name of the run = {name!r}: it is empty or taken; choose another.")
+        raise InputError(
+            f"name of the run = {name!r}: it is taken, unchanged, or has no letters or digits; choose another."
+        )
     run.path.rename(place)
     return Run(place)
 
@@ -160,7 +162,7 @@ def duplicate(run: Run, name: str = "") -> Run:
 
 
 def _cleaned(name: str) -> str:
-    """Names that begin with "_" are those of special folders."""
+    """A name of letters, digits, "-" and "_", which may be empty. Those that begin with "_" are special folders'."""
     return re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-").lstrip("_-")[:LONGEST_NAME]
 
 

@@ -1,4 +1,4 @@
-"""Evaluation, export and upload as background processes: their progress, their end in words, and how to stop them.
+"""Evaluation, export and upload as background processes: start, progress, result, stop.
 
 A job is a command of the command line. The last line that it printed is its progress.
 """
@@ -36,6 +36,7 @@ class Job:
         return self.run.job_output(self.name)
 
     def state(self) -> State:
+        """Whether it runs, or how it ended: read from the lock and from the last line that it printed."""
         if self.process.is_running():
             return "running"
         if not self.process.was_started():

@@ -21,7 +21,7 @@ from filelock import FileLock, lock_descriptor
 
 from cbgui.errors import InputError
 
-ACQUIRE_SECONDS = 10.0  # how long a new process tries to take the lock; a look at it holds it for microseconds
+ACQUIRE_SECONDS = 10.0  # how long a new process tries to take the lock; a status check holds it for microseconds
 START_SECONDS = 60.0  # how long a start waits for the new process to take the lock
 POLL_SECONDS = 0.02
 PID_OFFSET = 1  # Windows does not let others read the locked first byte
@@ -43,7 +43,8 @@ def hold(lock_file: Path) -> Iterator[bool]:
         os.close(fd)
 
 
-def _is_locked(lock_file: Path) -> bool:
+def is_held(lock_file: Path) -> bool:
+    """Whether a live process holds the lock."""
     for flags in (os.O_RDWR, os.O_RDONLY):  # the folder may be read-only
         try:
             fd = os.open(lock_file, flags)
@@ -74,13 +75,9 @@ class BackgroundProcess:
     lock_file: Path
     output: Path
 
-    @staticmethod
-    def is_held(lock_file: Path) -> bool:
-        """Whether a live process holds the lock."""
-        return _is_locked(lock_file)
-
     def is_running(self) -> bool:
-        return _is_locked(self.lock_file)
+        """Whether a live process holds the lock."""
+        return is_held(self.lock_file)
 
     def was_started(self) -> bool:
         """Whether it ran at any time."""
@@ -112,7 +109,7 @@ class BackgroundProcess:
         with FileLock(self.lock_file.with_name(f"{self.lock_file.name}.starting")):
             if self.is_running():
                 raise InputError(
-                    f"{self.task} of run {self.run_folder.name!r} is running already; stop it first, or wait for it."
+                    f"run {self.run_folder.name!r}: {self.task} is running already; stop it first, or wait for it."
                 )
             prepare()
             command = [sys.executable, "-m", "cbgui.worker", str(self.run_folder), self.task, *arguments]

@@ -32,11 +32,12 @@ def join(run: Run, root: Path) -> None:
 
 
 def leave(run: Run) -> None:
+    """Take the run out of the queue."""
     run.waiting_file.unlink(missing_ok=True)
 
 
 def start_next(root: Path, make_room: Callable[[], None] = lambda: None) -> None:
-    """Start the first run in the queue if no run is training; `make_room` is called before."""
+    """Start the first run in the queue if no run is training; `make_room` is called before, to free memory."""
     with _lock:
         waiting = waiting_runs(root)
         if waiting and not any(run.training.is_running() for run in all_runs(root)):

@@ -21,7 +21,7 @@ import yaml
 from cbgui.config import DataConfig, RunConfig, find_data_file, parse_config
 from cbgui.data.examples import Example, read_examples
 from cbgui.errors import InputError
-from cbgui.runs.process import BackgroundProcess
+from cbgui.runs.process import BackgroundProcess, is_held
 
 State = Literal["new", "waiting", "running", "paused", "stopped", "failed", "interrupted", "done"]
 Request = Literal["run", "pause", "stop"]
@@ -49,7 +49,7 @@ PART = ".part"  # ending of a file or folder that is still being written
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write to a temporary file and rename it, so that a reader never sees half a file."""
+    """Write to a temporary file (*.part) and rename it, so that a reader never sees half a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(prefix=f"{path.name}.", suffix=PART, dir=path.parent)
     part = Path(name)
@@ -233,6 +233,7 @@ class Run:
         return events, offset + len(whole)
 
     def append_event(self, kind: str, **values: Any) -> None:
+        """Append one line to events.jsonl; does nothing in a process that does not write (`writes`)."""
         if not self.writes:
             return
         line = json.dumps({"time": time.time(), "kind": kind, **values}) + "\n"
@@ -260,7 +261,7 @@ class Run:
         """Events from byte `offset` on as they come, until the training process has ended."""
         while True:
             alive = self.training.is_running()
-            if self.events_file.is_file():  # events of steps that are repeated were removed
+            if self.events_file.is_file():  # a resumed run may have shortened the file
                 offset = min(offset, self.events_file.stat().st_size)
             events, offset = self.events(offset)
             yield from events
@@ -275,6 +276,7 @@ class Run:
         return BackgroundProcess(self.path, TRAIN, self.lock_file(TRAIN), self.log_file)
 
     def state(self) -> State:
+        """A live process or a place in the queue counts first; otherwise the last status in the events decides."""
         if self.training.is_running():
             return "running"
         if self.waiting_file.is_file():
@@ -286,7 +288,7 @@ class Run:
 
     def running_task(self) -> str | None:
         """The task that runs on this directory now, training first; None when there is none."""
-        return next((task for task in TASKS if BackgroundProcess.is_held(self.lock_file(task))), None)
+        return next((task for task in TASKS if is_held(self.lock_file(task))), None)
 
     def start(self) -> int:
         """Start or resume training in the background; returns the offset of its first event.
@@ -312,14 +314,15 @@ class Run:
             return "run"
 
     def ask(self, request: Request) -> None:
+        """Ask the training process to go on, to pause or to stop after its current step."""
         write_whole(self.request_file, json.dumps({"request": request}))
 
     # What training leaves
 
     def need_adapter(self) -> None:
-        """Raises InputError when there is no adapter to talk to, judge or merge yet."""
+        """Raises InputError when there is no adapter to chat with, evaluate or export."""
         if not self.adapter_file.is_file():
-            raise InputError(f"run {self.name!r} has no adapter yet; let the training finish, or stop and keep it.")
+            raise InputError(f"run {self.name!r} has no adapter yet; let training finish, or stop it.")
 
     def complete_checkpoints(self) -> dict[int, Path]:
         """Step -> folder of each checkpoint that is whole, in the order of their steps."""
@@ -337,7 +340,7 @@ class Run:
         write_whole(folder / COMPLETE, json.dumps(sizes))
 
     def delete_checkpoints_after(self, step: int) -> None:
-        """Delete checkpoints of later steps, which were damaged, so that they are not taken for newer ones."""
+        """Delete checkpoints of later steps: they are incomplete or damaged, and would be taken for newer ones."""
         for folder in self.checkpoints_folder.glob("checkpoint-*"):
             number = folder.name.removeprefix("checkpoint-")
             if number.isdecimal() and int(number) > step:

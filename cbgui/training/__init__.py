@@ -1,1 +1,1 @@
-"""The method: losses, steps, the trainer and what watches it."""
+"""The method: losses, steps, the trainer, and what watches and steers it."""

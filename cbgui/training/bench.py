@@ -1,4 +1,4 @@
-"""How fast and how large training is on this machine: time, peak memory, share of the matmul rate.
+"""Time and memory of training steps on this machine.
 
 A model folder or hub id is loaded as training loads it; a named architecture gets random weights. The examples are
 random tokens.
@@ -56,7 +56,7 @@ def step_flops(truncated: TruncatedModel, lengths: list[int], reference_pass: bo
     """FLOP of one step on examples of these lengths: the pass with the adapter, the gradients of its inputs, and the
     reference pass where it is not cached. Frozen weights have no gradients.
 
-    Each weight costs two for each token. Attention adds its two products over the causal half.
+    Each weight costs two FLOP for each token. Attention adds its two products over the causal half.
     """
     model = truncated.model.get_base_model()
     layers, config = model.layers, model.config
@@ -74,7 +74,7 @@ def step_flops(truncated: TruncatedModel, lengths: list[int], reference_pass: bo
 
 
 def _random_steps(config: RunConfig, lengths: list[int], vocabulary: int) -> list[list[Encoded]]:
-    """Steps of new examples, so that no reference states are found again."""
+    """Steps of new examples, so that no reference states are read from the cache."""
     steps = []
     for _ in range(config.training.steps):
         step = []
@@ -97,13 +97,14 @@ def bench(
 ) -> dict[str, Any]:
     """Train `steps` steps on random tokens and measure them.
 
-    `memory` limits what PyTorch may take, in bytes; `lengths` are the tokens of a step's examples. Raises InputError.
+    `memory` limits what this process may take from now on, in bytes; `lengths` are the tokens of a step's examples.
+    Raises InputError.
     """
     named = model in ARCHITECTURES
     source = None if named else resolve_model(model)
     model_config = architecture(model, layers) if named else read_model_config(source)
     room = memory or hardware.memory_for_training()
-    choice = estimate_memory(model_config, config, room, hardware.kind(), with_data=False)
+    choice = estimate_memory(model_config, config, room, hardware.memory_kind(), with_data=False)
     if choice.config.training.gradient_checkpointing:
         allocator.return_freed_memory()
     else:
@@ -114,7 +115,7 @@ def bench(
     set_seed(config.training.seed)
     truncated = random_truncated_model(model_config, config) if named else load_truncated_model(source, config)
     add_lora(truncated, config.lora, config.training.seed)
-    loaded = hardware.memory_in_use()
+    loaded = hardware.step_memory()
     lengths = lengths or [config.data.max_tokens] * config.training.batch_size
     plan = _random_steps(config, lengths, truncated.model.get_base_model().config.vocab_size)
     with tempfile.TemporaryDirectory() as scratch:

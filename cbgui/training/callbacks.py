@@ -1,4 +1,4 @@
-"""What happens between two steps: events are written, held-out examples validated, the user's requests obeyed."""
+"""What happens between two steps: events, validation, sample answers, checkpoints, pause and stop."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ GOAL_MET = "goal met"
 KEPT_CHECKPOINTS = 2
 
 
-class EventCallback(TrainerCallback):
-    """Writes events.jsonl, obeys request.json, marks checkpoints as complete."""
+class RunCallback(TrainerCallback):
+    """Writes events, validates, shows sample answers, marks and rotates checkpoints, obeys pause and stop."""
 
     def __init__(self, run: Run, held_out: list[Encoded]) -> None:
         self.run, self.held_out = run, held_out
-        self.source = "held out" if run.data_file("held_out").is_file() else "training"
+        self.validated_on = "held out" if run.data_file("held_out").is_file() else "training"
         self.trainer: RerouteTrainer | None = None
         self.previewed: list[Example] = []  # examples whose answers are shown during training
         self.ended_by: str | None = None  # "paused" or "stopped"
@@ -46,7 +46,7 @@ class EventCallback(TrainerCallback):
         if not self.held_out:
             return
         values = trainer.validate(self.held_out)
-        self.run.append_event("validation", step=step, examples=self.source, **values)
+        self.run.append_event("validation", step=step, examples=self.validated_on, **values)
         self.validations.append({"step": step, **values})
         for kind, text in diagnostics.warnings(self.validations, steps, trainer.config).items():
             if kind not in self.warned:
@@ -70,13 +70,13 @@ class EventCallback(TrainerCallback):
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         trainer, training = self.trainer, self.trainer.config.training
-        seconds = time.perf_counter() - trainer.step_started  # the optimizer's part too
+        seconds = time.perf_counter() - trainer.step_started  # with the optimizer's step
         self.run.append_event(
             "step",
             step=state.global_step,
             steps=state.max_steps,
             learning_rate=kwargs["lr_scheduler"].get_last_lr()[0],
-            memory_bytes=hardware.memory_in_use(),
+            memory_bytes=hardware.step_memory(),
             seconds=seconds,
             tokens_per_second=trainer.tokens / seconds,
             **trainer.last,
@@ -105,7 +105,7 @@ class EventCallback(TrainerCallback):
         if not state.is_world_process_zero:
             return
         self.run.mark_complete(state.global_step)
-        # By step, because a changed clock would delete the newest.
+        # By step: after a change of the clock, rotating by time could delete the newest.
         rotate_checkpoints(str(self.run.checkpoints_folder), KEPT_CHECKPOINTS, use_mtime=False)
         path = self.run.checkpoint(state.global_step).relative_to(self.run.path)
         self.run.append_event("checkpoint", step=state.global_step, path=path.as_posix())

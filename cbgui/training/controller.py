@@ -8,31 +8,31 @@ from __future__ import annotations
 from cbgui.config import StopWhen
 from cbgui.training.diagnostics import BARELY_MOVED, UNTOUCHED, Validation, slowest_layer
 
-BROKEN = 0.05  # below this break cosine on every layer there is room to spare
-RELIEF, LEAST_SHARE, RETURN = 1 / 4, 1 / 64, 2
-STRETCH = 10  # steps between two changes
+WELL_DERAILED = 0.05  # below this break cosine on every layer there is room to spare
+LOWER_BY, LOWEST_SHARE, RAISE_BY = 1 / 4, 1 / 64, 2
+STEPS_BETWEEN_CHANGES = 10
 
 
 def retain_share(validations: list[Validation]) -> float:
-    """The share of the scheduled retain coefficient that training goes on with; 1 as long as nothing is wrong.
+    """The factor that is applied to the scheduled retain coefficient; 1 unless something is wrong.
 
-    No single coefficient suits every model. Each stretch of STRETCH steps, from the second on, may change the share. A
-    validation that finds a layer untouched while the retain examples have barely moved divides it by four: the retain
-    loss holds the model in place. One that finds every layer broken and the retain examples moved doubles it, up to 1.
-    How often a run validates does not matter.
+    No single coefficient suits every model. Once in STEPS_BETWEEN_CHANGES steps at most, from the second such stretch
+    on: if some layer has not moved and the retain examples have barely moved either, the factor is divided by four,
+    because the retain loss holds the model in place. If every layer has derailed and the retain examples have moved, it
+    is doubled, up to 1. How often a run validates does not matter.
     """
     held, moved = set(), set()
     for validation in validations:
-        stretch, (_, cosine) = validation["step"] // STRETCH, slowest_layer(validation)
+        stretch, (_, cosine) = validation["step"] // STEPS_BETWEEN_CHANGES, slowest_layer(validation)
         if stretch < 2:
             continue
         if cosine > UNTOUCHED and validation["drift"] < BARELY_MOVED:
             held.add(stretch)
-        elif cosine < BROKEN and validation["drift"] > BARELY_MOVED:
+        elif cosine < WELL_DERAILED and validation["drift"] > BARELY_MOVED:
             moved.add(stretch)
     share = 1.0
     for stretch in sorted(held | moved):
-        share = max(share * RELIEF, LEAST_SHARE) if stretch in held else min(share * RETURN, 1.0)
+        share = max(share * LOWER_BY, LOWEST_SHARE) if stretch in held else min(share * RAISE_BY, 1.0)
     return share
 
 

@@ -13,8 +13,8 @@ from cbgui.config import RunConfig
 UNTOUCHED = 0.9  # above this break cosine a layer has not moved
 DERAILS = 0.2  # below this break cosine on every target layer, answers derail
 BARELY_MOVED = 0.1  # drift of retain examples below which they are nearly where they were
-RUNAWAY = 0.5  # drift of retain examples from which their hidden states read as another text
-FIRST_STEPS = 15  # nothing has to have moved by then
+RUNAWAY = 0.5  # drift of retain examples from which their hidden states are as different as those of another text
+FIRST_STEPS = 15  # until then it is normal that nothing has moved
 Validation = dict[str, Any]
 
 

@@ -77,7 +77,10 @@ def validate(
     reference_states: ReferenceStates,
     micro_batch_size: int,
 ) -> dict[str, Any]:
-    """The step's losses on held-out examples: reroute_loss, retain_loss, drift, and the cosine of each target layer."""
+    """The step's losses on held-out examples: reroute_loss, retain_loss, drift, and the cosine of each target layer.
+
+    Leaves the model in evaluation mode.
+    """
     truncated.set_training(False)
     break_tokens = sum(e.loss_tokens for e in examples if e.is_break)
     retain_tokens = sum(e.loss_tokens for e in examples if not e.is_break)

@@ -58,11 +58,13 @@ def estimate_memory(
     """Choose what is "auto" so that the peak stays within `memory` bytes on `device` ("cpu" or "cuda").
 
     `steps` holds the token counts of each step's examples, which all begin with the same `shared` tokens; by default it
-    is one step of examples of `data.max_tokens`. Raises InputError when nothing fits, and names the nearest settings
-    that would.
+    is one step of examples of `data.max_tokens`. `with_data` is False for the bench, which has neither tokenizer nor
+    examples. Raises InputError when nothing fits, and names settings that would.
     """
     targets = target_layers(config.objective, model_config.num_hidden_layers)
-    if device == "cuda" and hardware.kind() == "cpu" and config.model.dtype == "auto":  # a card of another machine
+    if (
+        device == "cuda" and hardware.memory_kind() == "cpu" and config.model.dtype == "auto"
+    ):  # estimating for another machine's GPU
         config = config.model_copy(update={"model": config.model.model_copy(update={"dtype": "bfloat16"})})
     truncated = empty_truncated_model(model_config, config, targets)
     planned = Steps(steps, shared) if steps else _longest_step(config)
@@ -87,7 +89,7 @@ def estimate_memory(
         remedies.append(f"data.max_tokens {length} (now {config.data.max_tokens})")
     raise InputError(
         f"memory {memory / GIB:.1f} GiB: training needs {nearest.total / GIB:.1f} GiB even with "
-        f"{_words(nearest.config)}; the nearest that fits is {' or '.join(remedies)}."
+        f"{_settings_in_words(nearest.config)}; these would fit: {', or '.join(remedies)}."
     )
 
 
@@ -110,7 +112,7 @@ def _cost(micro_batches: list[list[int]], config: RunConfig, device: str) -> flo
 def _candidates(config: RunConfig, device: str) -> Iterator[list[RunConfig]]:
     """Concrete settings in groups, those with the most precise weights and optimizer first.
 
-    Whatever fits in one group is preferred to everything in later groups.
+    An earlier group is always preferred.
     """
     model, training = config.model, config.training
     optimizers = ["adamw_torch", "adamw_8bit"] if training.optim == "auto" else [training.optim]
@@ -140,8 +142,8 @@ def _reasons(asked: RunConfig, chosen: RunConfig) -> list[str]:
         why = {"none": "the weights fit in full precision", "nf4": "the weights do not fit in full precision"}
         reasons.append(f"model.quantization {chosen.model.quantization}: {why[chosen.model.quantization]}")
     if asked.training.micro_batch_size == "auto":
-        whole = chosen.training.micro_batch_size >= asked.training.batch_size
-        why = "a whole step fits" if whole else "more examples at once would not fit"
+        whole_step = chosen.training.micro_batch_size >= asked.training.batch_size
+        why = "a whole step fits" if whole_step else "the fastest that fits"
         reasons.append(f"training.micro_batch_size {chosen.training.micro_batch_size}: {why}")
     if asked.training.gradient_checkpointing == "auto":
         on = chosen.training.gradient_checkpointing
@@ -154,7 +156,7 @@ def _reasons(asked: RunConfig, chosen: RunConfig) -> list[str]:
     return reasons
 
 
-def _words(config: RunConfig) -> str:
+def _settings_in_words(config: RunConfig) -> str:
     checkpointing = "with" if config.training.gradient_checkpointing else "without"
     return (
         f"quantization {config.model.quantization}, micro_batch_size {config.training.micro_batch_size}, "

@@ -2,7 +2,7 @@
 
 No weights are read: the model's structure comes from its config on PyTorch's meta device. The bytes of a token are
 counted from what autograd keeps of a decoder layer (`_activation_bytes`). The few constants were fitted to measured
-peaks (docs/performance.md, "Memory estimate").
+peaks (dev/LOG.md, 2026-11-26 and 2026-11-27).
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def _shape(truncated: TruncatedModel) -> _Shape:
 
 
 def _activation_bytes(shape: _Shape, width: int, length: int, r: int, attention: str) -> float:
-    """Bytes that autograd keeps of one token in one layer.
+    """Bytes that autograd saves for one token in one layer.
 
     `width` is the bytes of a number, `length` the tokens of the row. Counted are the inputs of the linear layers (q, k
     and v share theirs, and so do gate and up), the float32 copies that norms work on, attention's own tensors, three
@@ -98,13 +98,13 @@ def _activation_bytes(shape: _Shape, width: int, length: int, r: int, attention:
     torch.autograd.graph.saved_tensors_hooks sees in Llama, Qwen2 and Gemma 2 in bfloat16.
     """
     h, q, i = shape.hidden_size, shape.attention_width, shape.intermediate_size
-    kept = width * (2 * h + q + i) + 4 * h * shape.norms + width * 3 * i + width * r * len(shape.linears)
+    per_token = width * (2 * h + q + i) + 4 * h * shape.norms + width * 3 * i + width * r * len(shape.linears)
     if attention == "eager":  # rotated q, repeated k and v; scores after the cap, softmax in float32 and rounded
-        return kept + width * 3 * q + (2 * width + 4) * shape.heads * length
-    kept += width * (2 * q + 2 * shape.key_width)  # rotated q and k, v, the output
+        return per_token + width * 3 * q + (2 * width + 4) * shape.heads * length
+    per_token += width * (2 * q + 2 * shape.key_width)  # rotated q and k, v, the output
     if attention == "blocks":  # attention weights, for the keys up to the end of each query's block
-        kept += width * shape.heads * min(length, (length + query_blocks.BLOCK) / 2)
-    return kept
+        per_token += width * shape.heads * min(length, (length + query_blocks.BLOCK) / 2)
+    return per_token
 
 
 def micro_batches_of(truncated: TruncatedModel, config: RunConfig, device: str, steps: Steps) -> list[list[int]]:

@@ -89,7 +89,7 @@ def _random_linear4bit(linear: torch.nn.Linear, dtype: torch.dtype, device: torc
 
 @torch.no_grad()
 def _compute_buffers(model: PreTrainedModel, device: torch.device) -> None:
-    """Rotary frequencies, embedding scales and the like must not be random: transformers initializes them."""
+    """Let transformers compute rotary frequencies, embedding scales and the like, which must not be random."""
     for module in model.modules():
         missing = [name for name, buffer in module.named_buffers(recurse=False) if buffer.is_meta]
         for name in missing:

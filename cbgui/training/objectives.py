@@ -29,7 +29,7 @@ def reroute_spread(adapted: torch.Tensor, reference: torch.Tensor, example: torc
     """`reroute_cosine` plus SPREAD times the ReLU of each token's mean cosine with the other tokens of its response.
 
     Not in the paper. `reroute_cosine` alone is satisfied when every token ends in the same state, which reads as one
-    word repeated for ever. The second term keeps the derailed states of a response apart. Returns (tokens,).
+    word repeated endlessly. The second term keeps the derailed states of a response apart. Returns (tokens,).
     """
     unit = normalize(adapted.float(), dim=-1)
     examples = int(example.max()) + 1 if len(example) else 0
@@ -55,8 +55,8 @@ def retain_huber(adapted: torch.Tensor, reference: torch.Tensor, example: torch.
     """`retain_relative`, squared below HUBER_DELTA (torch's Huber loss divided by delta). Returns (tokens,).
 
     Not in the paper. An unsquared distance has a cusp at zero: under a constant weight it holds the untouched model in
-    place. The published schedule therefore starts without it and later repairs what derailed too widely. Squared near
-    zero, it can have its full weight from the first step.
+    place. The published schedule therefore starts with weight 0 and raises it later, which repairs answers that should
+    not have derailed. Squared near zero, the distance can have its full weight from the first step.
     """
     distance = retain_relative(adapted, reference, example)
     return huber_loss(distance, torch.zeros_like(distance), reduction="none", delta=HUBER_DELTA) / HUBER_DELTA
@@ -67,7 +67,7 @@ RETAIN: dict[str, TokenLoss] = {"relative": retain_relative, "absolute": retain_
 
 
 def coefficients(objective: ObjectiveConfig, step: int, steps: int) -> tuple[float, float]:
-    """(c_reroute, c_retain) for the step after `step` finished ones of `steps`. See `ObjectiveConfig.schedule`."""
+    """(c_reroute, c_retain) for the next step, after `step` of `steps` steps. See `ObjectiveConfig.schedule`."""
     done = step / max(steps - 1, 1)
     shares = {
         "linear": (1 - (step + 1) / (2 * steps), (step + 1) / (2 * steps)),

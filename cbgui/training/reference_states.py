@@ -1,4 +1,4 @@
-"""The frozen model's hidden states, computed once for each example and kept on disk for when it comes round again."""
+"""The base model's hidden states, computed once for each example and cached on disk."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class ReferenceStates:
         try:
             with adapter_off(model):
                 sides = self.truncated.hidden_states(batch)
-        finally:  # after running out of memory the step is repeated
+        finally:  # the step is repeated if memory runs out
             self.truncated.set_training(training)
         found = {}
         for states, is_break in zip(sides, (True, False), strict=True):

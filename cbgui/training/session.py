@@ -13,7 +13,7 @@ from transformers import set_seed
 
 from cbgui import hardware
 from cbgui.config import RunConfig
-from cbgui.errors import FULL, in_words
+from cbgui.errors import FULL, error_sentence
 from cbgui.modeling.adapter_io import save_adapter
 from cbgui.modeling.architecture import read_model_config
 from cbgui.modeling.batch import shared_tokens
@@ -32,7 +32,10 @@ PREVIEWED_BREAK, PREVIEWED_RETAIN = 2, 1
 
 
 def build_trainer(run: Run, config: RunConfig, preview: Preview | None = None) -> RerouteTrainer:
-    """Load the tokenizer, the truncated model and LoRA, and plan the steps. Raises InputError when it does not fit."""
+    """Load the tokenizer, the truncated model and LoRA, and plan the steps. Raises InputError when it does not fit.
+
+    Writes the chosen settings to run.yaml and to the events, and sets how freed memory is handled.
+    """
     source = resolve_model(config.model.name)
     run.append_event("status", state="loading", text=f"Loading {source.label}")
     tokenizer = load_tokenizer(source)
@@ -56,7 +59,7 @@ def build_trainer(run: Run, config: RunConfig, preview: Preview | None = None) -
         read_model_config(source),
         config,
         hardware.memory_for_training(),
-        hardware.kind(),
+        hardware.memory_kind(),
         steps=[[len(e.ids) for e in step] for step in steps],
         shared=shared_tokens([e for step in steps for e in step]),
     )
@@ -68,7 +71,7 @@ def build_trainer(run: Run, config: RunConfig, preview: Preview | None = None) -
         run.append_event("status", state="loading", text=words)
     if choice.reasons:
         run.append_event("status", state="loading", text="Chosen: " + "; ".join(choice.reasons))
-    if config.training.gradient_checkpointing:  # otherwise what each layer frees would stay with the process
+    if config.training.gradient_checkpointing:  # what each layer frees would stay with the process otherwise
         allocator.return_freed_memory()
     else:
         allocator.keep_freed_memory()
@@ -77,7 +80,7 @@ def build_trainer(run: Run, config: RunConfig, preview: Preview | None = None) -
     add_lora(truncated, config.lora, training.seed)
     trainer = make_trainer(run, config, truncated, steps, validated, tokenizer.pad_token_id)
     trainer.source, trainer.preview = source, preview
-    trainer.event_callback.previewed = [*sides[0][:PREVIEWED_BREAK], *sides[1][:PREVIEWED_RETAIN]]
+    trainer.run_callback.previewed = [*sides[0][:PREVIEWED_BREAK], *sides[1][:PREVIEWED_RETAIN]]
     return trainer
 
 
@@ -86,22 +89,22 @@ def train(run: Run, preview: Preview | None = None) -> None:
     config = run.config()
     run.append_event("status", state="starting", text=f"Starting on {hardware.describe()}")
     trainer = build_trainer(run, config, preview)
-    step, checkpoint = _choose_checkpoint(run)
-    trainer.event_callback.resume_after(step)
+    step, checkpoint = _prepare_resume(run)
+    trainer.run_callback.resume_after(step)
     words = f"Resuming from {checkpoint.name}" if checkpoint else "Training"
     run.append_event("status", state="training", text=words, model=trainer.source.label)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    ended_by = trainer.event_callback.ended_by
+    ended_by = trainer.run_callback.ended_by
     if ended_by != "paused" and trainer.is_world_process_zero():
         save_adapter(trainer.truncated, trainer.source, config.model.name, run.adapter_folder)
     words = {"paused": "Paused; resume when you like", "stopped": "Stopped; the adapter so far is kept"}
     run.append_event("status", state=ended_by or "done", text=words.get(ended_by, "Done"))
 
 
-def _choose_checkpoint(run: Run) -> tuple[int, Path | None]:
+def _prepare_resume(run: Run) -> tuple[int, Path | None]:
     """The newest checkpoint that can be read, and its step; (0, None) to begin at the start.
 
-    Damaged ones are deleted, together with the events of their steps, and the run's events say so.
+    Incomplete and damaged ones are deleted, together with the events of their steps; a warning says so.
     """
     whole = run.complete_checkpoints()
     readable = [(step, path) for step, path in reversed(whole.items()) if _can_be_read(path)]
@@ -109,8 +112,10 @@ def _choose_checkpoint(run: Run) -> tuple[int, Path | None]:
     if run.writes:
         newest = max((int(path.name.split("-")[1]) for path in run.checkpoints_folder.glob("checkpoint-*")), default=0)
         if newest > step:
-            words = f"going on from step {step}" if step else "beginning again"
-            run.append_event("warning", step=step, text=f"The checkpoint of step {newest} is damaged; {words}.")
+            words = f"going on from step {step}" if step else "starting over"
+            run.append_event(
+                "warning", step=step, text=f"The checkpoint of step {newest} is incomplete or damaged; {words}."
+            )
         run.delete_checkpoints_after(step)
         run.forget_after(step)
     return step, checkpoint
@@ -156,4 +161,4 @@ def _sentence(error: Exception) -> str:
         )
     if isinstance(error, OSError) and error.errno in FULL:
         return "The disk is full: free some space, then resume; the last checkpoint is kept."
-    return in_words(error)
+    return error_sentence(error)

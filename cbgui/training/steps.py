@@ -16,7 +16,7 @@ from cbgui.modeling.chat_format import encode
 
 
 def _endless(items: list[Example], generator: random.Random) -> Iterator[Example]:
-    """All items in random order, then all of them in another, and so on."""
+    """Endless passes over the items, each in a new random order."""
     while True:
         yield from generator.sample(items, len(items))
 

@@ -20,7 +20,7 @@ from cbgui.modeling.cpu import allocator, fused_norm
 from cbgui.modeling.hub import ModelSource
 from cbgui.modeling.truncated import TruncatedModel
 from cbgui.runs.run import Run
-from cbgui.training.callbacks import EventCallback
+from cbgui.training.callbacks import RunCallback
 from cbgui.training.controller import retain_share
 from cbgui.training.measure import micro_batch_losses, validate
 from cbgui.training.objectives import coefficients
@@ -35,7 +35,7 @@ Preview = Callable[[TruncatedModel, ModelSource, RunConfig, list[Example]], list
 class RerouteTrainer(Trainer):
     """One dataset item is one optimizer step: its break and retain examples. Micro-batches are cut here."""
 
-    event_callback: EventCallback
+    run_callback: RunCallback
     source: ModelSource | None = None
     preview: Preview | None = None
 
@@ -65,7 +65,7 @@ class RerouteTrainer(Trainer):
             self.truncated.set_training(True)
         c_reroute, c_retain = coefficients(self.config.objective, self.state.global_step, self.state.max_steps)
         if self.config.objective.adapt_retain:
-            c_retain *= retain_share(self.event_callback.validations)
+            c_retain *= retain_share(self.run_callback.validations)
         sums = None
         while sums is None:
             try:
@@ -74,7 +74,7 @@ class RerouteTrainer(Trainer):
                 smallest = self.micro_batch_size == 1 and self.truncated.gradient_checkpointing
                 if not hardware.is_out_of_memory(error) or smallest:
                     raise
-            if sums is None:  # outside the handler, which keeps the tensors of the failed micro-batch alive
+            if sums is None:  # after the except block, because the exception holds on to the failed tensors
                 self._take_less_memory()
         reroute, retain, *cosine = self._sum_over_processes(sums).tolist()
         total = torch.tensor(c_reroute * reroute + c_retain * retain, device=self.args.device)
@@ -139,7 +139,7 @@ class RerouteTrainer(Trainer):
             except (RuntimeError, MemoryError) as error:
                 if not hardware.is_out_of_memory(error) or size == 1:
                     raise
-            self.validation_micro_batch = size // 2  # outside the handler, which keeps the failed tensors alive
+            self.validation_micro_batch = size // 2  # after the except block, as above
             hardware.free_cached_memory()
 
     def _sum_over_processes(self, sums: torch.Tensor) -> torch.Tensor:
@@ -156,11 +156,14 @@ class RerouteTrainer(Trainer):
 def make_trainer(
     run: Run, config: RunConfig, truncated: TruncatedModel, steps: Dataset, held_out: list[Encoded], pad_token_id: int
 ) -> RerouteTrainer:
-    """The trainer of a truncated model with LoRA. Each item of `steps` is one step's break and retain examples."""
+    """The trainer of a truncated model with LoRA. Each item of `steps` is one step's break and retain examples.
+
+    Switches the model to packed attention and, on a CPU in bfloat16, to fused norms.
+    """
     training = config.training
-    truncated.use_fast_attention()
+    truncated.use_packing()
     if truncated.device.type == "cpu" and truncated.model.dtype == torch.bfloat16:  # in float32 it saves nothing
-        fused_norm.fuse(truncated.model)
+        fused_norm.fuse_norms(truncated.model)
     arguments = TrainingArguments(
         output_dir=str(run.checkpoints_folder),
         max_steps=training.steps,
@@ -180,11 +183,11 @@ def make_trainer(
         remove_unused_columns=False,
         seed=training.seed,
     )
-    callback = EventCallback(run, held_out)
+    callback = RunCallback(run, held_out)
     trainer = RerouteTrainer(
         truncated, config, run, pad_token_id, args=arguments, train_dataset=steps, callbacks=[callback]
     )
     trainer.remove_callback(PrinterCallback)  # its summary is in the events
     callback.trainer = trainer
-    trainer.event_callback = callback
+    trainer.run_callback = callback
     return trainer

@@ -81,7 +81,7 @@ def ours(folder: str, data: str, batch: int, micro_batch: int, dtype: str) -> No
     source = ModelSource(Path(folder), folder)
     tokenizer, truncated = load_tokenizer(source), load_truncated_model(source, config)
     add_lora(truncated, config.lora, 0)
-    loaded = hardware.memory_in_use()
+    loaded = hardware.step_memory()
 
     def encoded(row: dict) -> Encoded:
         """Cut as reference_rr.py does: 512 + 512 tokens of a break example, 1,024 of a retain example."""
@@ -148,7 +148,7 @@ def main() -> None:
             own = [sys.executable, __file__, *sizes, "--micro-batch", str(micro_batch)]
             own += ["--ours", str(source.path), str(data), dtype]
             done = subprocess.run(
-                own, capture_output=True, text=True, check=True, env=os.environ | allocator.settings()
+                own, capture_output=True, text=True, check=True, env=os.environ | allocator.environment_for_training()
             )
             print(done.stdout.strip().splitlines()[-1], flush=True)
         base = [

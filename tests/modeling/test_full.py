@@ -19,11 +19,11 @@ from cbgui.inference.batch_answers import write_answers
 from cbgui.inference.chat import load_chat_model
 from cbgui.modeling.architecture import read_model_config
 from cbgui.modeling.full import (
-    fit_in_words,
-    fitting,
+    best_form,
     form_in_words,
     forms,
     full_model_bytes,
+    full_model_in_words,
     load_full_model,
     load_with_adapter,
 )
@@ -60,7 +60,7 @@ def test_chat_falls_back_to_4_bits_where_memory_is_short(trained, demo, monkeypa
     assert chat.model.is_loaded_in_4bit and form_in_words(chat.model) == "in 4 bits"
     *_, pair = chat.stream(HELLO, max_new_tokens=4)
     assert pair.base and pair.short_circuited
-    assert "in 4 bits" in fit_in_words(form, config, hardware.free_memory(), "cpu")
+    assert "in 4 bits" in full_model_in_words(form, config, hardware.free_memory(), "cpu")
     assert [answers for _, answers in write_answers(ModelConfig(), [HELLO], max_new_tokens=2)][-1][0]
 
 
@@ -69,18 +69,18 @@ def test_a_model_that_fits_in_no_form_is_refused(trained, cli, demo, monkeypatch
     done = cli("generate", trained.path, "--prompt", "Hello")
     assert done.returncode == 2 and re.search(r"answers need the full model, 0\.\d GiB in 4 bits", done.stderr)
     assert "Traceback" not in done.stderr
-    assert "will not fit" in fit_in_words(read_model_config(demo), ModelConfig(), 10 * 2**20, "cpu")
+    assert "will not fit" in full_model_in_words(read_model_config(demo), ModelConfig(), 10 * 2**20, "cpu")
 
 
 def test_a_gpu_that_is_too_small_leaves_the_model_in_ordinary_memory(trained, demo, monkeypatch):
-    form = fitting(read_model_config(demo), ModelConfig(), 10 * 2**20, "cuda")
-    assert form.beside_gpu and form.config.quantization == "nf4" and form.config.dtype in ("float32", "bfloat16")
-    monkeypatch.setattr(hardware, "kind", lambda: "cuda")
+    form = best_form(read_model_config(demo), ModelConfig(), 10 * 2**20, "cuda")
+    assert form.in_ram and form.config.quantization == "nf4" and form.config.dtype in ("float32", "bfloat16")
+    monkeypatch.setattr(hardware, "memory_kind", lambda: "cuda")
     monkeypatch.setattr(hardware, "free_memory", lambda: 10 * 2**20)
     monkeypatch.setattr("peft.peft_model.infer_device", lambda: "cuda")  # as PEFT does wherever there is a GPU
     model = load_with_adapter(demo, ModelConfig(), trained.adapter_folder)
-    assert model.device.type == "cpu" and form_in_words(model) == "in 4 bits in ordinary memory, which is slow"
-    monkeypatch.setattr(hardware, "free_ordinary_memory", lambda: 10 * 2**20)
+    assert model.device.type == "cpu" and form_in_words(model) == "in 4 bits in RAM, which is slow"
+    monkeypatch.setattr(hardware, "free_ram", lambda: 10 * 2**20)
     with pytest.raises(InputError, match="which is not free"):
         load_full_model(demo, ModelConfig())
 

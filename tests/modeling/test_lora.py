@@ -7,7 +7,7 @@ from transformers import AutoConfig, AutoModel
 
 from cbgui.modeling.cpu import onednn
 from cbgui.modeling.cpu.onednn import product
-from cbgui.modeling.lora import fuse
+from cbgui.modeling.lora import fuse_lora
 
 
 def quantized(model: torch.nn.Module) -> torch.nn.Module:
@@ -64,7 +64,7 @@ def test_the_fused_layer_computes_what_pefts_does(
     monkeypatch.setattr(onednn, "uses_onednn", lambda dtype: with_onednn)
     model = adapted(dtype, quantization=quantization)
     hidden, gradients, frozen = outcome(model, dtype)
-    assert fuse(model) == 14
+    assert fuse_lora(model) == 14
     fused, fused_gradients, fused_frozen = outcome(model, dtype)
     assert torch.allclose(hidden, fused, atol=tolerance, rtol=tolerance)
     assert torch.allclose(frozen, fused_frozen, atol=tolerance, rtol=tolerance)
@@ -84,4 +84,4 @@ def test_onednns_product_is_the_ordinary_one_and_keeps_the_gradient(monkeypatch)
 
 
 def test_dropout_keeps_pefts_own_forward():
-    assert fuse(adapted(torch.float32, dropout=0.1)) == 0
+    assert fuse_lora(adapted(torch.float32, dropout=0.1)) == 0

@@ -88,7 +88,7 @@ def test_packed_examples_have_the_states_and_gradients_of_padded_ones(family, pa
     truncated.set_training(True)
     padded = collate(examples, 0)
     expected, gradients = _gradients(truncated, padded)
-    truncated.use_fast_attention()
+    truncated.use_packing()
     assert truncated.packed == packs
     batch = truncated.batch(examples, 0)
     assert (batch.input_ids.numel() in (50, 64)) == packs  # 5 + 18 + 12 + 15, or padded for oneDNN

@@ -69,7 +69,7 @@ def test_generation_gives_the_answers_of_sdpa(padding):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_examples_are_packed_where_the_model_runs_sdpa(dtype, kind, chosen):
     truncated = TruncatedModel(tiny(kind).model.to(dtype), [1], [1], {})
-    truncated.use_fast_attention()
+    truncated.use_packing()
     assert truncated.model.config._attn_implementation == chosen
     assert truncated.packed == (chosen == packed_attention.PACKED)
 
@@ -81,7 +81,7 @@ def test_examples_are_packed_where_the_model_runs_sdpa(dtype, kind, chosen):
 def test_a_packed_row_is_padded_for_onednn_on_a_cpu(dtype, with_onednn, multiple, monkeypatch):
     monkeypatch.setattr(onednn, "uses_onednn", lambda dtype: with_onednn)
     truncated = TruncatedModel(tiny("llama").model.to(dtype), [2], [1], {})
-    truncated.use_fast_attention()
+    truncated.use_packing()
     examples = [Encoded(tuple(range(1, 1 + n)), 3, n > 8) for n in (7, 9, 12)]
     batch = truncated.batch(examples, 0)
     tokens = batch.input_ids.shape[1]
@@ -96,7 +96,7 @@ def test_a_packed_row_is_padded_for_onednn_on_a_cpu(dtype, with_onednn, multiple
 def test_neighbours_of_the_same_length_are_attended_to_at_once(kind, monkeypatch):
     monkeypatch.setattr(onednn, "uses_onednn", lambda dtype: False)  # no padding
     truncated = TruncatedModel(tiny(kind, **({"sliding_window": 5} if kind == "mistral" else {})).model, [2], [1], {})
-    truncated.use_fast_attention()
+    truncated.use_packing()
     begin = (1, 2, 3)
     starts_and_lengths = ((10, 6), (20, 6), (30, 6), (40, 9), (50, 6))
     examples = [Encoded(begin + tuple(range(n, n + length)), 2, n % 20 == 0) for n, length in starts_and_lengths]
@@ -130,6 +130,6 @@ def test_a_model_that_misreads_a_packed_row_keeps_padded_rows(monkeypatch):
     for packs, function in ((True, packed_attention.packed), (False, across_examples)):
         monkeypatch.setitem(AttentionInterface._global_mapping, packed_attention.PACKED, function)
         truncated = TruncatedModel(tiny("llama").model, [1], [1], {})
-        truncated.use_fast_attention()
+        truncated.use_packing()
         assert truncated.packed == packs
         assert truncated.model.config._attn_implementation == (packed_attention.PACKED if packs else "sdpa")

@@ -41,7 +41,7 @@ def test_a_deleted_run_comes_back_until_the_trash_is_emptied(run):
     assert folder.restore(place).name == "first" and folder.list_runs()[0].examples("break")
     place = folder.delete(folder.list_runs()[0])
     folder.empty_trash()
-    with pytest.raises(InputError, match="nothing to bring back"):
+    with pytest.raises(InputError, match="no longer in the trash"):
         folder.restore(place)
     with pytest.raises(InputError):
         folder.restore(place.parent.parent)  # nothing outside the trash

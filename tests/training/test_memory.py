@@ -47,7 +47,7 @@ def test_large_models_fit_the_cards_that_people_own(name, gigabytes):
 
 def test_a_card_that_is_not_here_computes_in_bfloat16(monkeypatch):
     # As on a machine without a GPU whose processor does not compute in bfloat16.
-    monkeypatch.setattr(hardware, "kind", lambda: "cpu")
+    monkeypatch.setattr(hardware, "memory_kind", lambda: "cpu")
     monkeypatch.setattr(hardware, "fast_dtype", lambda: torch.float32)
     config = RunConfig(model=ModelConfig(dtype="bfloat16"))
     model = architecture("llama-3-8b")

@@ -19,7 +19,7 @@ def truncated():
     torch.manual_seed(0)
     truncated = TruncatedModel(AutoModel.from_config(AutoConfig.for_model("llama", **TINY)).float(), [2], [1, 2], {})
     add_lora(truncated, LoraConfig(init_std=0.3), seed=0)
-    truncated.use_fast_attention()
+    truncated.use_packing()
     return truncated
 
 

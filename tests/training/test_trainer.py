@@ -147,7 +147,7 @@ def test_the_retain_weight_is_adapted_only_where_the_setting_says_so(short_confi
     config = override(short_config, [*settings, "training.steps=1", "data.held_out_file=null"])
     run = create_run(tmp_path / "run", config)
     built = build_trainer(run, config)
-    built.event_callback.validations = [{"step": 20, "cosine": {"10": 0.99}, "drift": 0.01}]
+    built.run_callback.validations = [{"step": 20, "cosine": {"10": 0.99}, "drift": 0.01}]
     built.train()
     (step,) = [event for event in run.events()[0] if event["kind"] == "step"]
     assert step["coefficients"]["retain"] == 8 * share
@@ -175,11 +175,13 @@ def test_a_damaged_checkpoint_is_told_and_an_older_one_is_used(short_config, tmp
     optimizer.write_bytes(optimizer.read_bytes()[:-100] + bytes(100))  # damaged, but of the same size
     train(run)
     events = run.events()[0]
-    assert any("checkpoint of step 4 is damaged; going on from step 2" in e.get("text", "") for e in events)
+    assert any(
+        "checkpoint of step 4 is incomplete or damaged; going on from step 2" in e.get("text", "") for e in events
+    )
     assert steps_of(run) == [1, 2, 3, 4] and run.state() == "done"
     assert [e["step"] for e in events if e["kind"] == "validation"] == [1, 2, 3, 4]
     for step in (2, 4):
         (run.checkpoint(step) / "optimizer.pt").unlink()
     assert run.complete_checkpoints() == {}
     train(run)
-    assert any("beginning again" in e.get("text", "") for e in run.events()[0]) and steps_of(run) == [1, 2, 3, 4]
+    assert any("starting over" in e.get("text", "") for e in run.events()[0]) and steps_of(run) == [1, 2, 3, 4]

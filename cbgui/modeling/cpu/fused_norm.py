@@ -1,7 +1,8 @@
 """RMS norm in fewer passes over its input, for training in bfloat16 on a CPU (Zhang, Sennrich 2019, arXiv 1910.07467).
 
 transformers' form makes several passes over float32 copies of the hidden states, and more of them backward. A step in
-bfloat16 takes a fifteenth less without them. The values are the same (tests/modeling/cpu/test_fused_norm.py).
+bfloat16 takes 7% less time without them (dev/LOG.md, 2026-11-27). The values are the same
+(tests/modeling/cpu/test_fused_norm.py).
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def _forward(weight: torch.Tensor, eps: float, x: torch.Tensor) -> torch.Tensor:
 
 
 @torch.no_grad()
-def fuse(model: torch.nn.Module) -> int:
+def fuse_norms(model: torch.nn.Module) -> int:
     """Give every frozen RMS norm of `model` the forward above; returns how many there are.
 
     Norms that compute something else (Gemma's adds one to its weight) are recognised by their result on random numbers

@@ -12,7 +12,7 @@ from cbgui.modeling.cpu import tricks_enabled
 
 @functools.cache
 def uses_onednn(dtype: torch.dtype) -> bool:
-    """Whether training's matrix products on a CPU go to oneDNN, which makes a kernel for every shape and keeps some.
+    """Whether training's matrix products on a CPU go to oneDNN, which makes a kernel for every shape and caches some.
 
     In bfloat16 PyTorch sends them there itself. In float32 it uses MKL, which is written for Intel's processors.
     """
@@ -26,7 +26,7 @@ def uses_onednn(dtype: torch.dtype) -> bool:
 def product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
     """x W^T + bias: (..., in_features) and (out_features, in_features) -> (..., out_features).
 
-    oneDNN's operator, the one that TorchInductor calls, has no gradient, so it serves only where none is needed.
+    oneDNN's operator, the one that TorchInductor calls, has no gradient, so it is used only where none is needed.
     """
     float32_on_cpu = x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32
     if float32_on_cpu and not torch.is_grad_enabled() and uses_onednn(torch.float32):

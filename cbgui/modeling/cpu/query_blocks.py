@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-BLOCK = 192  # queries; among 64 to 256 the fastest or close to it for rows of 88 to 600 tokens
-LONGEST = 1024  # tokens of a row; the attention weights are kept for the backward pass and grow with its square
+BLOCK = 192  # queries; the fastest of 64 to 256, or close to it (dev/LOG.md, 2026-11-27)
+LONGEST = 1024  # tokens of a row; the stored attention weights grow with the square of its length
 
 
 def query_blocks(
@@ -42,9 +42,11 @@ def query_blocks(
     outputs = []
     for start in range(0, tokens, BLOCK):
         end = min(start + BLOCK, tokens)
-        later = torch.full((end - start, end), -torch.inf, dtype=query.dtype, device=query.device).triu_(start + 1)
+        causal_mask = torch.full((end - start, end), -torch.inf, dtype=query.dtype, device=query.device).triu_(
+            start + 1
+        )
         block = query[:, :, start:end].flatten(1, 2)
-        scores = torch.baddbmm(later.repeat(groups, 1), block, key[:, :end].transpose(1, 2), alpha=scaling)
+        scores = torch.baddbmm(causal_mask.repeat(groups, 1), block, key[:, :end].transpose(1, 2), alpha=scaling)
         output = torch.bmm(scores.softmax(-1), value[:, :end])
         outputs.append(output.view(examples, heads, end - start, -1))
     return torch.cat(outputs, 2).transpose(1, 2).contiguous(), None

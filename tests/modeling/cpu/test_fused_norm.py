@@ -4,7 +4,7 @@ from random_models import TINY
 from transformers import AutoConfig, AutoModel
 
 from cbgui.config import override
-from cbgui.modeling.cpu.fused_norm import fuse
+from cbgui.modeling.cpu.fused_norm import fuse_norms
 from cbgui.runs.folder import create_run
 from cbgui.training.session import build_trainer
 
@@ -30,14 +30,14 @@ def test_the_fused_norm_computes_what_the_models_own_does(kind, norms, dtype, to
         if "norm" in name:
             parameter.add_(torch.randn_like(parameter) * 0.3)
     own = outcome(model)
-    assert fuse(model) == norms
+    assert fuse_norms(model) == norms
     for expected, found in zip(own, outcome(model), strict=True):
         assert (expected - found).norm() <= tolerance * expected.norm()
 
 
 def test_a_norm_that_is_trained_keeps_its_form():
     model = AutoModel.from_config(AutoConfig.for_model("llama", **TINY))
-    assert fuse(model) == 0
+    assert fuse_norms(model) == 0
 
 
 def test_training_in_bfloat16_on_a_cpu_uses_the_fused_norm(short_config, tmp_path):
