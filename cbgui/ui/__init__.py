@@ -1,1 +1,1 @@
-"""The pages. The only place that imports gradio."""
+"""The app in the browser; the only part of cbgui that imports Gradio."""

@@ -1,4 +1,4 @@
-"""The page: header and tabs. A new tab is a module here and a line below."""
+"""The app's frame: header and tabs. A new page is a module in pages/ and a line below."""
 
 from __future__ import annotations
 
@@ -10,65 +10,62 @@ from starlette.middleware import Middleware
 from cbgui import hardware, space
 from cbgui.runs import folder, queue
 from cbgui.ui.common import chosen, in_memory, run_choices
-from cbgui.ui.pages import chat as chat_tab
-from cbgui.ui.pages import data as data_tab
-from cbgui.ui.pages import export as export_tab
-from cbgui.ui.pages import report as report_tab
-from cbgui.ui.pages import runs as runs_tab
-from cbgui.ui.pages import train as train_tab
+from cbgui.ui.pages import chat, data, export, report, runs, train
 from cbgui.ui.server import downloads, visitors
-from cbgui.ui.server.visitors import Visitors
 from cbgui.ui.theme import CSS, THEME
+
+DEVICE_TICK = 5.0  # seconds between two looks at the memory in use
+CACHE_CHECK, CACHE_AGE = 3600, 86400  # seconds: how often, and after what age, Gradio deletes uploads and downloads
 
 
 def _choices(current: str | None):
-    """Keep the chosen run while it exists; else the newest."""
+    """Keep the chosen run while it exists, else choose the newest."""
     names = run_choices()
     return gr.Dropdown(choices=names, value=chosen(current if current in names else None))
 
 
 def _device() -> str:
-    return f"{hardware.describe()}; {hardware.in_use()}"
+    return f"{hardware.describe()}; {hardware.memory_in_words()}"
 
 
 def build() -> gr.Blocks:
-    with gr.Blocks(title="cbgui", analytics_enabled=False, delete_cache=(3600, 86400)) as page:
+    with gr.Blocks(title="cbgui", analytics_enabled=False, delete_cache=(CACHE_CHECK, CACHE_AGE)) as page:
         with gr.Row(equal_height=False, elem_id="header"):
-            gr.Markdown("# cbgui\nShort-circuit a language model: what must break, what must stay.")
+            gr.Markdown("# cbgui\nShort-circuit a language model: choose what must stop and what it must keep.")
             with gr.Column(scale=0, min_width=380):
                 run_name = gr.Dropdown([], value=None, label="Run", allow_custom_value=True, elem_id="run")
                 device = gr.Markdown(elem_id="device")
-        # Made here, since the Data page counts tokens of the same model; shown on the Train page.
+        # The Train page shows it; the Data page, which is built first, counts tokens with the same model.
         model = gr.Textbox(
             "demo", label="Model", info="demo, a hub id such as owner/name, or a folder", elem_id="model", render=False
         )
         with gr.Tabs():
             with gr.Tab("Data"):
-                data_tab.build(page, model)
+                data.build(page, model)
             with gr.Tab("Train"):
-                train_tab.build(page, run_name, model)
+                train.build(page, run_name, model)
             with gr.Tab("Runs") as tab:
-                runs_tab.build(page, tab, run_name)
+                runs.build(page, tab, run_name)
             with gr.Tab("Chat") as tab:
-                chat_tab.build(page, tab, run_name)
+                chat.build(page, tab, run_name)
             with gr.Tab("Report"):
-                report_tab.build(page, run_name)
+                report.build(page, run_name)
             with gr.Tab("Export"):
-                export_tab.build(page, run_name)
+                export.build(page, run_name)
         page.load(_choices, run_name, run_name, show_progress="hidden")
-        for trigger in (page.load, gr.Timer(5.0).tick):
+        for trigger in (page.load, gr.Timer(DEVICE_TICK).tick):
             trigger(_device, None, device, show_progress="hidden", queue=False)
     return page
 
 
 def launch(host: str, port: int | None, *, share: bool = False, auth: tuple[str, str] | None = None) -> None:
-    """Serve the page until the program is ended."""
+    """Serve the app until the program ends."""
     folder.root_folder().mkdir(parents=True, exist_ok=True)
-    folder.empty_trash()  # what was deleted could be brought back until the app closed
+    folder.empty_trash()  # a deleted run can be brought back only until the app closes
     visitors.install()
     queue.keep_going(folder.root_folder(), in_memory.drop)
     page = build().queue()
-    gc.freeze()  # what is here stays: collections while hundreds of thousands of rows pass need not look at it
+    gc.freeze()  # spares later collections, of hundreds of thousands of rows, a look at the app's own objects
     page.launch(
         server_name=host,
         server_port=port,
@@ -76,8 +73,8 @@ def launch(host: str, port: int | None, *, share: bool = False, auth: tuple[str,
         css=CSS,
         share=share,
         auth=auth,
-        # Nothing is served from disk but through `downloads`, which knows whose files they are.
-        app_kwargs={"routes": downloads.ROUTES, "middleware": [Middleware(Visitors)]},
+        # `downloads` alone serves run files from disk, because it knows whose files they are.
+        app_kwargs={"routes": downloads.ROUTES, "middleware": [Middleware(visitors.Visitors)]},
         max_file_size=space.MAX_UPLOAD if space.on_space() else None,
         show_error=False,
         ssr_mode=False,

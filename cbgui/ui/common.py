@@ -1,9 +1,8 @@
-"""What several pages share: runs and data sets by name, errors as sentences, one model in memory."""
+"""What several pages share: runs by name, errors as sentences, downloads, one model in memory."""
 
 from __future__ import annotations
 
 import functools
-import html
 import inspect
 import re
 import threading
@@ -11,20 +10,26 @@ from collections.abc import Callable, Hashable
 from typing import Any
 
 import gradio as gr
+from markupsafe import escape
 
 from cbgui import hardware
+from cbgui.data.examples import KIND_LABELS
 from cbgui.data.library import Library
 from cbgui.errors import InputError
 from cbgui.runs import folder
-from cbgui.runs.jobs import Job, running_jobs
+from cbgui.runs.jobs import ENDED, Job, running_jobs
 from cbgui.runs.run import Run
 from cbgui.space import on_space
 
-# Seconds between two looks at what other processes do. Each costs the browser up to 0.3 s of its time, through Gradio's
-# queue 0.4 (docs/performance.md).
-TICK = 2.0
-KIND_WORDS = {"break": "break", "retain": "ordinary", "near_miss": "near miss", "refusal": "refusal"}
-KINDS = {words: kind for kind, words in KIND_WORDS.items()}
+TICK = 2.0  # seconds between two looks at other processes; each look costs the browser up to 0.3 s
+KINDS = {label: kind for kind, label in KIND_LABELS.items()}
+# The file's own address, so that nothing depends on when Gradio draws the link.
+DOWNLOAD = """file => {
+    const link = document.createElement("a");
+    link.href = file.url;
+    link.download = file.orig_name || "";
+    link.click();
+}"""
 
 
 def library() -> Library:
@@ -36,22 +41,28 @@ def run_choices() -> list[str]:
 
 
 def pick(name: str | None) -> Run | None:
-    """The run of that name, if it exists in the runs folder (names come from the browser, so they are not trusted)."""
+    """The run of that name, if the runs folder has it. Names come from the browser, so they are not trusted."""
     return next((run for run in folder.list_runs() if run.name == name), None)
 
 
 def chosen(name: str | None) -> str | None:
-    """`name`, or the newest run's until the page has chosen that one, a second or two after it opened."""
+    """`name`, or the newest run while the page that just opened has not chosen one yet."""
     return name or next(iter(run_choices()), None)
 
 
 def need_run(name: str | None) -> Run:
+    """Raises gr.Error when there is no run of that name."""
     run = pick(name)
     if run is None:
         raise gr.Error(
             "No run is chosen; start one on the Train page, or choose one at the top.", print_exception=False
         )
     return run
+
+
+def row_of(event: gr.SelectData | gr.EditData) -> int:
+    """The row or message that was clicked or edited; Gradio gives a number or a (row, column) pair."""
+    return event.index[0] if isinstance(event.index, (list, tuple)) else event.index
 
 
 def sentences(handler: Callable[..., Any]) -> Callable[..., Any]:
@@ -77,32 +88,39 @@ def sentences(handler: Callable[..., Any]) -> Callable[..., Any]:
     return wrapped
 
 
+def download_on_click(button: gr.Button, make_file: Callable[..., str], inputs: list[Any] | None = None) -> None:
+    """One click makes a file and downloads it. A DownloadButton would need a second click for that."""
+    file = gr.DownloadButton(visible="hidden")
+    button.click(make_file, inputs, file).success(None, file, None, js=DOWNLOAD)
+
+
 def job_words(job: Job, what: str) -> str:
-    """How far a job is, or how it failed, in words."""
+    """How far a job is, or how it failed, as Markdown."""
     lines = job.lines()
     progress = [line for line in lines if re.match(r"\s*\d+% ", line)]
     if job.state() == "running":
         return f"**{job.run.name}**: {progress[-1].strip() if progress else 'starting'} ..."
-    said = [line for line in lines if not line.startswith(("exit ", " ", "Traceback")) and line not in progress]
-    return f"**{job.run.name}**: {what} failed. {html.escape(said[-1]) if said else ''}"
+    said = [line for line in lines if not line.startswith((f"{ENDED} ", " ", "Traceback")) and line not in progress]
+    return f"**{job.run.name}**: {what} failed. {escape(said[-1]) if said else ''}"
 
 
 def one_job_at_a_time() -> None:
-    """On a Space, visitors' evaluations and merges take turns. Raises InputError."""
-    if not on_space():
-        return
-    if any(running_jobs(folder.root_folder())):
-        raise InputError("evaluate and merge: the machine is busy with another; try again in some minutes.")
+    """On a Space, evaluations, merges and uploads take turns. Raises InputError while one is running."""
+    if on_space() and any(running_jobs(folder.root_folder())):
+        raise InputError(
+            "evaluate and merge: this Space is busy with another visitor's job; try again in a few minutes."
+        )
 
 
 class OneInMemory:
-    """Keeps the newest of what `load` gave: one set of weights at a time."""
+    """Keeps the newest thing that was loaded, so that one set of weights is in memory at a time."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._kept: tuple[Hashable, Any] | None = None
 
     def get(self, key: Hashable, load: Callable[[], Any]) -> Any:
+        """What `load` returned for `key`; calls it unless that is in memory already."""
         with self._lock:
             if self._kept is None or self._kept[0] != key:
                 self._let_go()
@@ -110,7 +128,7 @@ class OneInMemory:
             return self._kept[1]
 
     def drop(self) -> None:
-        """Make room, on the GPU for other processes too: training and evaluation are such."""
+        """Make room for other processes too: training and evaluation may need the same GPU."""
         with self._lock:
             self._let_go()
 

@@ -1,4 +1,4 @@
-"""One accent colour, light and dark."""
+"""How the app looks: one accent colour, in a light and a dark theme."""
 
 import gradio as gr
 
@@ -8,7 +8,7 @@ SUBDUED = {
     "input_placeholder_color": "#66748a",
 }
 SUBDUED_DARK = {f"{name}_dark": "#a9b6c8" for name in SUBDUED}
-# Gradio's own greys and teal are under the contrast of 4.5 that WCAG asks for.
+# Gradio's own greys and teal have less than the contrast of 4.5 that WCAG requires.
 THEME = gr.themes.Default(
     primary_hue="teal",
     neutral_hue="slate",
@@ -29,7 +29,7 @@ CSS = """
 .gradio-container {max-width: min(1280px, 100vw) !important; margin: 0 auto !important; min-width: 0 !important;
   width: 100% !important;}
 .gradio-container main {width: 100%; max-width: 100% !important; min-width: 0 !important; box-sizing: border-box;}
-.beside {align-items: flex-end; flex-wrap: wrap;}
+.aligned {align-items: flex-end; flex-wrap: wrap;}
 #rows, #runs, #differences, #preview {font-family: var(--font);}
 #rows span, #runs span, #differences span, #preview span {font-family: var(--font) !important;}
 .or, .max_value, .min_value, input.subdued {color: var(--body-text-color-subdued) !important;}
@@ -45,19 +45,21 @@ CSS = """
 .counts b {font-size: 22px; color: var(--body-text-color);}
 .counts span {font-weight: 600; color: var(--body-text-color);}
 .counts small {color: var(--body-text-color-subdued);}
-.fit {font-size: 13px; color: var(--body-text-color);}
-.fit .bar {display: flex; height: 18px; border-radius: 5px; overflow: hidden; margin: 6px 0;
+.memory {font-size: 13px; color: var(--body-text-color);}
+.memory .bar {display: flex; height: 18px; border-radius: 5px; overflow: hidden; margin: 6px 0;
   background: var(--border-color-primary);}
-.fit .bar i {display: block; height: 100%;}
-.fit .legend {display: flex; flex-wrap: wrap; gap: 2px 12px;}
-.fit .legend i {display: inline-block; width: 9px; height: 9px; border-radius: 2px; margin-right: 4px;}
-.fit .no {color: #b42318; font-weight: 600;}
-.dark .fit .no {color: #fda29b;}
+.memory .bar i {display: block; height: 100%;}
+.memory .legend {display: flex; flex-wrap: wrap; gap: 2px 12px;}
+.memory .legend i {display: inline-block; width: 9px; height: 9px; border-radius: 2px; margin-right: 4px;}
+.problem {color: #b42318; font-size: 13px; font-weight: 600;}
+.dark .problem {color: #fda29b;}
 #downloads table {border: 0; border-collapse: collapse; margin: 4px 0 16px !important;}
 #downloads tr {border: 0;}
 #downloads td {border: 0; border-bottom: 1px solid var(--border-color-primary); padding: 4px 16px 4px 0;}
 .shaded {line-height: 1.9; overflow-wrap: anywhere; color: var(--body-text-color);}
+.shaded p {margin: 10px 0 2px;}
 .shaded span {border-radius: 3px; white-space: pre-wrap;}
+.shaded .legend i {display: inline-block; width: 10px; height: 10px; border-radius: 2px;}
 .shaded .legend {font-size: 12px; display: flex; gap: 14px; flex-wrap: wrap; margin-bottom: 6px;}
 #report iframe {width: 100%; height: 900px; border: 1px solid var(--border-color-primary); border-radius: 8px;
   color-scheme: light;}

@@ -18,15 +18,19 @@ import psutil
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+from cbgui.runs.jobs import EVALUATE, EXPORT
+
 ROOT = Path(__file__).resolve().parents[2]
-expect.set_options(timeout=20_000)
+PATIENCE = 120_000  # ms that anything on a page may take; a busy machine needs them
+START_SECONDS = 120
+expect.set_options(timeout=PATIENCE)
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking", "--disable-sync"]
 FLAGS += ["--no-first-run", "--disable-component-update"]
 
 
 @dataclass
 class App:
-    """`python app.py` on a port and a runs folder; it can be killed and opened again."""
+    """`python app.py` with a port and a runs folder; it can be killed and opened again."""
 
     folder: Path
     port: int
@@ -42,11 +46,16 @@ class App:
         return self.folder / "runs"
 
     @property
+    def log_file(self) -> Path:
+        return self.folder / "app.log"
+
+    @property
     def log(self) -> str:
-        return (self.folder / "app.log").read_text("utf-8", errors="replace")
+        return self.log_file.read_text("utf-8", errors="replace")
 
     def open(self) -> None:
-        with (self.folder / "app.log").open("ab") as log:
+        """Start it and return once it answers."""
+        with self.log_file.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "app.py", "--port", str(self.port), "--runs", str(self.runs)],
                 cwd=ROOT,
@@ -54,13 +63,17 @@ class App:
                 stderr=subprocess.STDOUT,
                 env=os.environ | {"GRADIO_TEMP_DIR": str(self.folder / "gradio")} | self.environment,
             )
-        for _ in range(300):
-            try:
-                urllib.request.urlopen(self.url, timeout=2)
-                return
-            except (urllib.error.URLError, TimeoutError, ConnectionError):
-                assert self.process.poll() is None, self.log
-                time.sleep(0.3)
+        deadline = time.monotonic() + START_SECONDS
+        while not self._answers():
+            assert self.process.poll() is None and time.monotonic() < deadline, self.log
+            time.sleep(0.3)
+
+    def _answers(self) -> bool:
+        try:
+            urllib.request.urlopen(self.url, timeout=2)
+        except (urllib.error.URLError, TimeoutError, ConnectionError):
+            return False
+        return True
 
     def kill(self) -> None:
         self.process.kill()
@@ -78,7 +91,7 @@ def app_environment() -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[tuple, App]]:
-    """The apps of this session by their environment: opening one takes eight seconds."""
+    """The apps of this session by their environment, because opening one takes eight seconds."""
     apps: dict[tuple, App] = {}
     yield apps
     for app in apps.values():
@@ -90,12 +103,12 @@ def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[tuple, App
 def app(
     opened: dict[tuple, App], tmp_path_factory: pytest.TempPathFactory, app_environment: dict[str, str]
 ) -> Iterator[App]:
-    """An app whose runs folder is empty; other tests may have used it before."""
+    """An app whose runs folder is empty. Other tests may have used it before."""
     key = tuple(app_environment.items())
     if key not in opened:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
         opened[key] = App(tmp_path_factory.mktemp("app"), port, app_environment)
         opened[key].open()
     yield opened[key]
@@ -103,8 +116,18 @@ def app(
     shutil.rmtree(opened[key].runs, ignore_errors=True)
 
 
+@pytest.fixture
+def app_with_run(app: App, trained) -> App:
+    """An app with one finished run, called "trained", that is neither evaluated nor merged."""
+    not_trained = shutil.ignore_patterns(
+        trained.report_folder.name, trained.merged_folder.name, f"{EVALUATE}.*", f"{EXPORT}.*"
+    )
+    shutil.copytree(trained.path, app.runs / "trained", ignore=not_trained)
+    return app
+
+
 def end_processes(folder: Path) -> None:
-    """What a failed test left running."""
+    """End what a failed test left running."""
     for process in psutil.process_iter(["cmdline"]):
         command = process.info["cmdline"] or []
         if "app.py" not in command and any(part.startswith(str(folder)) for part in command):
@@ -128,6 +151,6 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture
 def page(browser: Browser) -> Iterator[Page]:
     page = browser.new_page(viewport={"width": 1440, "height": 900})
-    page.set_default_timeout(60_000)
+    page.set_default_timeout(PATIENCE)
     yield page
     page.close()

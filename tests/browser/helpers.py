@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 from playwright.sync_api import Locator, Page, expect
+from sample_rows import DEMO_ROWS
 
-# Small steps, and sample answers at the last one alone; names as in the Train page's settings.
-SMALL = {"training-break_batch_size": 2, "training-retain_batch_size": 2, "training-sample_every": 1000}
+LONG = 600_000  # ms that a training or an answer may take on a busy machine
+PAGES = ("Data", "Train", "Runs", "Chat", "Report", "Export")
+# Small steps without sample answers; names as in the Train page's settings.
+SMALL = {"training-break_batch_size": 2, "training-retain_batch_size": 2, "training-sample_every": 0}
+
+
+def open_app(page: Page, url: str) -> None:
+    """Open the app and wait until the Data page shows the demo."""
+    page.goto(url)
+    expect(page.locator("#counts")).to_contain_text(str(DEMO_ROWS["break"]))
 
 
 def open_tab(page: Page, name: str) -> None:
@@ -23,7 +32,7 @@ def fold(page: Page, name: str) -> None:
 
 
 def type_into(page: Page, name: str, text: str) -> None:
-    """As a user types it: Gradio acts at key presses, not at a value that was set."""
+    """Type as a user does: Gradio reacts to key presses, not to a value that a script has set."""
     box(page, name).click()
     page.keyboard.press("Control+A")
     page.keyboard.press("Delete")
@@ -31,17 +40,39 @@ def type_into(page: Page, name: str, text: str) -> None:
 
 
 def choose(page: Page, name: str, option: str) -> None:
-    """Pick from a dropdown."""
+    """Choose from a dropdown."""
     page.locator(f"#{name} input").click()
     page.get_by_role("option", name=option, exact=True).click()
     expect(page.locator(f"#{name} input")).to_have_value(option)
 
 
+def tick_options(page: Page, name: str, options: list[str]) -> None:
+    """Choose several from a dropdown and close its list."""
+    page.locator(f"#{name} input").click()
+    for option in options:
+        page.get_by_role("option", name=option, exact=True).click()
+    page.keyboard.press("Escape")
+
+
 def fill_settings(page: Page, settings: dict[str, object]) -> None:
-    """Open "More settings" on the Train page and fill these in, once the preset's own are there."""
+    """Open "More settings" on the Train page and fill these in, once the preset's values are there."""
     fold(page, "More settings")
     for name, value in settings.items():
         field = page.locator(f"#{name} input")
-        expect(field).not_to_have_value("", timeout=60_000)
+        expect(field).not_to_have_value("")
         field.fill(str(value))
         field.press("Tab")
+
+
+def start_training(page: Page, url: str, settings: dict[str, object]) -> None:
+    """Open the Train page and start a run of the demo with small steps and these settings."""
+    page.goto(url)
+    open_tab(page, "Train")
+    expect(page.locator("#memory")).to_contain_text("It fits.")
+    fill_settings(page, SMALL | settings)
+    page.locator("#start").click()
+
+
+def wait_until_still(page: Page) -> None:
+    """Wait until no animation runs: a colour that fades in has too little contrast for axe."""
+    page.wait_for_function("document.getAnimations().every(animation => animation.playState !== 'running')")

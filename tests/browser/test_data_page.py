@@ -1,4 +1,4 @@
-"""The Data page: import with mapping, edit in place, undo, checks and mends, answers written, named sets, many rows."""
+"""The Data page: import with mapping, edit in place, undo, checks and fixes, written answers, topics, many rows."""
 
 from __future__ import annotations
 
@@ -6,22 +6,27 @@ import csv
 import itertools
 import json
 import random
+import re
 import zipfile
+from collections.abc import Iterable
+from pathlib import Path
 
 import pytest
-from helpers import box, choose, fold, type_into
+from helpers import LONG, box, choose, fold, open_app, type_into
 from playwright.sync_api import Page, expect
-from sample_rows import ALL, tripping
+from sample_rows import CHECK_NAMES, DEMO_ROWS, rows_with_fault
 
 from cbgui.data.library import Library
+from cbgui.runs.folder import DATASETS
 
 pytestmark = pytest.mark.slow
+THINGS_TO_LOOK_AT = re.compile("things? to look at")
 
 
-def new_set(page: Page, name: str) -> None:
+def new_topic(page: Page, name: str) -> None:
     fold(page, "Save as, load, export")
     box(page, "new-name").fill(name)
-    page.locator("#new-data").click()
+    page.locator("#new-topic").click()
     expect(page.locator("#page-words")).to_contain_text("No rows here yet")
 
 
@@ -29,25 +34,33 @@ def cell(page: Page, row: int, column: int):
     return page.locator(f'#rows [data-testid="cell-{row}-{column}"]')
 
 
-def test_import_edit_check_mend_save(url, page, tmp_path):
-    page.goto(url)
-    expect(page.locator("#counts")).to_contain_text("207")
-    new_set(page, "mine")
-
-    path = tmp_path / "odd.csv"
+def write_csv(path: Path, rows: Iterable[list[str]]) -> Path:
     with path.open("w", newline="") as file:
-        rows = csv.writer(file)
-        rows.writerow(["Anfrage", "Antwort"])
-        rows.writerows([f"How do I build trap number {i}?", f"Take wood, {i} of it."] for i in range(30))
-        rows.writerow(["How do I build a snare?", "I'm sorry, but I can't help with that."])
+        csv.writer(file).writerows(rows)
+    return path
+
+
+def look_at_file(page: Page, path: Path) -> None:
+    """Choose a file and wait for its preview."""
     fold(page, "Add rows")
     page.locator("#file input[type=file]").set_input_files(path)
     expect(page.locator("#import-words")).to_contain_text("is this right?")
-    assert box(page, "map-prompt").input_value() == "Anfrage"
-    assert box(page, "map-response").input_value() == "Antwort"
+
+
+def test_import_edit_check_fix_and_save(url, page, tmp_path):
+    open_app(page, url)
+    new_topic(page, "mine")
+
+    rows = [["Anfrage", "Antwort"]]
+    rows += [[f"How do I build trap number {i}?", f"Take wood, {i} of it."] for i in range(30)]
+    rows += [["How do I build a snare?", "I'm sorry, but I can't help with that."]]
+    look_at_file(page, write_csv(tmp_path / "odd.csv", rows))
+    expect(box(page, "map-prompt")).to_have_value("Anfrage")
+    expect(box(page, "map-response")).to_have_value("Antwort")
     expect(page.locator("#preview")).to_contain_text("trap number 4")
     expect(page.locator("#preview")).not_to_contain_text("trap number 5")
-    page.locator("#map-side").get_by_text("break", exact=True).click()
+    page.locator("#map-other").get_by_text("must stop", exact=True).click()
+    expect(page.locator("#preview")).to_contain_text("must stop")
     page.locator("#import").click()
     expect(page.locator("#import-words")).to_contain_text("31 rows added")
     expect(page.locator("#page-words")).to_contain_text("31 rows, page 1 of 2")
@@ -60,43 +73,53 @@ def test_import_edit_check_mend_save(url, page, tmp_path):
     page.keyboard.press("Enter")
     expect(page.locator("#undo")).to_contain_text("Undo: edit")
     type_into(page, "search", "weave")
-    expect(page.locator("#page-words")).to_contain_text("1 rows, page 1 of 1")
+    expect(page.locator("#page-words")).to_contain_text("1 row, page 1 of 1")
     type_into(page, "search", "")
+    expect(page.locator("#page-words")).to_contain_text("31 rows, page 1 of 2")
 
     fold(page, "Checks")
     page.locator("#run-checks").click()
-    expect(page.locator("#mend-refusing")).to_be_visible()
-    expect(page.locator("#mend-near_duplicate")).to_be_visible()
-    page.locator("#mend-refusing").click()
-    expect(page.locator("#mend-refusing")).to_have_count(0)
-    expect(page.locator("#counts")).to_contain_text("1 refusals")
+    expect(page.locator("#fix-refusing")).to_be_visible()
+    expect(page.locator("#fix-near_duplicate")).to_be_visible()
+    page.locator("#fix-refusing").click()
+    expect(page.locator("#fix-refusing")).to_have_count(0)
+    expect(page.locator("#counts")).to_contain_text("refusals: 1")
     page.locator("#undo").click()
-    expect(page.locator("#counts")).to_contain_text("0 refusals")
+    expect(page.locator("#counts")).to_contain_text("refusals: 0")
     page.locator("#lengths").click()
     expect(page.locator("#histogram")).to_contain_text("Tokens of 31 rows")
 
-    cell(page, 0, 2).click()
-    page.locator("#row-template").click()
-    expect(page.locator("#template")).to_contain_text("<|im_start|>user")
     box(page, "new-name").fill("copy")
     page.locator("#duplicate").click()
-    expect(box(page, "data-set")).to_have_value("copy")
+    expect(box(page, "topic")).to_have_value("copy")
     page.reload()
-    expect(box(page, "data-set")).to_have_value("copy")
+    expect(box(page, "topic")).to_have_value("copy")
     expect(page.locator("#page-words")).to_contain_text("31 rows")
     fold(page, "Save as, load, export")
     with page.expect_download() as download:
-        page.locator("#export-data").click()
-        page.wait_for_timeout(1500)
         page.locator("#export-data").click()
     with zipfile.ZipFile(download.value.path()) as archive:
         lines = archive.read("break.jsonl").decode().splitlines()
     assert len(lines) == 31 and json.loads(lines[0])["prompt"] == "How do I build trap number 0?"
 
 
+def test_one_click_saves_the_row_in_the_editor(url, page):
+    open_app(page, url)
+    for row in range(3):
+        cell(page, row, 2).click()
+        expect(page.locator("#row-words")).to_contain_text(f"Row {row + 1},")
+        page.locator("#row-template").click()
+        expect(page.locator("#template")).to_contain_text("<|im_start|>user")
+        type_into(page, "row-prompt", f"Question number {row}?")
+        page.locator("#row-save").click()
+        expect(cell(page, row, 1)).to_contain_text(f"Question number {row}?")
+        expect(page.locator("#row-save")).to_be_hidden()
+    expect(page.locator("#undo")).to_contain_text("Undo: edit")
+
+
 def test_the_model_writes_the_answers(url, page):
     page.goto(url)
-    new_set(page, "asked")
+    new_topic(page, "asked")
     fold(page, "Add rows")
     page.get_by_role("tab", name="Paste").click()
     box(page, "paste").fill("What is the capital of France?\nWhat is the capital of Spain?")
@@ -106,30 +129,29 @@ def test_the_model_writes_the_answers(url, page):
     expect(page.locator("#import-words")).to_contain_text("2 have no answer yet")
     fold(page, "Write the answers")
     page.locator("#write-answers").click()
-    expect(page.locator("#write-words")).to_contain_text("2 of 2 answers written", timeout=300_000)
+    expect(page.locator("#write-words")).to_contain_text("2 of 2 answers written", timeout=LONG)
     expect(page.locator("#rows")).to_contain_text("Paris")
 
 
-def test_two_hundred_thousand_rows(app, page, tmp_path):
+def many_rows(count: int) -> Iterable[list[str]]:
     words = [f"word{i}" for i in range(20_000)]
     weights = list(itertools.accumulate(1 / (i + 5) for i in range(len(words))))
     generator = random.Random(0)
-    path = tmp_path / "many.csv"
-    with path.open("w", newline="") as file:
-        rows = csv.writer(file)
-        rows.writerow(["prompt", "response"])
-        for _ in range(200_000):
-            lengths = generator.randint(6, 20), generator.randint(20, 60)
-            rows.writerow(" ".join(generator.choices(words, cum_weights=weights, k=length)) for length in lengths)
+    yield ["prompt", "response"]
+    for _ in range(count):
+        lengths = generator.randint(6, 20), generator.randint(20, 60)
+        yield [" ".join(generator.choices(words, cum_weights=weights, k=length)) for length in lengths]
+
+
+def test_two_hundred_thousand_rows(app, page, tmp_path):
+    path = write_csv(tmp_path / "many.csv", many_rows(200_000))
     page.goto(app.url)
-    before = app.memory()  # other tests may have left a model in it
-    new_set(page, "many")
-    fold(page, "Add rows")
-    page.locator("#file input[type=file]").set_input_files(path)
-    expect(page.locator("#import-words")).to_contain_text("is this right?")
+    before = app.memory()  # with whatever other tests left in it
+    new_topic(page, "many")
+    look_at_file(page, path)
     page.locator("#import").click()
-    expect(page.locator("#import-words")).to_contain_text("200,000 rows added")
-    page.locator("#part").get_by_text("Keep").click()
+    expect(page.locator("#import-words")).to_contain_text("200,000 rows added", timeout=LONG)
+    page.locator("#part").get_by_text("Must keep").click()
     expect(page.locator("#page-words")).to_contain_text("200,000 rows, page 1 of 8,000")
     type_into(page, "page", "8000")
     page.keyboard.press("Enter")
@@ -138,35 +160,36 @@ def test_two_hundred_thousand_rows(app, page, tmp_path):
     expect(page.locator("#page-words")).not_to_contain_text("200,000 rows")
     fold(page, "Checks")
     page.locator("#run-checks").click()
-    expect(page.locator("#checks-words")).to_contain_text("things to look at")
+    expect(page.locator("#checks-words")).to_contain_text(THINGS_TO_LOOK_AT, timeout=LONG)
     assert app.memory() - before < 1.5 * 2**30
 
 
-def test_every_check_fires_and_is_mended_by_its_button(app, page):
-    library = Library(app.runs / "_data")
-    for check in ALL:
-        training, held_out = tripping(check)
+def test_every_check_finds_its_fault_and_its_button_fixes_it(app, page):
+    library = Library(app.runs / DATASETS)
+    for check in CHECK_NAMES:
+        training, held_out = rows_with_fault(check)
         data = library.create(f"set-{check}")
-        data.add(training, "import")
+        data.add(training, f"import {check}")
         if held_out:
-            data.add(held_out, "import", held_out=True)
+            data.add(held_out, f"import {check}", held_out=True)
     page.goto(app.url)
-    expect(page.locator("#counts")).not_to_contain_text("207")
+    expect(page.locator("#counts")).not_to_contain_text(str(DEMO_ROWS["break"]))
     fold(page, "Checks")
-    longest = page.get_by_label("Tokens at most").first
+    longest = box(page, "check-tokens")
     longest.fill("200")
     longest.press("Tab")
-    for check in ALL:
-        choose(page, "data-set", f"set-{check}")
-        expect(page.locator("#undo")).to_contain_text("Undo: import")
+    undo, words = page.locator("#undo"), page.locator("#checks-words")
+    for check in CHECK_NAMES:
+        choose(page, "topic", f"set-{check}")
+        expect(undo).to_have_text(f"Undo: import {check}")  # tells that this topic is open, not the one before
         page.locator("#run-checks").click()
-        expect(page.locator("#checks-words")).to_contain_text("things to look at")
-        button = page.locator(f"#mend-{check}")
+        expect(words).to_contain_text(THINGS_TO_LOOK_AT)
+        button = page.locator(f"#fix-{check}")
         expect(button).to_be_visible()
         button.click()
         expect(button).to_have_count(0)
-        expect(page.locator("#undo")).not_to_contain_text("Undo: import")
-        expect(page.locator("#checks-words")).not_to_contain_text("Checking again")
-        page.locator("#undo").click()
-        expect(page.locator("#undo")).to_contain_text("Undo: import")
-        expect(page.locator("#checks-words")).not_to_contain_text("things to look at")
+        expect(undo).not_to_contain_text("Undo: import")
+        expect(words).not_to_contain_text("Checking again")
+        undo.click()
+        expect(undo).to_have_text(f"Undo: import {check}")
+        expect(words).not_to_contain_text(THINGS_TO_LOOK_AT)

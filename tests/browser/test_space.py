@@ -1,20 +1,33 @@
-"""Two visitors of a public Space (its environment, faked): neither sees or touches what the other has."""
+"""Two visitors of a public Space, in a faked Space environment: neither sees or changes what the other has."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import secrets
 import shutil
 from pathlib import Path
 
 import httpx
 import pytest
-from helpers import SMALL, fill_settings, open_tab
+from helpers import LONG, PAGES, open_tab, start_training
 from playwright.sync_api import expect
+
+from cbgui.runs.folder import VISITORS, all_runs
+from cbgui.runs.run import Run
+from cbgui.ui.server.downloads import PREFIX
+from cbgui.ui.server.visitors import COOKIE
 
 pytestmark = pytest.mark.slow
 SECRET = "the-first-visitors-secret-topic"
+# What each page says to a visitor who has no run.
+NOTHING_YET = {
+    "Data": "look-alikes:",
+    "Train": "No run yet",
+    "Runs": "No run yet",
+    "Chat": "Train a run first",
+    "Report": "No run yet",
+    "Export": "No run yet",
+}
 
 
 @pytest.fixture
@@ -22,7 +35,8 @@ def app_environment():
     return {"SPACE_ID": "owner/cbgui", "SPACE_HOST": "owner-cbgui.hf.space", "HF_TOKEN": "hf_of_the_owner"}
 
 
-def contents(folder: Path) -> str:
+def digest_of(folder: Path) -> str:
+    """Of the names and contents of all files."""
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*")):
         digest.update(str(path.relative_to(folder)).encode())
@@ -32,33 +46,34 @@ def contents(folder: Path) -> str:
 
 
 def folder_of(app, context) -> Path:
-    cookie = next(one["value"] for one in context.cookies(app.url) if one["name"] == "cbgui_visitor")
-    return app.runs / "_visitors" / hashlib.sha256(f"cookie {cookie}".encode()).hexdigest()[:32]
+    cookie = next(one["value"] for one in context.cookies(app.url) if one["name"] == COOKIE)
+    return app.runs / VISITORS / hashlib.sha256(f"cookie {cookie}".encode()).hexdigest()[:32]
 
 
-def told(client: httpx.Client, session: str) -> str:
-    """All that Gradio says of this session's events, until the last of them has ended."""
+def answers_of(client: httpx.Client, session: str) -> str:
+    """All that Gradio answers to this session's events, until the last of them has ended."""
     with client.stream("GET", "/gradio_api/queue/data", params={"session_hash": session}, timeout=120) as stream:
         return "".join(stream.iter_text())
 
 
-def test_two_visitors(app, browser, trained):
+def test_visitors_do_not_see_each_other(app, browser, trained):
     first, second = browser.new_context(), browser.new_context()
     page = first.new_page()
     page.goto(app.url)
     open_tab(page, "Runs")
     mine = folder_of(app, first)
-    expect(page.get_by_text("No run yet. Start one on the Train page.")).to_be_visible(timeout=60_000)
+    expect(page.get_by_text("No run yet. Start one on the Train page.")).to_be_visible()
 
-    # The first visitor has a finished, merged, evaluated run, a data set and a preset of their own.
+    # The first visitor has a finished run with a report and a merged model.
     shutil.copytree(trained.path, mine / "private")
-    for folder, name in (("merged", "model.safetensors"), ("report", "report.json"), ("merged", "README.md")):
-        (mine / "private" / folder).mkdir(exist_ok=True)
-        (mine / "private" / folder / name).write_text(SECRET)
-    (mine / "private" / "log.txt").write_text(SECRET)
-    (mine / "private" / "merged" / "link.json").symlink_to("/etc/passwd")
+    run = Run(mine / "private")
+    for path in (run.merged_folder / "model.safetensors", run.merged_folder / "README.md", run.report_file):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(SECRET)
+    run.log_file.write_text(SECRET)
+    (run.merged_folder / "link.json").symlink_to("/etc/passwd")
     page.reload()
-    expect(page.locator("#run input")).to_have_value("private", timeout=60_000)
+    expect(page.locator("#run input")).to_have_value("private")
     open_tab(page, "Export")
     expect(page.locator("#downloads")).to_contain_text("model.safetensors")
     assert "link.json" not in page.locator("#downloads").inner_text()
@@ -66,52 +81,53 @@ def test_two_visitors(app, browser, trained):
         page.get_by_role("link", name="model.safetensors", exact=True).click()
     assert Path(download.value.path()).read_text() == SECRET
 
-    # The second one sees none of it.
+    # The second visitor sees none of it.
     other = second.new_page()
     other.goto(app.url)
-    for tab in ("Data", "Train", "Runs", "Chat", "Report", "Export"):
+    for tab in PAGES:
         open_tab(other, tab)
-        other.wait_for_timeout(1500)
+        expect(other.get_by_text(NOTHING_YET[tab]).locator("visible=true").first).to_be_visible()
         assert "private" not in other.locator("body").inner_text() and SECRET not in other.content()
     assert folder_of(app, second) != mine
 
-    before = contents(mine)
+    before = digest_of(mine)
     cookies = {cookie["name"]: cookie["value"] for cookie in second.cookies(app.url)}
     with httpx.Client(base_url=app.url, cookies=cookies, timeout=60) as client:
-        _file_urls(client, mine)
-        _every_handler(client)
-        _uploads(client)
-    assert contents(mine) == before
+        check_file_addresses(client, mine)
+        check_every_handler(client)
+        check_uploads(client)
+    assert digest_of(mine) == before
     assert SECRET not in app.log and "hf_of_the_owner" not in app.log
-    # What the first one had is still theirs.
+    # The first visitor still has it.
     page.reload()
-    expect(page.locator("#run input")).to_have_value("private", timeout=60_000)
+    expect(page.locator("#run input")).to_have_value("private")
     first.close()
     second.close()
 
 
-def _file_urls(client: httpx.Client, mine: Path) -> None:
-    """Each path to the first visitor's files, and some to the machine's."""
-    private = [mine / "private" / name for name in ("merged/model.safetensors", "log.txt", "run.yaml")]
+def check_file_addresses(client: httpx.Client, mine: Path) -> None:
+    """No address gives the first visitor's files or the machine's."""
+    run = Run(mine / "private")
+    private = [run.merged_folder / "model.safetensors", run.log_file, run.config_file]
     absolute = [*private, Path("/etc/passwd"), Path("/proc/self/environ")]
     visitor = mine.name
     paths = [f"/gradio_api/file={path}" for path in absolute]
     paths += [f"/file={path}" for path in absolute]
     paths += [f"/gradio_api/file/{path}" for path in absolute]
     paths += [
-        "/cbgui/files/private/merged/model.safetensors",
-        "/cbgui/files/private/merged/private-merged.zip",
-        "/cbgui/files/private/report/report.json",
-        "/cbgui/files/private/adapter/adapter_model.safetensors",
-        f"/cbgui/files/_visitors/{visitor}/private",
-        f"/cbgui/files/..%2f{visitor}%2fprivate/merged/model.safetensors",
-        f"/cbgui/files/../{visitor}/private/merged/model.safetensors",
-        "/cbgui/files/private/merged/..%2f..%2frun.yaml",
-        "/cbgui/files/private/data/break.jsonl",
-        "/cbgui/files/private/./log.txt",
-        "/cbgui/files/%2e%2e/%2e%2e/etc%2fpasswd",
-        "/cbgui/files//etc/passwd",
-        "/cbgui/files/private/merged/link.json",
+        f"/{PREFIX}/private/merged/model.safetensors",
+        f"/{PREFIX}/private/merged/private-merged.zip",
+        f"/{PREFIX}/private/report/report.json",
+        f"/{PREFIX}/private/adapter/adapter_model.safetensors",
+        f"/{PREFIX}/_visitors/{visitor}/private",
+        f"/{PREFIX}/..%2f{visitor}%2fprivate/merged/model.safetensors",
+        f"/{PREFIX}/../{visitor}/private/merged/model.safetensors",
+        f"/{PREFIX}/private/merged/..%2f..%2frun.yaml",
+        f"/{PREFIX}/private/data/break.jsonl",
+        f"/{PREFIX}/private/./log.txt",
+        f"/{PREFIX}/%2e%2e/%2e%2e/etc%2fpasswd",
+        f"/{PREFIX}//etc/passwd",
+        f"/{PREFIX}/private/merged/link.json",
         "/gradio_api/file=runs/private/log.txt",
         "/gradio_api/file=../../../../etc/passwd",
         "/gradio_api/file=..%2f..%2f..%2f..%2fetc%2fpasswd",
@@ -125,8 +141,8 @@ def _file_urls(client: httpx.Client, mine: Path) -> None:
         assert SECRET not in answer.text and "root:x" not in answer.text and "hf_of_the_owner" not in answer.text, path
 
 
-def _every_handler(client: httpx.Client) -> None:
-    """Each event of the page, called by hand with the first visitor's run as the one that is chosen."""
+def check_every_handler(client: httpx.Client) -> None:
+    """No event of the page gives anything away when it is called by hand with the first visitor's run."""
     config = client.get("/config").json()
     values = {component["id"]: component["props"].get("value") for component in config["components"]}
     run = next(c["id"] for c in config["components"] if c["props"].get("elem_id") == "run")
@@ -145,13 +161,13 @@ def _every_handler(client: httpx.Client) -> None:
         answer = client.post("/gradio_api/queue/join", json=body)
         assert answer.status_code in (200, 400, 422, 404, 503), answer.text
         asked += 1
-    said = told(client, session)
-    assert asked > 50 and said.count("process_completed") > asked // 2, said[-500:]
-    assert SECRET not in said
+    answers = answers_of(client, session)
+    assert asked > 50 and answers.count("process_completed") > asked // 2, answers[-500:]
+    assert SECRET not in answers
 
 
-def _uploads(client: httpx.Client) -> None:
-    """Too large and too many are refused."""
+def check_uploads(client: httpx.Client) -> None:
+    """Uploads that are too large or too many are refused."""
     large = client.post("/gradio_api/upload", files={"files": ("x.csv", b"a" * (51 * 2**20))})
     assert large.status_code in (400, 413), large.status_code
     small = {"files": ("x.csv", b"a,b\n1,2\n")}
@@ -159,24 +175,20 @@ def _uploads(client: httpx.Client) -> None:
     assert codes == {200, 429}
 
 
-def test_runs_wait_in_line_whoever_started_them(app, browser):
-    """The second visitor's run starts when the first one's has ended, and both are told so."""
+def test_runs_of_all_visitors_take_turns(app, browser):
+    """The second visitor's run starts when the first visitor's has ended, and both pages say so."""
     pages = []
-    for steps in ("90", "2"):
+    for steps in (90, 2):
         page = browser.new_context().new_page()
-        page.goto(app.url)
-        open_tab(page, "Train")
-        fill_settings(page, SMALL | {"training-sample_every": 0, "training-steps": steps})
-        page.locator("#start").click()
+        start_training(page, app.url, {"training-steps": steps})
         pages.append(page)
-        if steps == "90":
-            expect(page.locator("#run-line")).to_contain_text("step", timeout=120_000)
-    line = pages[1].locator("#run-line")
-    expect(line).to_contain_text("waiting for its turn", timeout=60_000)
+        if steps == 90:
+            expect(page.locator("#run-line")).to_contain_text("step", timeout=LONG)
+    first, second = (page.locator("#run-line") for page in pages)
+    expect(second).to_contain_text("waiting for its turn")
     pages[0].locator("#stop").click()
-    expect(pages[0].locator("#run-line")).to_contain_text("stopped, adapter kept", timeout=120_000)
-    expect(line).to_contain_text("done, step 2 of 2", timeout=180_000)
-    for page in pages:  # open ones go on asking the app, which other tests share
+    expect(first).to_contain_text("stopped, adapter kept")
+    expect(second).to_contain_text("done, step 2 of 2", timeout=LONG)
+    for page in pages:  # an open page goes on asking the app, which other tests share
         page.context.close()
-    states = [json.loads(path.read_text().splitlines()[-1])["state"] for path in app.runs.rglob("events.jsonl")]
-    assert sorted(states) == ["done", "stopped"]
+    assert sorted(run.state() for run in all_runs(app.runs)) == ["done", "stopped"]

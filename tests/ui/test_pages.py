@@ -8,16 +8,18 @@ import weakref
 import gradio as gr
 import pytest
 
+from cbgui.config import load_config
+from cbgui.errors import InputError
 from cbgui.runs import queue
 from cbgui.runs.run import Run
 from cbgui.ui.common import OneInMemory, chosen
 from cbgui.ui.pages import chat as chat_page
 from cbgui.ui.pages import train as train_page
-from cbgui.ui.panels import charts
+from cbgui.ui.panels import charts, settings
 
 
-def test_the_newest_run_is_meant_until_the_page_has_chosen_it(trained, tmp_path, monkeypatch):
-    """A request sent a second after the page opened is answered, not told that there is no run."""
+def test_until_the_page_has_chosen_a_run_it_is_the_newest(trained, tmp_path, monkeypatch):
+    """A question sent right after the page opened is answered."""
     monkeypatch.setenv("CBGUI_RUNS", str(tmp_path))
     asked = [{"role": "user", "content": "Hello"}]
     ask = (None, None, "", "", 8, 0, 0, asked, asked)
@@ -34,25 +36,62 @@ def test_the_newest_run_is_meant_until_the_page_has_chosen_it(trained, tmp_path,
     assert left[-1]["content"] == "Loading the model ..."
 
 
-def test_time_left_does_not_go_by_the_first_step(trained):
-    """It makes what the others use, and took three times as long as they."""
+def test_the_time_left_ignores_the_first_step(trained):
+    """The first step computes the reference states and takes several times as long as the others."""
     events = [event for event in trained.events()[0] if event["kind"] == "step"]
     for event, seconds in zip(events, (100.0, 10.0, 10.0, 10.0), strict=True):
         event |= {"seconds": seconds, "steps": 62}
-    assert " left" not in train_page._status_line(trained, "running", events[:1])
-    assert "about 10 min" in train_page._status_line(trained, "running", events[:2])
+    assert " left" not in train_page._status(trained, "running", events[:1])
+    assert "about 10 min" in train_page._status(trained, "running", events[:2])
 
 
-def test_a_probe_is_a_stronger_line_of_its_steps_colour(trained):
+def test_validation_is_a_stronger_line_in_the_colour_of_its_steps(trained):
     events = trained.events()[0]
     steps = [event for event in events if event["kind"] == "step"]
     look = charts.colours(charts.loss_table(events))
-    assert look["colors_in_legend"] == ["break probe", "keep probe"]
-    for side in ("break", "keep"):
-        pale, strong = (look["color_map"][side + ending] for ending in ("", " probe"))
+    assert look["colors_in_legend"] == ["must stop" + charts.VALIDATION, "must keep" + charts.VALIDATION]
+    for side in ("must stop", "must keep"):
+        pale, strong = (look["color_map"][side + ending] for ending in ("", charts.VALIDATION))
         assert pale == strong.replace("rgb(", "rgba(").replace(")", ",0.4)")
-    assert look["color_map"]["break"] != look["color_map"]["keep"]
+    assert look["color_map"]["must stop"] != look["color_map"]["must keep"]
     assert charts.colours(charts.cosine_table(steps))["colors_in_legend"] == list(steps[0]["cosine"])
+
+
+@pytest.mark.parametrize(
+    ("cosine", "step", "state", "words"),
+    [
+        (0.1, 50, "running", "now derail"),
+        (0.1, 50, "done", "Try it on the Chat page"),
+        (0.5, 50, "running", "are turning away"),
+        (0.5, 50, "done", "only in part"),
+        (0.95, 50, "done", "do not derail"),
+        (0.95, 5, "running", "Nothing has moved yet"),
+        (0.95, 50, "running", "Layer 9 has not moved after 50 steps"),
+    ],
+)
+def test_the_slowest_layer_decides_what_a_measurement_means(cosine, step, state, words):
+    event = {"kind": "step", "step": step, "cosine": {"4": 0.0, "9": cosine}}
+    assert words in charts.meaning([event], state)
+    assert charts.meaning([], state) == ""
+
+
+def test_every_choice_of_the_form_is_a_value_that_the_settings_accept():
+    config = load_config("demo")
+    values = settings.values_of(config)
+    for path, choices in settings.CHOICES.items():
+        for _, value in choices:
+            changed = list(values)
+            changed[settings.SHOWN.index(path)] = value
+            part, name = path.split(".")
+            assert getattr(getattr(settings.apply(config, changed), part), name) == value
+
+
+def test_target_layers_that_are_no_list_are_refused_in_words():
+    config = load_config("demo")
+    values = settings.values_of(config)
+    values[settings.SHOWN.index("objective.target_layers")] = "10, [20"
+    with pytest.raises(InputError, match="target_layers"):
+        settings.apply(config, values)
 
 
 class Weights:
@@ -63,32 +102,24 @@ def test_one_set_of_weights_is_in_memory_at_a_time():
     kept = OneInMemory()
     first = weakref.ref(kept.get("first", Weights))
     assert kept.get("first", Weights) is first()
-    gone = []
+    first_was_gone = []
 
     def load() -> Weights:
-        gone.append(first() is None)
+        first_was_gone.append(first() is None)
         return Weights()
 
     second = weakref.ref(kept.get("second", load))
-    assert gone == [True] and second() is not None
+    assert first_was_gone == [True] and second() is not None
     kept.drop()
     assert second() is None
 
 
-def test_room_is_made_before_the_next_in_line_starts(trained, tmp_path, monkeypatch):
-    """On a GPU the chat's weights would lie where training's belong."""
+def test_the_chat_model_makes_room_before_the_next_run_starts(trained, tmp_path, monkeypatch):
     done = []
     monkeypatch.setattr(Run, "start", lambda run: done.append(run.name))
     queue.start_next(tmp_path, lambda: done.append("room"))
-    assert done == []  # nobody waits: the chat keeps its model
+    assert done == []  # no run waits, so the chat keeps its model
     shutil.copytree(trained.path, tmp_path / "next")
     Run(tmp_path / "next").waiting_file.touch()
     queue.start_next(tmp_path, lambda: done.append("room"))
     assert done == ["room", "next"]
-
-
-def test_a_break_in_a_later_turn_is_put_down_to_the_turns_before():
-    away, near = [("a", 0.1)] * 4, [("a", 0.9)] * 4
-    assert "from the first token" in chat_page._verdict(away, False) and "Clear" not in chat_page._verdict(away, False)
-    assert "holds what was asked before" in chat_page._verdict(away, True)
-    assert "did not break" in chat_page._verdict(near, True) and "Clear" not in chat_page._verdict(near, True)

@@ -1,6 +1,6 @@
-"""Data: the sets with their counts, one page of rows that can be edited in place, and what adds, checks and mends them.
+"""Data: the topics and their counts, one page of rows that can be edited in place, and panels that add and check rows.
 
-Every change is on disk when it is seen; `version` (name, steps) says which state the page shows.
+Every change is on disk by the time it is shown. `version` (name, steps) says which state the page shows.
 """
 
 from __future__ import annotations
@@ -14,38 +14,39 @@ import gradio as gr
 import pandas as pd
 
 from cbgui.data.dataset_store import DatasetStore
-from cbgui.data.examples import Example
+from cbgui.data.examples import KIND_LABELS, Example
 from cbgui.errors import InputError
 from cbgui.modeling.chat_format import encode, load_tokenizer
 from cbgui.modeling.hub import resolve_model
-from cbgui.ui.common import KIND_WORDS, KINDS, library, sentences
+from cbgui.ui.common import KINDS, download_on_click, library, row_of, sentences
+from cbgui.ui.fragments import render
 from cbgui.ui.panels import checks as checks_panel
 from cbgui.ui.panels import import_rows as import_panel
 from cbgui.ui.panels.checks import CHECK_NAMES
 
-PAGE = 25
-COLUMNS = ["row", "request", "answer", "kind"]
-PARTS = {"Break": "break", "Keep": "retain", "Held out": "held_out"}
+PAGE_ROWS = 25
+COLUMNS = ["row", "question", "answer", "kind"]
+PARTS = {"Must stop": "break", "Must keep": "retain", "Held out": "held_out"}
 ANY = "any"
-CELL = 400  # characters of a cell that are shown; the whole text is in the row's own box
+CELL_LENGTH = 400  # characters of a cell that are shown; the row editor shows the whole text
+TEMPLATE_TOKENS = 4096  # of a row that "As the model reads it" shows
 
 
 def _counts(data: DatasetStore) -> str:
-    c = data.counts()
-    held = f"{c['held_out_break']:,} Break, {c['held_out'] - c['held_out_break']:,} Keep" if c["held_out"] else "none"
+    counts = data.counts()
+    held_out, held_out_break = counts["held_out"], counts["held_out_break"]
+    of_held_out = f"must stop: {held_out_break:,}, must keep: {held_out - held_out_break:,}" if held_out else "none"
+    of_retain = f"look-alikes: {counts['near_miss']:,}, refusals: {counts['refusal']:,}"
     boxes = [
-        ("Break", c["break"], "what must stop"),
-        ("Keep", c["retain"], f"what must stay: {c['near_miss']:,} near misses, {c['refusal']:,} refusals"),
-        ("Held out", c["held_out"], held),
+        ("Must stop", counts["break"], "answers that training turns away"),
+        ("Must keep", counts["retain"], of_retain),
+        ("Held out", held_out, of_held_out),
     ]
-    cells = "".join(
-        f"<div><b>{count:,}</b><span>{title}</span><small>{words}</small></div>" for title, count, words in boxes
-    )
-    return f'<div class="counts">{cells}</div>'
+    return render("counts", boxes=boxes)
 
 
-def _page(part: str, search: str, kind: str, check: str, page: float) -> tuple[list[list[Any]], int, int]:
-    """(rows of the table, page, pages)."""
+def _page(part: str, search: str, kind: str, check: str, page: float) -> tuple[list[list[Any]], int, int, int]:
+    """(rows of the table, page, pages, rows that pass the filters)."""
     data = library().current()
     filters = {
         "search": search or "",
@@ -54,21 +55,34 @@ def _page(part: str, search: str, kind: str, check: str, page: float) -> tuple[l
     }
     page = max(1, int(page or 1))
     part_name = None if filters["check"] else PARTS.get(part, "break")
-    rows, total = data.page(part_name, **filters, offset=(page - 1) * PAGE, limit=PAGE)
-    pages = max(1, -(-total // PAGE))
+    rows, total = data.page(part_name, **filters, offset=(page - 1) * PAGE_ROWS, limit=PAGE_ROWS)
+    pages = max(1, -(-total // PAGE_ROWS))
     if page > pages:
         return _page(part, search, kind, check, pages)
-    shown = [[r.id, r.example.prompt[:CELL], r.example.response[:CELL], KIND_WORDS[r.example.kind]] for r in rows]
+    examples = [(row.id, row.example) for row in rows]
+    shown = [[id_, e.prompt[:CELL_LENGTH], e.response[:CELL_LENGTH], KIND_LABELS[e.kind]] for id_, e in examples]
     return shown, page, pages, total
 
 
 def _show(part: str, search: str, kind: str, check: str, page: float) -> tuple:
     shown, page, pages, total = _page(part, search, kind, check, page)
-    words = f"{total:,} rows, page {page:,} of {pages:,}"
+    words = f"{total:,} {'row' if total == 1 else 'rows'}, page {page:,} of {pages:,}"
     if not total:
         filtered = (search or "").strip() or kind != ANY or check != ANY
         words = "No row passes these filters." if filtered else "No rows here yet. **Add rows** below."
     return pd.DataFrame(shown, columns=COLUMNS), shown, words, gr.Number(value=page)
+
+
+def _show_first_page(part: str, search: str, kind: str, check: str, page: float) -> tuple:
+    return _show(part, search, kind, check, 1)
+
+
+def _show_previous_page(part: str, search: str, kind: str, check: str, page: float) -> tuple:
+    return _show(part, search, kind, check, (page or 1) - 1)
+
+
+def _show_next_page(part: str, search: str, kind: str, check: str, page: float) -> tuple:
+    return _show(part, search, kind, check, (page or 1) + 1)
 
 
 def _refresh(part: str, search: str, kind: str, check: str, page: float) -> tuple:
@@ -83,8 +97,8 @@ def _refresh(part: str, search: str, kind: str, check: str, page: float) -> tupl
     )
 
 
-def _number(cell: Any) -> int | None:
-    """A row's number; None for the empty cell of a row that the user added (beside it, numbers come as floats)."""
+def _row_id(cell: Any) -> int | None:
+    """None for the empty cell of a row that the user added; it makes pandas read the other ids as floats."""
     try:
         return int(float(cell))
     except (TypeError, ValueError):
@@ -93,21 +107,21 @@ def _number(cell: Any) -> int | None:
 
 @sentences
 def _edited(table: pd.DataFrame, shown: list[list[Any]], part: str) -> tuple | Any:
-    """Cells that were changed in the table, written to their rows; a row that was added there, to the set."""
+    """Write the cells that were changed in the table to their rows, and add a row that was added there."""
     data = library().current()
     old = {int(row[0]): row for row in shown}
     for identifier, prompt, response, kind in table.fillna("").itertuples(index=False):
-        row = old.get(_number(identifier))
-        if row is None and _number(identifier) is None and str(prompt).strip():
-            usual = "break" if part == "Break" else "retain"
+        row = old.get(_row_id(identifier))
+        if row is None and _row_id(identifier) is None and str(prompt).strip():
+            usual = "break" if PARTS.get(part) == "break" else "retain"
             new = Example((("user", str(prompt)),), str(response), KINDS.get(kind, usual), "typed")
-            data.add([new], "type a row", held_out=part == "Held out")
+            data.add([new], "type a row", held_out=PARTS.get(part) == "held_out")
         if row is None or [prompt, response, kind] == row[1:]:
             continue
         (whole,) = data.get([row[0]]) or [None]
         if whole is None:
             continue
-        # A cell that was shown cut and not touched keeps its whole text.
+        # A cell that was shown shortened and not touched keeps its whole text.
         prompt = whole.example.prompt if prompt == row[1] else prompt
         response = whole.example.response if response == row[2] else response
         data.edit(row[0], prompt=str(prompt), response=str(response), kind=KINDS.get(kind, str(kind)))
@@ -116,26 +130,28 @@ def _edited(table: pd.DataFrame, shown: list[list[Any]], part: str) -> tuple | A
 
 @sentences
 def _select(shown: list[list[Any]], event: gr.SelectData) -> tuple:
-    """The chosen row in whole, and how the model reads it."""
-    index = event.index[0] if isinstance(event.index, (list, tuple)) else event.index
-    if not shown or index >= len(shown):
-        return (gr.skip(),) * 6
-    found = library().current().get([shown[index][0]])
+    """Open the row that was clicked in the editor."""
+    index = row_of(event)
+    found = library().current().get([shown[index][0]]) if shown and index < len(shown) else []
     if not found:
         return (gr.skip(),) * 6
-    row = found[0]
-    words = f"Row {row.id}, from {row.example.source or 'this data set'}{', held out' if row.held_out else ''}"
-    e = row.example
-    return row.id, gr.Group(visible=True), words, e.prompt, e.response, KIND_WORDS[e.kind]
+    row, example = found[0], found[0].example
+    words = f"Row {row.id}, from {example.source or 'this topic'}{', held out' if row.held_out else ''}"
+    return row.id, gr.Group(visible=True), words, example.prompt, example.response, KIND_LABELS[example.kind]
+
+
+def _need_row(identifier: int | None):
+    found = library().current().get([identifier] if identifier else [])
+    if not found:
+        raise InputError("no row is chosen; click one in the table.")
+    return found[0]
 
 
 @sentences
 def _template(identifier: int | None, model: str) -> Any:
-    found = library().current().get([identifier] if identifier else [])
-    if not found:
-        raise InputError("no row is chosen; click one in the table.")
+    row = _need_row(identifier)
     tokenizer = load_tokenizer(resolve_model(model.strip() or "demo", weights=False))
-    encoded = encode(tokenizer, found[0].example, 4096)
+    encoded = encode(tokenizer, row.example, TEMPLATE_TOKENS)
     before = tokenizer.decode(encoded.ids[: encoded.loss_start])
     counted = tokenizer.decode(encoded.ids[encoded.loss_start :])
     parts = [(before, None)] if before else []
@@ -144,26 +160,50 @@ def _template(identifier: int | None, model: str) -> Any:
 
 @sentences
 def _save(identifier: int | None, prompt: str, response: str, kind: str) -> tuple:
+    _need_row(identifier)
     data = library().current()
-    if identifier is None or not data.get([identifier]):
-        raise InputError("no row is chosen; click one in the table.")
     data.edit(identifier, prompt=prompt, response=response, kind=KINDS[kind])
     return data.version(), gr.Group(visible=False), None
 
 
 @sentences
 def _delete(identifier: int | None) -> tuple:
+    _need_row(identifier)
     data = library().current()
-    if identifier is None or not data.remove([identifier], "delete a row"):
-        raise InputError("no row is chosen; click one in the table.")
+    data.remove([identifier], "delete a row")
     return data.version(), gr.Group(visible=False), None
 
 
 def _undo() -> tuple:
     data = library().current()
     words = data.undo()
-    gr.Info(f"Taken back: {words}." if words else "There is nothing to undo.")
+    gr.Info(f"Undone: {words}." if words else "There is nothing to undo.")
     return data.version()
+
+
+@sentences
+def _choose(name: str) -> tuple:
+    return library().choose(name).version()
+
+
+@sentences
+def _duplicate(name: str) -> tuple:
+    return library().duplicate(library().current(), name).version()
+
+
+@sentences
+def _create(name: str) -> tuple:
+    return library().create(name).version()
+
+
+@sentences
+def _load(source: str, name: str) -> tuple:
+    return library().load(Path(source.strip()), name).version()
+
+
+@sentences
+def _restore_demo() -> tuple:
+    return library().choose(library().restore_demo().name).version()
 
 
 @sentences
@@ -171,8 +211,8 @@ def _export() -> str:
     data = library().current()
     with tempfile.TemporaryDirectory() as scratch:
         if not data.export(Path(scratch)):
-            raise InputError(f"data set {data.name!r} is empty; add rows first.")
-        # Gradio serves it from the temporary folder and removes it after a day.
+            raise InputError(f"topic {data.name!r} is empty; add rows first.")
+        # Gradio serves it from the temporary folder and deletes it after a day.
         return shutil.make_archive(str(Path(tempfile.mkdtemp()) / data.name), "zip", scratch)
 
 
@@ -181,26 +221,26 @@ def build(page: gr.Blocks, model: gr.Textbox) -> None:
     shown = gr.State([])
     chosen = gr.State(None)
     gr.Markdown(
-        "**Break** holds requests whose answers must stop. **Keep** holds what must be answered as before: ordinary "
-        "requests, near misses that look like Break, refusals. Training turns the first away and holds the second."
+        "**Must stop** holds questions with the answers that must stop. **Must keep** holds what the model must answer "
+        "as before: everyday questions, look-alikes that resemble what must stop, and refusals."
     )
     counts = gr.HTML(min_height=84, elem_id="counts")
-    with gr.Row(elem_classes="beside"):
-        name = gr.Dropdown([], label="Data set", elem_id="data-set", min_width=160)
+    with gr.Row(elem_classes="aligned"):
+        name = gr.Dropdown([], label="Topic", elem_id="topic", min_width=160)
         undo = gr.Button("Undo", interactive=False, elem_id="undo", min_width=220, scale=0, size="sm")
     with gr.Accordion("Save as, load, export", open=False):
-        with gr.Row(elem_classes="beside"):
+        with gr.Row(elem_classes="aligned"):
             new_name = gr.Textbox(label="New name", placeholder="letters, digits, - and _", elem_id="new-name")
-            duplicate = gr.Button("Save a copy under it", size="sm", elem_id="duplicate")
-            create = gr.Button("New, empty", size="sm", elem_id="new-data")
-            export = gr.DownloadButton("Export as JSON Lines (zip)", size="sm", elem_id="export-data")
-        with gr.Row(elem_classes="beside"):
-            folder = gr.Textbox(label="Folder with break.jsonl, retain.jsonl, held_out.jsonl", elem_id="load-folder")
+            duplicate = gr.Button("Save a copy under this name", size="sm", elem_id="duplicate")
+            create = gr.Button("New empty topic", size="sm", elem_id="new-topic")
+            export = gr.Button("Export as JSON Lines (zip)", size="sm", elem_id="export-data")
+        with gr.Row(elem_classes="aligned"):
+            source = gr.Textbox(label="Folder with break.jsonl, retain.jsonl, held_out.jsonl", elem_id="load-folder")
             load = gr.Button("Load it under the new name", size="sm", elem_id="load-data")
-            demo = gr.Button("Bring the demo data back", size="sm")
-    with gr.Row(elem_classes="beside"):
-        part = gr.Radio(list(PARTS), value="Break", label="Show", elem_id="part", min_width=320, scale=2)
-        search = gr.Textbox(label="Search", placeholder="in requests and answers", min_width=140, elem_id="search")
+            demo = gr.Button("Restore the demo topic", size="sm")
+    with gr.Row(elem_classes="aligned"):
+        part = gr.Radio(list(PARTS), value="Must stop", label="Show", elem_id="part", min_width=320, scale=2)
+        search = gr.Textbox(label="Search", placeholder="in questions and answers", min_width=140, elem_id="search")
         kind = gr.Dropdown([ANY, *KINDS], value=ANY, label="Kind", min_width=100, elem_id="kind")
         check = gr.Dropdown(
             [(ANY, ANY), *((words, check) for words, check in CHECK_NAMES.items())],
@@ -220,10 +260,10 @@ def build(page: gr.Blocks, model: gr.Textbox) -> None:
         max_height=460,
         show_label=False,
         label="Rows",
-        column_widths=["70px", "36%", "46%", "110px"],
+        column_widths=["70px", "38%", "47%", "110px"],
         elem_id="rows",
     )
-    with gr.Row(elem_classes="beside"):
+    with gr.Row(elem_classes="aligned"):
         words = gr.Markdown(elem_id="page-words")
         back = gr.Button("Previous page", size="sm", min_width=104, scale=0)
         number = gr.Number(
@@ -231,8 +271,8 @@ def build(page: gr.Blocks, model: gr.Textbox) -> None:
         )
         forward = gr.Button("Next page", size="sm", min_width=104, scale=0, elem_id="next-page")
     with gr.Group(visible=False, elem_id="row-editor") as editor:
-        row_words = gr.Markdown()
-        prompt = gr.Textbox(label="Request", lines=3, max_lines=12, elem_id="row-prompt")
+        row_words = gr.Markdown(elem_id="row-words")
+        prompt = gr.Textbox(label="Question", lines=3, max_lines=12, elem_id="row-prompt")
         response = gr.Textbox(label="Answer", lines=5, max_lines=20, elem_id="row-response")
         row_kind = gr.Radio(list(KINDS), label="Kind")
         with gr.Row():
@@ -240,7 +280,7 @@ def build(page: gr.Blocks, model: gr.Textbox) -> None:
             delete = gr.Button("Delete the row", elem_id="row-delete")
             template = gr.Button("As the model reads it", elem_id="row-template")
         read = gr.HighlightedText(
-            label="Through the model's chat template; what is coloured counts for the loss",
+            label="In the model's chat template; training looks at the coloured part",
             visible=False,
             show_whitespaces=True,
             color_map={"counts": "teal"},
@@ -251,17 +291,17 @@ def build(page: gr.Blocks, model: gr.Textbox) -> None:
 
     filters = [part, search, kind, check, number]
     view = [table, shown, words, number]
-    # One after the other: the page asked for last is the one that stays.
+    # One at a time and in order, so that the page that was asked for last is the one that stays.
     in_order = {"show_progress": "hidden", "concurrency_id": "rows", "concurrency_limit": 1}
     version.change(_refresh, filters, [name, counts, undo, *view], **in_order)
-    for control in (part, search, kind):
-        control.input(  # a key pressed while the last one is searched for must not be lost
-            lambda *values: _show(*values[:-1], 1), filters, view, trigger_mode="always_last", **in_order
-        )
-    check.change(lambda *values: _show(*values[:-1], 1), filters, view, **in_order)
+    # always_last: a key pressed during a search must not be lost.
+    # search.change: Gradio sends no input event when characters are deleted from a text box.
+    for event in (part.input, search.change, kind.input):
+        event(_show_first_page, filters, view, trigger_mode="always_last", **in_order)
+    check.change(_show_first_page, filters, view, **in_order)
     number.submit(_show, filters, view, **in_order)
-    back.click(lambda *values: _show(*values[:-1], (values[-1] or 1) - 1), filters, view, **in_order)
-    forward.click(lambda *values: _show(*values[:-1], (values[-1] or 1) + 1), filters, view, **in_order)
+    back.click(_show_previous_page, filters, view, **in_order)
+    forward.click(_show_next_page, filters, view, **in_order)
     table.input(_edited, [table, shown, part], version, show_progress="hidden")
     selected = [chosen, editor, row_words, prompt, response, row_kind]
     table.select(_select, shown, selected, show_progress="hidden")
@@ -269,16 +309,10 @@ def build(page: gr.Blocks, model: gr.Textbox) -> None:
     delete.click(_delete, chosen, [version, editor, chosen])
     template.click(_template, [chosen, model], read)
     undo.click(_undo, None, version)
-    name.input(lambda chosen: library().choose(chosen).version(), name, version)
-    duplicate.click(
-        sentences(lambda wanted: library().duplicate(library().current(), wanted).version()), new_name, version
-    )
-    create.click(sentences(lambda wanted: library().create(wanted).version()), new_name, version)
-    load.click(
-        sentences(lambda folder, wanted: library().load(Path(folder.strip()), wanted).version()),
-        [folder, new_name],
-        version,
-    )
-    demo.click(lambda: (library().restore_demo(), library().choose("demo").version())[1], None, version)
-    export.click(_export, None, export)
+    name.input(_choose, name, version)
+    duplicate.click(_duplicate, new_name, version)
+    create.click(_create, new_name, version)
+    load.click(_load, [source, new_name], version)
+    demo.click(_restore_demo, None, version)
+    download_on_click(export, _export)
     page.load(lambda: library().current().version(), None, version, show_progress="hidden")

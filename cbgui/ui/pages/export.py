@@ -1,4 +1,4 @@
-"""Export: merge in a process of its own, download from where the files lie, push to the hub."""
+"""Export: merge in a process of its own, download, push to the hub."""
 
 from __future__ import annotations
 
@@ -8,81 +8,82 @@ import shutil
 import gradio as gr
 
 from cbgui.errors import InputError
-from cbgui.export.merge import PART
 from cbgui.export.model_card import USE
 from cbgui.export.upload import check_repo
-from cbgui.runs.jobs import Job
-from cbgui.runs.run import Run
+from cbgui.runs.jobs import EXPORT, UPLOAD, Job
+from cbgui.runs.run import PART, Run
 from cbgui.space import on_space
 from cbgui.ui.common import TICK, job_words, need_run, one_job_at_a_time, pick, sentences
+from cbgui.ui.fragments import render
 from cbgui.ui.server.downloads import listing
 from cbgui.ui.server.visitors import hub_token
 
-
-def _merging(run: Run) -> Job:
-    return Job(run, "export")
-
-
-def _uploading(run: Run) -> Job:
-    return Job(run, "upload")
+VIEW = 8  # outputs of `_refresh`
 
 
 def _is_merged(run: Run) -> bool:
-    """Whether what is merged is the adapter as it is now (training may have gone on)."""
+    """Whether the merged model holds the adapter as it is now; training may have gone on."""
     merged, adapter = run.merged_folder, run.adapter_file
     return merged.is_dir() and not (adapter.is_file() and adapter.stat().st_mtime > merged.stat().st_mtime)
 
 
 def _words(run: Run) -> str:
-    job, merged = _merging(run), run.merged_folder
+    job, merged = Job(run, EXPORT), run.merged_folder
     if job.state() in ("running", "failed"):
         return job_words(job, "the merge")
-    if merged.is_dir() and not _is_merged(run):
-        return f"**{run.name}** was trained further since it was merged. Press **Merge** to merge it again."
-    if merged.is_dir():
+    if _is_merged(run):
         size = sum(path.stat().st_size for path in merged.iterdir()) / 1e6
         compared = next((line.split(": ", 1)[1] for line in job.lines() if "differ by at most" in line), "")
         return f"**{run.name}** is merged: {size:,.0f} MB in `{merged}`. {compared.capitalize()}"
+    if merged.is_dir():
+        return f"**{run.name}** was trained further since it was merged. Press **Merge** to merge it again."
     if job.state() == "stopped":
-        return f"**{run.name}**: stopped; nothing half-written is offered. Press **Merge** to start again."
+        return f"**{run.name}**: stopped. No half-written model is left; press **Merge** to start again."
     return "Nothing is merged yet. Press **Merge** once a run is done."
 
 
 def _upload_words(run: Run) -> str:
-    job = _uploading(run)
+    job = Job(run, UPLOAD)
     match job.state():
         case "running" | "failed":
             return job_words(job, "the upload")
         case "stopped":
-            return "Stopped; what is there already is not sent twice."
+            return "Stopped. Files that are on the hub already will not be sent again."
         case "done":
             address = next((line.split(": ", 1)[1] for line in job.lines() if line.startswith("Uploaded: ")), "")
             return f"Uploaded: [{address}]({address})"
     return ""
 
 
+def _files(run: Run, is_ready: bool) -> str:
+    folders = [listing(run, run.adapter_folder, "Adapter alone (PEFT)")]
+    if is_ready:
+        folders.insert(0, listing(run, run.merged_folder, "Merged model"))
+    return render("downloads", folders=folders)
+
+
 def _refresh(name: str | None, seen: tuple | None) -> tuple:
+    """Update what has changed; `seen` says what the page shows."""
+    unchanged = (gr.skip(),) * VIEW
     run = pick(name)
-    off = gr.Button(interactive=False)
     if run is None:
+        off = gr.Button(interactive=False)
         words = "No run yet; train one first."
-        return (words, "", "", off, off, off, off, ()) if seen != () else (gr.skip(),) * 8
-    words, upload_words = _words(run), _upload_words(run)
-    merging, uploading = _merging(run).state() == "running", _uploading(run).state() == "running"
-    ready = run.merged_folder.is_dir() and not merging
-    files = (listing(run, "merged", "Merged model.") if ready else "") + listing(
-        run, "adapter", "Adapter alone (PEFT)."
-    )
-    mark = (run.name, words, upload_words, files, _is_merged(run))
-    if mark == seen:
-        return (gr.skip(),) * 8
+        return (words, "", "", off, off, off, off, ()) if seen != () else unchanged
+    words, upload_words, is_merged = _words(run), _upload_words(run), _is_merged(run)
+    merging, uploading = Job(run, EXPORT).state() == "running", Job(run, UPLOAD).state() == "running"
+    is_ready = run.merged_folder.is_dir() and not merging
+    files = _files(run, is_ready)
+    mark = (run.name, words, upload_words, files, is_merged)
+    if seen and mark == tuple(seen):
+        return unchanged
     return (
         words,
         files,
         upload_words,
-        gr.Button(interactive=not merging and not _is_merged(run)),
+        gr.Button(interactive=not merging and not is_merged),
         gr.Button(interactive=merging),
-        gr.Button(interactive=ready and not uploading),
+        gr.Button(interactive=is_ready and not uploading),
         gr.Button(interactive=uploading),
         mark,
     )
@@ -95,16 +96,16 @@ def _merge(name: str | None) -> str:
     if _is_merged(run):
         raise InputError(f"run {run.name!r} is merged already; its files are below.")
     one_job_at_a_time()
-    shutil.rmtree(run.merged_folder, ignore_errors=True)  # of an adapter that has been trained further since
-    _merging(run).start("--output", str(run.merged_folder))
+    shutil.rmtree(run.merged_folder, ignore_errors=True)  # merged before training went on
+    Job(run, EXPORT).start("--output", str(run.merged_folder))
     return f"**{run.name}**: starting ..."
 
 
 @sentences
 def _stop(name: str | None) -> None:
     run = need_run(name)
-    _merging(run).stop()
-    shutil.rmtree(run.path / f"merged{PART}", ignore_errors=True)
+    Job(run, EXPORT).stop()
+    shutil.rmtree(run.merged_folder.with_name(run.merged_folder.name + PART), ignore_errors=True)
 
 
 @sentences
@@ -113,24 +114,22 @@ def _upload(name: str | None, repo: str, public: bool, token: str) -> str:
     repo = check_repo((repo or "").strip())
     token = hub_token() if on_space() else (token or "").strip()
     if on_space() and not token:
-        raise InputError(
-            "upload: log in with Hugging Face first (the button beside); the Space's own login is not used."
-        )
+        raise InputError("upload: log in with Hugging Face first; this Space does not lend its own login.")
     one_job_at_a_time()
     arguments = ["--repo", repo, *["--public"] * public]
-    _uploading(run).start(*arguments, secrets={"HF_TOKEN": token} if token else None)
+    Job(run, UPLOAD).start(*arguments, secrets={"HF_TOKEN": token} if token else None)
     return "Starting ..."
 
 
 @sentences
 def _stop_upload(name: str | None) -> None:
-    _uploading(need_run(name)).stop()
+    Job(need_run(name), UPLOAD).stop()
 
 
 def build(page: gr.Blocks, run_name: gr.Dropdown) -> None:
     gr.Markdown(
-        "Merge the adapter into the base model's original weights: ordinary safetensors, nothing added at inference. "
-        "The merged model is compared with base + adapter before it is offered."
+        "Merge the adapter into the original model's weights. The result is ordinary safetensors that need nothing "
+        "special to run. The merged model is compared with original and adapter before you can download it."
     )
     with gr.Row():
         merge = gr.Button("Merge", variant="primary", elem_id="merge")
@@ -141,10 +140,10 @@ def build(page: gr.Blocks, run_name: gr.Dropdown) -> None:
         gr.Markdown(USE)
     with gr.Accordion("Push to the Hugging Face hub", open=False, elem_id="hub"):
         gr.Markdown(
-            "The merged model with its card: base model and its licence, data, the report's figures, limits. Evaluate "
-            "before you merge, so that the card has figures."
+            "Uploads the merged model with its card: the original model and its licence, the data, the report's "
+            "figures, the limits. Evaluate before you merge, so that the card has figures."
         )
-        with gr.Row(elem_classes="beside"):
+        with gr.Row(elem_classes="aligned"):
             repo = gr.Textbox(label="Repository", placeholder="your-name/model-name", elem_id="repo", min_width=200)
             public = gr.Checkbox(label="Public", info="private otherwise", min_width=120, elem_id="public")
             token = gr.Textbox(

@@ -1,4 +1,4 @@
-"""Runs: all of them with state and key figures; open, rename, duplicate, compare, delete and bring back."""
+"""Runs: all of them with their state and key figures; open, rename, duplicate, compare, delete and bring back."""
 
 from __future__ import annotations
 
@@ -15,21 +15,22 @@ from cbgui.errors import InputError
 from cbgui.evaluation.compare import read_report
 from cbgui.evaluation.verdict import worst_answered
 from cbgui.runs import folder
-from cbgui.runs.run import STATE_LABELS, Run
-from cbgui.ui.common import need_run, pick, run_choices, sentences
+from cbgui.runs.run import DATA_FIELDS, STATE_LABELS, Run
+from cbgui.training.diagnostics import slowest_layer
+from cbgui.ui.common import need_run, pick, row_of, run_choices, sentences
 
-COLUMNS = ["run", "state", "model", "data", "started", "minutes", "steps", "break cosine", "keep moved"]
-COLUMNS += ["answered under attack", "keep KL"]  # of runs that were evaluated
+COLUMNS = ["run", "state", "model", "topic", "started", "minutes", "steps", "break cosine", "keep drift"]
+COLUMNS += ["answered attacks", "keep KL"]  # from the report of a run that was evaluated
 
 
 def _row(run: Run) -> list[Any]:
     events, _ = run.events()
     steps = [event for event in events if event["kind"] == "step"]
-    probe = next((event for event in reversed(events) if event["kind"] == "validation"), None)
+    validation = next((event for event in reversed(events) if event["kind"] == "validation"), None)
     try:
         model = run.config().model.name
     except InputError:
-        model = "unreadable run.yaml"
+        model = "settings unreadable"
     return [
         run.name,
         STATE_LABELS[run.state()],
@@ -38,8 +39,8 @@ def _row(run: Run) -> list[Any]:
         time.strftime("%Y-%m-%d %H:%M", time.localtime(events[0]["time"])) if events else "",
         f"{sum(event['seconds'] for event in steps) / 60:.1f}" if steps else "",
         f"{steps[-1]['step']} of {steps[-1]['steps']}" if steps else "",
-        f"{max(probe['cosine'].values()):.2f}" if probe else "",
-        f"{probe['drift']:.1%}" if probe else "",
+        f"{slowest_layer(validation)[1]:.2f}" if validation else "",
+        f"{validation['drift']:.1%}" if validation else "",
         *_reported(run),
     ]
 
@@ -48,7 +49,7 @@ def _reported(run: Run) -> list[str]:
     try:
         report = read_report(run)
         return [f"{worst_answered(report):.1%}", f"{report['retain']['kl']:.4f}"]
-    except (InputError, KeyError, TypeError):  # none, or one of another form, which must not hide the list
+    except (InputError, KeyError, TypeError):  # none, or in an older form, which must not hide the list
         return ["", ""]
 
 
@@ -59,33 +60,42 @@ def _list() -> tuple:
     return pd.DataFrame(rows, columns=COLUMNS), words, gr.Dropdown(choices=names), names
 
 
-@sentences
-def _compare(names: list[str]) -> tuple:
-    """The probes' slowest cosine of each run, and the settings in which they differ."""
-    chosen = [run for name in names or [] if (run := pick(name)) is not None]
-    if len(chosen) < 2:
-        raise InputError("runs to compare: choose two or more.")
-    points, columns = [], {}
-    for run in chosen:
-        for event in run.events()[0]:
-            if event["kind"] == "validation":
-                points.append((event["step"], max(event["cosine"].values()), event["drift"], run.name))
-        settings = flatten(run.config().model_dump())
-        columns[run.name] = {
-            key: value for key, value in settings.items() if not key.startswith("data.") or "max" in key
-        }
-    if not points:
-        raise InputError("runs to compare: none of them has been measured yet; wait for the first probe.")
-    curves = pd.DataFrame(points, columns=["step", "cosine", "drift", "run"])
+def _open(names: list[str], event: gr.SelectData):
+    row = row_of(event)
+    return gr.Dropdown(choices=names, value=names[row]) if row < len(names) else gr.skip()
+
+
+def _validation_curves(runs: list[Run]) -> pd.DataFrame:
+    """Break cosine of the slowest layer and drift of the retain examples, at each validation of each run."""
+    points = [
+        (event["step"], slowest_layer(event)[1], event["drift"], run.name)
+        for run in runs
+        for event in run.events()[0]
+        if event["kind"] == "validation"
+    ]
+    return pd.DataFrame(points, columns=["step", "cosine", "drift", "run"])
+
+
+def _differing_settings(runs: list[Run]) -> pd.DataFrame:
+    """The settings in which the runs differ, a column for each run, without the paths of their data files."""
+    columns = {run.name: flatten(run.config().model_dump(exclude={"data": set(DATA_FIELDS.values())})) for run in runs}
     table = pd.DataFrame(columns)
     differing = table[table.nunique(axis=1, dropna=False) > 1].reset_index(names="setting")
     if differing.empty:
-        differing = pd.DataFrame([["all settings are the same"] + [""] * len(columns)], columns=["setting", *columns])
-    return (
-        gr.LinePlot(value=curves, visible=True),
-        gr.LinePlot(value=curves, visible=True),
-        gr.Dataframe(value=differing, visible=True),
-    )
+        return pd.DataFrame([["all settings are the same"] + [""] * len(columns)], columns=["setting", *columns])
+    return differing
+
+
+@sentences
+def _compare(names: list[str]) -> tuple:
+    runs = [run for name in names or [] if (run := pick(name)) is not None]
+    if len(runs) < 2:
+        raise InputError("runs to compare: choose two or more.")
+    curves = _validation_curves(runs)
+    if curves.empty:
+        raise InputError("runs to compare: none of them has been validated yet; wait for the first validation.")
+    plots = [gr.LinePlot(value=curves, visible=True)] * 2
+    return *plots, gr.Dataframe(value=_differing_settings(runs), visible=True)
 
 
 @sentences
@@ -96,7 +106,7 @@ def _rename(name: str | None, new: str):
 
 @sentences
 def _duplicate(name: str | None):
-    space.limit("runs", len(folder.list_runs()) + 1, space.MAX_RUNS)
+    space.refuse_over("runs", len(folder.list_runs()) + 1, space.MAX_RUNS)
     copy = folder.duplicate(need_run(name))
     gr.Info(f"Run {copy.name} has the same settings and data; press Resume on the Train page to start it.")
     return gr.Dropdown(choices=run_choices(), value=copy.name)
@@ -113,55 +123,43 @@ def _delete(name: str | None):
 
 @sentences
 def _bring_back(place: str | None):
-    trash = folder.trashed()  # also what an earlier page deleted
+    trash = folder.trashed()  # may hold what was deleted before the page was loaded anew
     if not place and not trash:
         raise InputError("nothing was deleted since the app was opened.")
     run = folder.restore(Path(place) if place else trash[-1])
     return gr.Dropdown(choices=run_choices(), value=run.name), None, gr.Button("Bring back", interactive=True)
 
 
+def _curve(y: str, title: str) -> gr.LinePlot:
+    return gr.LinePlot(x="step", y=y, color="run", title=title, height=260, min_width=300, visible=False)
+
+
 def build(page: gr.Blocks, tab: gr.Tab, run_name: gr.Dropdown) -> None:
-    gr.Markdown("Click a run to open it; it is then the one that Train, Chat, Report and Export show.")
+    gr.Markdown("Click a run to open it. Train, Chat, Report and Export then show it.")
     words = gr.Markdown()
     shown = gr.State([])
     place = gr.State(None)
     table = gr.Dataframe(
         headers=COLUMNS, interactive=False, max_height=420, label="Runs", show_label=False, elem_id="runs"
     )
-    with gr.Row(elem_classes="beside"):
+    with gr.Row(elem_classes="aligned"):
         new = gr.Textbox(label="New name", placeholder="letters, digits, - and _", elem_id="rename-to", min_width=140)
         rename = gr.Button("Rename the open run", size="sm", elem_id="rename", min_width=120)
         duplicate = gr.Button("Duplicate as a new run", size="sm", elem_id="duplicate-run", min_width=120)
         delete = gr.Button("Delete the open run", size="sm", elem_id="delete-run", min_width=120)
         back = gr.Button("Bring back", size="sm", elem_id="bring-back", min_width=120)
-    with gr.Row(elem_classes="beside"):
+    with gr.Row(elem_classes="aligned"):
         chosen = gr.Dropdown([], multiselect=True, label="Runs to compare", elem_id="compare-runs", scale=3)
         compare = gr.Button("Compare", elem_id="compare", min_width=120)
     with gr.Row():
-        cosine = gr.LinePlot(
-            x="step",
-            y="cosine",
-            color="run",
-            title="Break cosine of the slowest layer, held out",
-            height=260,
-            min_width=300,
-            visible=False,
-        )
-        drift = gr.LinePlot(
-            x="step", y="drift", color="run", title="Keep: share moved", height=260, min_width=300, visible=False
-        )
+        cosine = _curve("cosine", "Break cosine of the slowest layer, in validation")
+        drift = _curve("drift", "Must keep: share that has moved")
     differences = gr.Dataframe(
         interactive=False, label="Settings that differ", visible=False, wrap=True, elem_id="differences"
     )
-    listing = [table, words, chosen, shown]
-
-    def opened(names: list[str], event: gr.SelectData):
-        row = event.index[0] if isinstance(event.index, (list, tuple)) else event.index
-        return gr.Dropdown(choices=names, value=names[row]) if row < len(names) else gr.skip()
-
     for trigger in (tab.select, run_name.change, page.load):
-        trigger(_list, None, listing, show_progress="hidden")
-    table.select(opened, shown, run_name, show_progress="hidden")
+        trigger(_list, None, [table, words, chosen, shown], show_progress="hidden")
+    table.select(_open, shown, run_name, show_progress="hidden")
     compare.click(_compare, chosen, [cosine, drift, differences])
     rename.click(_rename, [run_name, new], [run_name, new])
     duplicate.click(_duplicate, run_name, run_name)

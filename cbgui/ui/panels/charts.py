@@ -1,4 +1,4 @@
-"""Events -> the tables the charts draw, and the sentence that says what they mean."""
+"""Events as the tables that the charts draw, and the sentence that says what they mean."""
 
 from __future__ import annotations
 
@@ -6,49 +6,52 @@ from typing import Any
 
 import pandas as pd
 
-TRIPPED = 0.2  # break cosine of the slowest layer from which answers derail
-# Red, green, blue; each seen well on a light and on a dark page.
+from cbgui.training.diagnostics import DERAILS, FIRST_STEPS, UNTOUCHED, slowest_layer
+
+# Red, green, blue; each can be seen on a light and on a dark page.
 HUES = ((59, 130, 246), (249, 115, 22), (20, 184, 166), (168, 85, 247), (236, 72, 153), (132, 204, 22))
-PROBE = " probe"
+VALIDATION = ", validation"
 LOSS_COLUMNS = ["step", "value", "loss"]
 COSINE_COLUMNS = ["step", "cosine", "layer"]
 
 
-def _ending(event: dict[str, Any]) -> str:
-    """Probes are on held-out examples, or on training ones where a run has no others."""
-    return PROBE if event["kind"] == "validation" else ""
+def measurements(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The events that are points of the charts."""
+    return [event for event in events if event["kind"] in ("step", "validation")]
 
 
 def colours(table: pd.DataFrame) -> dict[str, Any]:
-    """A chart's colours for the series in the table's last column: a hue each, pale for the steps, which scatter, and
-    strong for the probes. The legend names the probes alone once they are lines: it does not wrap, on a phone either.
+    """A chart's colours for the series in the table's last column: one hue for each, pale for the steps, which
+    scatter, and strong for validation.
+
+    The legend does not wrap on a phone, so once the validation series are lines it names only those.
     """
     names = list(dict.fromkeys(table.iloc[:, -1]))
-    plain = list(dict.fromkeys(name.removesuffix(PROBE) for name in names))
-    hues = {name: ",".join(map(str, HUES[place % len(HUES)])) for place, name in enumerate(plain)}
-    validations = [name for name in names if name.endswith(PROBE)]
+    plain = list(dict.fromkeys(name.removesuffix(VALIDATION) for name in names))
+    hues = {name: ",".join(map(str, HUES[index % len(HUES)])) for index, name in enumerate(plain)}
+    validations = [name for name in names if name.endswith(VALIDATION)]
     color_map = {name: f"rgba({hues[name]},0.4)" for name in plain}
-    color_map |= {name: f"rgb({hues[name.removesuffix(PROBE)]})" for name in validations}
-    lines = table["step"][table.iloc[:, -1].isin(validations)].nunique() > 1
-    return {"color_map": color_map, "colors_in_legend": validations if lines else plain}
+    color_map |= {name: f"rgb({hues[name.removesuffix(VALIDATION)]})" for name in validations}
+    are_lines = table["step"][table.iloc[:, -1].isin(validations)].nunique() > 1
+    return {"color_map": color_map, "colors_in_legend": validations if are_lines else plain}
+
+
+def _ending(event: dict[str, Any]) -> str:
+    return VALIDATION if event["kind"] == "validation" else ""
 
 
 def loss_table(events: list[dict[str, Any]]) -> pd.DataFrame:
     rows = []
-    for event in events:
-        if event["kind"] in ("step", "validation"):
-            ending = _ending(event)
-            rows.append((event["step"], event["reroute_loss"], "break" + ending))
-            rows.append((event["step"], event["retain_loss"], "keep" + ending))
+    for event in measurements(events):
+        rows.append((event["step"], event["reroute_loss"], "must stop" + _ending(event)))
+        rows.append((event["step"], event["retain_loss"], "must keep" + _ending(event)))
     return pd.DataFrame(rows, columns=LOSS_COLUMNS)
 
 
 def cosine_table(events: list[dict[str, Any]]) -> pd.DataFrame:
     rows = []
-    for event in events:
-        if event["kind"] in ("step", "validation"):
-            ending = _ending(event)
-            rows += [(event["step"], value, f"{layer}{ending}") for layer, value in event["cosine"].items()]
+    for event in measurements(events):
+        rows += [(event["step"], value, f"{layer}{_ending(event)}") for layer, value in event["cosine"].items()]
     return pd.DataFrame(rows, columns=COSINE_COLUMNS)
 
 
@@ -58,23 +61,21 @@ def duration(seconds: float) -> str:
 
 
 def meaning(events: list[dict[str, Any]], state: str) -> str:
-    """One sentence in plain words about the newest measurement."""
-    measured = [event for event in events if event["kind"] in ("step", "validation")]
+    """One plain sentence about the newest measurement; empty when there is none."""
+    measured = measurements(events)
     if not measured:
         return ""
-    cosine = max(measured[-1]["cosine"].values())
-    step = measured[-1]["step"]
-    if cosine < TRIPPED:
-        rest = "from here training restores ordinary answers" if state == "running" else "try it on the Chat page"
-        return f"The breaker has derailed (break cosine {cosine:.2f}); {rest}."
-    if state == "done" and cosine > 0.9:
-        return f"The breaker has not derailed (break cosine {cosine:.2f}, 1 is untouched)."
+    step, (layer, cosine) = measured[-1]["step"], slowest_layer(measured[-1])
+    scale = f"break cosine {cosine:.2f}; 1 is untouched"
+    if cosine < DERAILS:
+        rest = "From here, training restores what must be kept." if state == "running" else "Try it on the Chat page."
+        return f"Answers that must stop now derail ({scale}). {rest}"
+    if state == "done" and cosine > UNTOUCHED:
+        return f"Answers that must stop do not derail ({scale})."
     if state == "done":
-        return (
-            f"The breaker has derailed in part only (break cosine {cosine:.2f}, 1 is untouched); more steps may help."
-        )
-    if cosine < 0.9:
-        return f"The breaker is turning the break examples away (cosine {cosine:.2f}, 1 is untouched)."
-    if step < 15:
-        return f"Nothing has moved yet (cosine {cosine:.2f}); the first steps are always like this."
-    return f"At least one layer has not moved yet (cosine {cosine:.2f} after {step} steps)."
+        return f"Answers that must stop derail only in part ({scale}); more steps may help."
+    if cosine < UNTOUCHED:
+        return f"Answers that must stop are turning away ({scale})."
+    if step < FIRST_STEPS:
+        return f"Nothing has moved yet ({scale}). The first steps are always like this."
+    return f"Layer {layer} has not moved after {step} steps ({scale})."

@@ -1,10 +1,9 @@
-"""Checks of the data set, each with its mend; lengths in tokens; answers written by the model."""
+"""Checks of the topic, each with its fix; lengths in tokens; answers written by the model."""
 
 from __future__ import annotations
 
 import time
 from dataclasses import replace
-from typing import Any
 
 import gradio as gr
 import numpy as np
@@ -13,6 +12,7 @@ import pandas as pd
 from cbgui import hardware
 from cbgui.config import ModelConfig
 from cbgui.data import checks
+from cbgui.data.dataset_store import Row
 from cbgui.data.refusals import is_refusal
 from cbgui.errors import InputError
 from cbgui.inference import batch_answers
@@ -20,65 +20,79 @@ from cbgui.modeling.chat_format import load_tokenizer
 from cbgui.modeling.hub import resolve_model
 from cbgui.ui.common import in_memory, library, sentences
 
-Found = tuple[list[checks.Finding], tuple]  # and the version of the data set they were made from
+Found = tuple[list[checks.Finding], tuple]  # with the version of the topic that was checked
 NOTHING: Found = ([], ())
-EVERY = 1.0  # seconds between two words about how far the writing is
-SAMPLE = 2000  # rows whose tokens are counted
-SCOPES = {"rows without an answer": None, "all Break rows": "break", "all Keep rows": "retain"}
+MAX_TOKENS = 512
+UPDATE_SECONDS = 1.0  # between two sentences about how far the writing is
+SAMPLE_ROWS = 2000  # whose tokens are counted
+BAR_WIDTHS, MOST_BARS = (5, 10, 25, 50, 100, 250, 1000, 10**6), 24  # of the histogram, in tokens
+SCOPES = {"rows without an answer": None, "all rows that must stop": "break", "all rows that must be kept": "retain"}
+CHECK_NAMES = {
+    "no answer": "empty",
+    "refusals that must stop": "refusing",
+    "on both sides": "both_sides",
+    "copies": "duplicate",
+    "nearly the same": "near_duplicate",
+    "held out, but in training": "leak",
+    "too long": "too_long",
+    "might be look-alikes": "no_near_misses",
+    "begin the same way": "forms",
+}
+
+
+def _summary(findings: list[checks.Finding]) -> str:
+    if not findings:
+        return "**All checks passed.**"
+    return "1 thing to look at." if len(findings) == 1 else f"{len(findings)} things to look at."
 
 
 @sentences
 def _check(max_tokens: float):
     data = library().current()
-    yield NOTHING, "Checking ...", gr.skip()
+    yield NOTHING, "Checking ..."
     counts = data.counts()
-    found = checks.run_checks(data, max_tokens=int(max_tokens or 512))
-    words = f"{len(found)} things to look at." if found else "**Nothing to mend.** All checks passed."
-    if not counts["break"] + counts["retain"] + counts["held_out"]:
-        words = "There are no rows yet; add some above."
-    yield (found, data.version()), words, gr.skip()
+    found = checks.run_checks(data, max_tokens=int(max_tokens or MAX_TOKENS))
+    is_empty = not counts["break"] + counts["retain"] + counts["held_out"]
+    yield (found, data.version()), "There are no rows yet; add some above." if is_empty else _summary(found)
 
 
-def _still(found: Found) -> tuple:
-    """Findings speak of the rows they were made from; when these have changed, they go."""
-    data = library().current()
-    if not found[0] or found[1] == data.version():
+def _forget_if_changed(found: Found) -> tuple:
+    """Findings name the rows that were checked, so they go when these have changed."""
+    if not found[0] or found[1] == library().current().version():
         return gr.skip(), gr.skip()
-    return NOTHING, "The data has changed since the check; check again."
+    return NOTHING, "The rows have changed since the check; check again."
 
 
 @sentences
 def _histogram(model: str):
-    data = library().current()
-    rows = data.table()
+    rows = library().current().table()
     if not len(rows):
-        raise InputError("the data set is empty; add rows first.")
+        raise InputError("this topic is empty; add rows first.")
     tokenizer = load_tokenizer(resolve_model(model.strip() or "demo", weights=False))
-    rows = rows.sample(min(len(rows), SAMPLE), random_state=0)
-    tokens = [
-        len(ids) for ids in tokenizer([f"{q}\n{a}" for q, a in zip(rows.prompt, rows.response, strict=True)]).input_ids
-    ]
-    side = np.where(rows.held_out == 1, "held out", np.where(rows.kind == "break", "Break", "Keep"))
-    widest = max(tokens)
-    width = next(w for w in (5, 10, 25, 50, 100, 250, 1000, 10**6) if widest / w <= 24)
-    table = pd.DataFrame({"tokens": (np.array(tokens) // width) * width, "set": side})
-    table = table.groupby(["tokens", "set"]).size().reset_index(name="rows")
-    return gr.BarPlot(value=table, visible=True, title=f"Tokens of {len(rows):,} rows, request and answer together")
+    rows = rows.sample(min(len(rows), SAMPLE_ROWS), random_state=0)
+    texts = [f"{prompt}\n{response}" for prompt, response in zip(rows.prompt, rows.response, strict=True)]
+    tokens = np.array([len(ids) for ids in tokenizer(texts).input_ids])
+    part = np.where(rows.held_out == 1, "held out", np.where(rows.kind == "break", "must stop", "must keep"))
+    width = next(width for width in BAR_WIDTHS if tokens.max() / width <= MOST_BARS)
+    table = pd.DataFrame({"tokens": tokens // width * width, "part": part})
+    table = table.groupby(["tokens", "part"]).size().reset_index(name="rows")
+    return gr.BarPlot(value=table, visible=True, title=f"Tokens of {len(rows):,} rows, question and answer together")
 
 
 @sentences
 def _write(model: str, scope: str, prefill: str, longest: float):
+    """Let the model write the answers; what is written is on disk every second."""
     data = library().current()
     rows = [row for row in data.rows() if _in_scope(row, SCOPES[scope])]
     if not rows:
         raise InputError(f"answers for = {scope!r}: there is no such row.")
-    in_memory.drop()  # the chat's weights make room for these
+    in_memory.drop()  # makes room for the model that writes
     yield f"Loading the model to write {len(rows):,} answers ...", gr.skip()
     refusals, done, new, shown = 0, 0, {}, time.perf_counter()
-    requests = [row.example.chat() for row in rows]
+    prompts = [row.example.chat() for row in rows]
     config = ModelConfig(name=model.strip() or "demo")
 
-    def keep() -> None:
+    def save() -> None:
         answers = dict(new)
         new.clear()
         if answers:
@@ -89,76 +103,87 @@ def _write(model: str, scope: str, prefill: str, longest: float):
                 join=True,
             )
 
-    writing = batch_answers.write_answers(config, requests, prefill=prefill, max_new_tokens=int(longest))
+    writing = batch_answers.write_answers(config, prompts, prefill=prefill, max_new_tokens=int(longest))
     try:
         for share, answers in writing:
             new |= {rows[number].id: answer for number, answer in answers.items()}
             done += len(answers)
             refusals += sum(is_refusal(a) and rows[number].example.kind == "break" for number, a in answers.items())
-            if done < len(rows) and time.perf_counter() - shown < EVERY:
+            if done < len(rows) and time.perf_counter() - shown < UPDATE_SECONDS:
                 continue
             shown = time.perf_counter()
             version = gr.skip()
             if new:
-                keep()
+                save()
                 version = data.version()
-            flagged = f" {refusals} Break answers are refusals: see Checks, or use a prefill." if refusals else ""
+            refused = f" {refusals} answers that must stop are refusals: see Checks, or use a prefill." * bool(refusals)
             ending = "**All written.**" if done == len(rows) else f"{share:.0%} done. Stop keeps what is written."
-            yield f"{done:,} of {len(rows):,} answers written. {ending}{flagged}", version
-    finally:  # a stop may come between
-        keep()
-        writing.close()  # and with it the model goes
+            yield f"{done:,} of {len(rows):,} answers written. {ending}{refused}", version
+    finally:  # also when the user stops it
+        save()
+        writing.close()  # frees the model
         hardware.free_cached_memory()
 
 
-def _in_scope(row: Any, part: str | None) -> bool:
+def _in_scope(row: Row, part: str | None) -> bool:
     if part is None:
         return not row.example.response.strip()
     return not row.held_out and (row.example.kind == "break") == (part == "break")
 
 
+def _finding_row(item: checks.Finding, checked: tuple, max_tokens: float, outputs: list, check_filter: gr.Dropdown):
+    """One finding with its buttons."""
+
+    @sentences
+    def fix():
+        data = library().current()
+        if data.version() != checked:
+            raise InputError("the rows have changed since the check; check again.")
+        yield gr.skip(), f"{item.fix} ...", gr.skip()
+        done = checks.fix(data, item, max_tokens=int(max_tokens))
+        yield NOTHING, f"{done} Checking again ...", data.version()
+        rest = checks.run_checks(data, max_tokens=int(max_tokens))
+        yield (rest, data.version()), f"{done} {_summary(rest)}", gr.skip()
+
+    with gr.Row(elem_classes="finding"):
+        gr.Markdown(f"**{item.title}.** {item.why}", min_width=260)
+        with gr.Column(scale=0, min_width=230):
+            if item.ids:
+                show = gr.Button("Show the rows", size="sm", elem_id=f"show-{item.check}")
+                show.click(lambda: item.check, None, check_filter)
+            if item.fix:
+                gr.Button(item.fix, size="sm", elem_id=f"fix-{item.check}").click(fix, None, outputs)
+
+
 def build(version: gr.State, model: gr.Textbox, check_filter: gr.Dropdown) -> None:
     found = gr.State(NOTHING)
     with gr.Accordion("Checks", open=False, elem_id="checks"):
-        with gr.Row(elem_classes="beside"):
+        with gr.Row(elem_classes="aligned"):
             run = gr.Button("Check the data", variant="primary", elem_id="run-checks", min_width=140)
-            longest = gr.Number(label="Tokens at most", value=512, precision=0, minimum=16, min_width=160, scale=0)
+            longest = gr.Number(
+                label="Tokens at most",
+                value=MAX_TOKENS,
+                precision=0,
+                minimum=16,
+                min_width=160,
+                scale=0,
+                elem_id="check-tokens",
+            )
         words = gr.Markdown(elem_id="checks-words")
 
         @gr.render(inputs=[found, longest], triggers=[found.change])
         def findings(found_now: Found, max_tokens: float) -> None:
             items, checked = found_now
             for item in items:
-                with gr.Row(elem_classes="finding"):
-                    gr.Markdown(f"**{item.title}.** {item.why}", min_width=260)
-                    with gr.Column(scale=0, min_width=230):
-                        if item.ids:
-                            show = gr.Button("Show the rows", size="sm", elem_id=f"show-{item.check}")
-                            show.click(lambda item=item: item.check, None, check_filter)
-                        if item.mend:
-                            button = gr.Button(item.mend, size="sm", elem_id=f"mend-{item.check}")
-
-                            @sentences
-                            def mend(item: checks.Finding = item, max_tokens: float = max_tokens, checked=checked):
-                                data = library().current()
-                                if data.version() != checked:
-                                    raise InputError("the data has changed since the check; check again.")
-                                yield gr.skip(), f"{item.mend} ...", gr.skip()
-                                done = checks.mend(data, item, max_tokens=int(max_tokens))
-                                yield NOTHING, f"{done} Checking again ...", data.version()
-                                rest = checks.run_checks(data, max_tokens=int(max_tokens))
-                                words = f"{len(rest)} things to look at." if rest else "**Nothing to mend.**"
-                                yield (rest, data.version()), f"{done} {words}", gr.skip()
-
-                            button.click(mend, None, [found, words, version])
+                _finding_row(item, checked, max_tokens or MAX_TOKENS, [found, words, version], check_filter)
 
         with gr.Row():
             lengths = gr.Button("Lengths in tokens of the model", size="sm", elem_id="lengths")
-        plot = gr.BarPlot(x="tokens", y="rows", color="set", visible=False, height=240, elem_id="histogram")
+        plot = gr.BarPlot(x="tokens", y="rows", color="part", visible=False, height=240, elem_id="histogram")
     with gr.Accordion("Write the answers", open=False, elem_id="write"):
         gr.Markdown(
-            "The model of the Train page writes the answers. A break answer should be one the model would really give: "
-            "where it refuses, a prefill such as *Sure, here is how* makes it go on."
+            "The model of the Train page writes the answers. An answer that must stop should be one that the model "
+            "would really give. Where it refuses, a prefill such as *Sure, here is how* makes it go on."
         )
         with gr.Row():
             scope = gr.Dropdown(list(SCOPES), value=next(iter(SCOPES)), label="For", min_width=180)
@@ -168,21 +193,8 @@ def build(version: gr.State, model: gr.Textbox, check_filter: gr.Dropdown) -> No
             write = gr.Button("Write the answers", variant="primary", elem_id="write-answers")
             stop = gr.Button("Stop")
         written = gr.Markdown(elem_id="write-words")
-    run.click(_check, longest, [found, words, version], concurrency_limit=1)
-    version.change(_still, found, [found, words], show_progress="hidden")
+    run.click(_check, longest, [found, words], concurrency_limit=1)
+    version.change(_forget_if_changed, found, [found, words], show_progress="hidden")
     lengths.click(_histogram, model, plot)
     writing = write.click(_write, [model, scope, prefill, tokens], [written, version], concurrency_limit=1)
     stop.click(lambda: "Stopped; what was written is kept.", None, written, cancels=[writing])
-
-
-CHECK_NAMES = {
-    "no answer": "empty",
-    "refusing Break answers": "refusing",
-    "on both sides": "both_sides",
-    "copies": "duplicate",
-    "nearly the same": "near_duplicate",
-    "held out, but in training": "leak",
-    "too long": "too_long",
-    "like Break": "no_near_misses",
-    "beginning alike": "forms",
-}

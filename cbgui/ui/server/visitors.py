@@ -1,6 +1,6 @@
-"""On a Space, a runs folder for each visitor: by their login, or by a cookie of their browser without one.
+"""On a Space, each visitor has a runs folder of their own, found by their login or else by a cookie of their browser.
 
-Every page reads and writes below `folder.runs_folder()`, which asks here; nothing else needs to know of visitors.
+Every page reads and writes below `folder.runs_folder()`, which asks this module; no other module knows of visitors.
 """
 
 from __future__ import annotations
@@ -23,11 +23,12 @@ from cbgui.runs import folder
 from cbgui.space import UPLOADS_PER_HOUR, on_space
 
 COOKIE = "cbgui_visitor"
-VISITORS = "_visitors"
+HOUR = 3600
+YEAR = 365 * 24 * HOUR
 
 
 def _login(scope: Scope) -> dict[str, Any]:
-    """What Hugging Face said of a logged-in visitor (Gradio keeps it in the signed session), or nothing."""
+    """What Hugging Face said about a visitor who logged in (Gradio keeps it in the signed session); else empty."""
     return (scope.get("session") or {}).get("oauth_info") or {}
 
 
@@ -47,30 +48,30 @@ def _visitor(scope: Scope) -> str | None:
     return cookie and f"cookie {cookie}"
 
 
-def _folder(root: Path, who: str) -> Path:
-    return root / VISITORS / hashlib.sha256(who.encode()).hexdigest()[:32]
+def _folder(root: Path, visitor: str) -> Path:
+    return root / folder.VISITORS / hashlib.sha256(visitor.encode()).hexdigest()[:32]
 
 
 def folder_of(request: Request, root: Path) -> Path:
-    """The runs folder of whoever sent a plain HTTP request."""
+    """The runs folder of the sender of a plain HTTP request."""
     if not on_space():
         return root
     return _folder(root, _visitor(request.scope) or f"nobody {secrets.token_hex(16)}")
 
 
 def _of_event(root: Path) -> Path:
-    """The runs folder of whoever caused the event that is being handled in this thread; `root` at home."""
+    """The runs folder of the visitor whose event this thread handles; `root` when not on a Space."""
     if not on_space():
         return root
     request = LocalContext.request.get(None)
     if request is None:  # the app itself
         return root
-    # A browser that keeps no cookies gets a folder for as long as the page is open.
+    # A browser that refuses cookies gets a folder for as long as the page is open.
     return _folder(root, _visitor(request.request.scope) or f"page {request.session_hash}")
 
 
 def hub_token() -> str | None:
-    """The visitor's own hub token on a Space, from their login. At home None: huggingface_hub finds the user's."""
+    """On a Space, the visitor's own hub token from their login; None elsewhere: huggingface_hub finds the user's."""
     request = LocalContext.request.get(None)
     return None if request is None or request.request is None else _login(request.request.scope).get("access_token")
 
@@ -81,7 +82,7 @@ def install() -> None:
 
 
 class Visitors:
-    """ASGI middleware for a Space: gives each browser its cookie, and bounds the number of uploads."""
+    """ASGI middleware for a Space: gives each browser its cookie and limits the number of uploads."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -93,22 +94,27 @@ class Visitors:
             return
         known = _cookie(scope)
         if scope["method"] == "POST" and scope["path"].rstrip("/").endswith("/upload"):
-            who, now = known or (scope.get("client") or ("",))[0], time.time()
-            recent = [moment for moment in self._uploads.get(who, []) if now - moment < 3600]
-            self._uploads[who] = [*recent, now]
-            if len(recent) >= UPLOADS_PER_HOUR:
-                words = f"More than {UPLOADS_PER_HOUR} uploads in an hour; wait, or run the program at home."
+            if not self._may_upload(known or (scope.get("client") or ("",))[0]):
+                words = f"More than {UPLOADS_PER_HOUR} uploads in an hour; wait, or run cbgui on your own machine."
                 await PlainTextResponse(words, 429)(scope, receive, send)
                 return
 
         async def with_cookie(message: Message) -> None:
             if message["type"] == "http.response.start" and known is None and scope["method"] == "GET":
-                # A Space is shown in a frame of huggingface.co: without SameSite=None the browser keeps no cookie.
-                secure = "SameSite=None; Secure" if dict(scope["headers"]).get(b"x-forwarded-proto") == b"https" else (
-                    "SameSite=Lax"
-                )  # fmt: skip
-                cookie = f"{COOKIE}={secrets.token_hex(16)}; Path=/; Max-Age=31536000; HttpOnly; {secure}"
-                MutableHeaders(scope=message).append("set-cookie", cookie)
+                MutableHeaders(scope=message).append("set-cookie", _new_cookie(scope))
             await send(message)
 
         await self.app(scope, receive, with_cookie)
+
+    def _may_upload(self, visitor: str) -> bool:
+        now = time.time()
+        recent = [moment for moment in self._uploads.get(visitor, []) if now - moment < HOUR]
+        self._uploads[visitor] = [*recent, now]
+        return len(recent) < UPLOADS_PER_HOUR
+
+
+def _new_cookie(scope: Scope) -> str:
+    # huggingface.co shows a Space in a frame, where browsers keep a cookie only with SameSite=None.
+    encrypted = dict(scope["headers"]).get(b"x-forwarded-proto") == b"https"
+    same_site = "SameSite=None; Secure" if encrypted else "SameSite=Lax"
+    return f"{COOKIE}={secrets.token_hex(16)}; Path=/; Max-Age={YEAR}; HttpOnly; {same_site}"
