@@ -148,7 +148,7 @@ def rename(run: Run, name: str) -> Run:
     if task := run.running_task():
         raise InputError(f"run {run.name!r} is busy ({task}); rename it when that has ended.")
     place = run.path.parent / free_name(name)
-    if not name.strip() or place.name != _cleaned(name):
+    if not name.strip() or place.name != cleaned_name(name):
         raise InputError(
             f"name of the run = {name!r}: it is taken, unchanged, or has no letters or digits; choose another."
         )
@@ -158,17 +158,20 @@ def rename(run: Run, name: str) -> Run:
 
 def duplicate(run: Run, name: str = "") -> Run:
     """A new run with the same settings and data, not started."""
-    return create_run(run.path.parent / free_name(name or run.name), run.config())
+    copy = create_run(run.path.parent / free_name(name or run.name), run.config())
+    if topic := run.dataset_name():
+        copy.dataset_name_file.write_text(topic, "utf-8")
+    return copy
 
 
-def _cleaned(name: str) -> str:
+def cleaned_name(name: str) -> str:
     """A name of letters, digits, "-" and "_", which may be empty. Those that begin with "_" are special folders'."""
     return re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-").lstrip("_-")[:LONGEST_NAME]
 
 
 def free_name(wanted: str) -> str:
     """A run name of letters, digits, '-' and '_' that is not taken yet."""
-    name = _cleaned(wanted) or "run"
+    name = cleaned_name(wanted) or "run"
     number, free = 2, name
     while (runs_folder() / free).exists():
         free, number = f"{name}-{number}", number + 1

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -122,6 +123,7 @@ class BackgroundProcess:
                     env=os.environ | _environment() | (environment or {}),
                     **_detached(),
                 )
+            threading.Thread(target=process.wait, daemon=True).start()  # or it stays as a zombie when it has ended
             deadline = time.monotonic() + START_SECONDS
             while process.poll() is None and self.pid() is None and time.monotonic() < deadline:
                 time.sleep(POLL_SECONDS)

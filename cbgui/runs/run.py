@@ -161,6 +161,10 @@ class Run:
         """A classifier's judgements of these answers."""
         return self.report_folder / "judgements.jsonl"
 
+    def report_prompts_file(self, name: str) -> Path:
+        """A copy of the further prompts that a report asks."""
+        return self.report_folder / "prompts" / f"{name}.jsonl"
+
     @property
     def merged_folder(self) -> Path:
         return self.path / "merged"

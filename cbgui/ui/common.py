@@ -6,6 +6,7 @@ import functools
 import inspect
 import re
 import threading
+import traceback
 from collections.abc import Callable, Hashable
 from typing import Any
 
@@ -15,7 +16,7 @@ from markupsafe import escape
 from cbgui import hardware
 from cbgui.data.examples import KIND_LABELS
 from cbgui.data.library import Library
-from cbgui.errors import InputError
+from cbgui.errors import InputError, error_sentence
 from cbgui.runs import folder
 from cbgui.runs.jobs import ENDED, Job, running_jobs
 from cbgui.runs.run import Run
@@ -65,16 +66,29 @@ def row_of(event: gr.SelectData | gr.EditData) -> int:
     return event.index[0] if isinstance(event.index, (list, tuple)) else event.index
 
 
+def _shown(error: Exception) -> gr.Error:
+    if isinstance(error, gr.Error):
+        return error
+    if not isinstance(error, InputError):
+        traceback.print_exc()
+    return gr.Error(error_sentence(error), print_exception=False)
+
+
 def sentences(handler: Callable[..., Any]) -> Callable[..., Any]:
-    """Show an InputError as its one sentence; for handlers that return and for those that yield."""
+    """Show any error as one sentence; for handlers that return and for those that yield.
+
+    Tracebacks of unexpected errors go to the app's log.
+    """
     if inspect.isgeneratorfunction(handler):
 
         @functools.wraps(handler)
         def wrapped(*args: Any) -> Any:
             try:
                 yield from handler(*args)
-            except InputError as error:
-                raise gr.Error(str(error), print_exception=False) from None
+            except GeneratorExit:
+                raise
+            except Exception as error:
+                raise _shown(error) from None
 
     else:
 
@@ -82,8 +96,8 @@ def sentences(handler: Callable[..., Any]) -> Callable[..., Any]:
         def wrapped(*args: Any) -> Any:
             try:
                 return handler(*args)
-            except InputError as error:
-                raise gr.Error(str(error), print_exception=False) from None
+            except Exception as error:
+                raise _shown(error) from None
 
     return wrapped
 

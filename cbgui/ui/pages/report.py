@@ -109,7 +109,7 @@ def _prompts_of(choice: str, run: Run) -> str:
         raise InputError(
             f"other questions: topic {data.name!r} has no rows; choose another, or add some on the Data page."
         )
-    path = run.report_folder / "prompts" / f"{data.name}.jsonl"
+    path = run.report_prompts_file(data.name)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_examples(path, examples)
     return str(path)

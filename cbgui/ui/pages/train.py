@@ -87,8 +87,8 @@ def _start(preset: str, model: str, name: str, *values: Any):
 @sentences
 def _save_preset(preset: str, model: str, name: str, *values: Any):
     config = _config(preset, model, values)
-    stem = folder.free_name(name or "").removesuffix("-2")
-    if not (name or "").strip() or stem in preset_names():
+    stem = folder.cleaned_name(name or "")
+    if not stem or stem in preset_names():
         raise InputError(f"name of the preset = {name!r}: it is empty or the name of a built-in one; choose another.")
     config.description = f"Saved from the form ({model})."
     _own_presets().mkdir(parents=True, exist_ok=True)
