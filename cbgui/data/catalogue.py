@@ -28,7 +28,7 @@ class CatalogueEntry:
     config: str | None = None
     split: str = "train"
     harmful: bool = False
-    leave_out: tuple[str, str] | None = None  # (column, beginning): rows whose cell begins so are left out
+    leave_out: tuple[str, str] | None = None  # (column, beginning): rows whose cell begins with this are skipped
 
 
 # Ids and columns come from public code that loads these sets; they were not checked against the hub.

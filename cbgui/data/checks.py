@@ -18,23 +18,23 @@ from cbgui.data.columns import columns_of, guess_mapping, to_examples
 from cbgui.data.dataset_store import DatasetStore, Row
 from cbgui.data.examples import KIND_LABELS, Kind, read_examples
 from cbgui.data.files import read_rows
-from cbgui.data.near_duplicates import groups, near_pairs, normal
+from cbgui.data.near_duplicates import NEAR, groups, near_pairs, normalised
 from cbgui.data.refusals import is_refusal
 from cbgui.data.split import hold_out
 
 FEW_BREAK, FEW_RETAIN = 50, 100  # rows
-CHARACTERS_PER_TOKEN = 4.0  # of English text; a tokenizer would take a minute for 200,000 rows
+CHARACTERS_PER_TOKEN = 4.0  # of English text, roughly
 SHIPPED_RETAIN = "demo/retain.jsonl"
 OPENING = 40  # characters of the response that near duplicates are compared by, together with the prompt
-SAME_OPENING = 0.1  # share of the break prompts that must begin alike to be reported
-RARE_WORD = 0.05  # a word in at most this share of the prompts tells of their subject
+SAME_OPENING = 0.1  # share of the break prompts that must have the same opening words to be reported
+RARE_WORD = 0.05  # a word is rare, so part of the subject, if at most this share of the prompts contains it
 LOOK_ALIKES = 0.1  # share of the retain rows that are offered as look-alikes
 ADD_SHIPPED = "Add the built-in must-keep rows"
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Something to look at. `ids` are the rows concerned; `fix` says what the fix does, None if only the user can."""
+    """One problem found. `ids` are the affected rows; `fix` says what the fix does, None if only the user has one."""
 
     check: str
     title: str
@@ -48,7 +48,7 @@ class _Table:
     """The data set as columns, with what several checks need. All arrays have one entry per row."""
 
     rows: pd.DataFrame  # id, held_out, kind, prompt, response
-    prompts: np.ndarray  # `normal` prompts
+    prompts: np.ndarray  # after `normalised`: lower case, no punctuation
     pairs: np.ndarray  # (pairs, 2) rows whose prompt and opening of the response are nearly the same
     max_tokens: int
 
@@ -100,9 +100,9 @@ def _near_duplicate(table: _Table) -> Finding | None:
     return Finding(
         "near_duplicate",
         f"Rows that say nearly the same as another row: {len(ids):,}",
-        "Four of five words are the same. Many such rows teach one wording, not the topic.",
+        f"At least {NEAR:.0%} of the words are the same. Many such rows teach one wording, not the topic.",
         ids,
-        "Keep the first of each",
+        "Delete all but the first of each group",
     )
 
 
@@ -177,7 +177,7 @@ def _too_few(table: _Table) -> Finding | None:
 
 def _unbalanced(table: _Table) -> Finding | None:
     breaks, retains = table.break_rows.sum(), table.retain_rows.sum()
-    if breaks <= retains or retains < FEW_RETAIN:  # `_too_few` reports the latter
+    if breaks <= retains or retains < FEW_RETAIN:  # `_too_few` reports too few retain rows
         return None
     return Finding(
         "unbalanced",
@@ -196,15 +196,16 @@ def _forms(table: _Table) -> Finding | None:
     openings = pd.Series([" ".join(text.split()[:3]) for text in table.prompts])
     of_break = openings[breaks].value_counts(normalize=True)
     of_retain = openings[retains].value_counts(normalize=True)
-    alone = [o for o, share in of_break.items() if share >= SAME_OPENING and of_retain.get(o, 0) < share / 10]
-    if not alone:
+    only_in_break = [o for o, share in of_break.items() if share >= SAME_OPENING and of_retain.get(o, 0) < share / 10]
+    if not only_in_break:
         return None
     return Finding(
         "forms",
-        "Many must-stop questions begin with the same words: " + ", ".join(f"'{opening} ...'" for opening in alone[:4]),
+        "Many must-stop questions begin with the same words: "
+        + ", ".join(f"'{opening} ...'" for opening in only_in_break[:4]),
         "Almost no must-keep question begins like that, so the model may learn the wording instead of the topic. Add "
         "must-keep rows on other subjects that begin the same way.",
-        table.ids(breaks & openings.isin(alone).to_numpy()),
+        table.ids(breaks & openings.isin(only_in_break).to_numpy()),
         ADD_SHIPPED,
     )
 
@@ -273,12 +274,12 @@ ROW_CHECKS = ("empty", "refusing", "both_sides", "duplicate", "near_duplicate", 
 
 
 def run_checks(data: DatasetStore, *, max_tokens: int = 512) -> list[Finding]:
-    """Run all checks, and store the rows of each finding so that `data.page(check=...)` can show them."""
+    """Run all checks. Stores the rows of each finding as flags in `data`, so that `data.page(check=...)` shows them."""
     rows = data.table()
     if not len(rows):
         return []
-    prompts = np.array(normal(rows.prompt), dtype=object)
-    openings = normal(rows.response.str.slice(0, OPENING))
+    prompts = np.array(normalised(rows.prompt), dtype=object)
+    openings = normalised(rows.response.str.slice(0, OPENING))
     pairs = near_pairs([f"{one} {other}" for one, other in zip(prompts, openings, strict=True)])
     table = _Table(rows, prompts, pairs, max_tokens)
     found = [finding for check in CHECKS if (finding := check(table)) is not None]
@@ -288,7 +289,7 @@ def run_checks(data: DatasetStore, *, max_tokens: int = 512) -> list[Finding]:
 
 
 def fix(data: DatasetStore, finding: Finding, *, max_tokens: int = 512) -> str:
-    """Do what `finding.fix` says, as one step that can be undone; return what was done."""
+    """Do what `finding.fix` says and return what was done, in words. Stores one step in `data`, which can be undone."""
     step = (finding.fix or "").lower()
     match finding.check:
         case "duplicate" | "near_duplicate" | "both_sides" | "empty" | "leak":
@@ -305,9 +306,9 @@ def fix(data: DatasetStore, finding: Finding, *, max_tokens: int = 512) -> str:
             return f"Answers cut: {count:,}."
         case "too_few" | "unbalanced" | "forms":
             shipped = read_examples(find_data_file(SHIPPED_RETAIN), "retain")
-            known = set(normal(data.table().prompt))
-            new = [e for e in shipped if e.kind == "retain" and normal([e.prompt])[0] not in known]
-            return f"{KIND_LABELS['retain'].capitalize()} must-keep rows added: {data.add(new, step):,}."
+            known = set(normalised(data.table().prompt))
+            new = [e for e in shipped if e.kind == "retain" and normalised([e.prompt])[0] not in known]
+            return f"{KIND_LABELS['retain'].capitalize()} rows added to must keep: {data.add(new, step):,}."
         case "no_held_out":
             return f"Rows held out: {hold_out(data):,}."
     raise ValueError(f"{finding.check} has no fix")

@@ -1,4 +1,4 @@
-"""Rows of any columns -> examples: a Mapping says which column holds what, and is guessed where it can be."""
+"""Turn rows with any columns into examples. A Mapping says which column holds what; `guess_mapping` guesses it."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Mapping:
 
 @dataclass
 class Skipped:
-    """Rows that gave no example, counted by reason."""
+    """Rows that could not be used, counted by reason."""
 
     reasons: dict[str, int] = field(default_factory=dict)
 
@@ -98,7 +98,7 @@ def as_text(value: Any) -> str:
 
 
 def _turns(value: Any) -> list[tuple[str, str]] | None:
-    """A conversation as (role, content) pairs, also from the from/value form; None if `value` is not one."""
+    """A conversation as (role, content) pairs, also in the from/value form; None if `value` is not one."""
     if not isinstance(value, list) or not value:
         return None
     turns = []
@@ -138,12 +138,12 @@ def to_example(row: Raw, mapping: Mapping, kind: Kind, source: str, skipped: Ski
 def to_examples(
     rows: Iterable[Raw], mapping: Mapping, kind: Kind, source: str, *, limit: int | None = None
 ) -> tuple[list[Example], Skipped]:
-    """Turn rows into at most `limit` examples; also say what was skipped. Raises InputError if no row gave one."""
+    """Turn rows into at most `limit` examples; also say what was skipped. Raises InputError if no row can be used."""
     if mapping.prompt is None and mapping.messages is None:
         raise InputError(f"{source}: no column holds the question; choose one as 'prompt' or 'messages'.")
     skipped = Skipped()
     examples = (to_example(row, mapping, kind, source, skipped) for row in rows)
     found = list(itertools.islice((example for example in examples if example is not None), limit))
     if not found:
-        raise InputError(f"{source}: no row gave an example. {skipped.words() or 'It holds no rows.'}")
+        raise InputError(f"{source}: no row could be used. {skipped.words() or 'It holds no rows.'}")
     return found, skipped

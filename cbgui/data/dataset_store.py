@@ -2,7 +2,7 @@
 
 Every change is on disk at once, so nothing is lost when the app is killed. Nothing is overwritten: a change marks a row
 as removed and adds its new form at the same position, both under one step number. Undoing a step deletes the rows that
-it added and restores those that it removed. `export` writes the data set as JSON Lines for everyone else.
+it added and restores those that it removed. `export` writes the data set as JSON Lines for the rest of the program.
 """
 
 from __future__ import annotations
@@ -29,12 +29,13 @@ CREATE TABLE IF NOT EXISTS rows (
     messages TEXT NOT NULL, prompt TEXT NOT NULL, response TEXT NOT NULL, source TEXT NOT NULL,
     added INTEGER NOT NULL, removed INTEGER
 );
-CREATE INDEX IF NOT EXISTS by_place ON rows (removed, position);
+CREATE INDEX IF NOT EXISTS by_position ON rows (removed, position);
 CREATE INDEX IF NOT EXISTS by_added ON rows (added);
 CREATE TABLE IF NOT EXISTS steps (id INTEGER PRIMARY KEY AUTOINCREMENT, words TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS flags (check_name TEXT NOT NULL, row INTEGER NOT NULL);
 CREATE INDEX IF NOT EXISTS by_check ON flags (check_name, row);
 """
+LAST_IN_SCHEMA = "by_check"  # a file that has it is complete
 PARTS: dict[Part, str] = {
     "break": "held_out = 0 AND kind = 'break'",
     "retain": "held_out = 0 AND kind != 'break'",
@@ -78,7 +79,8 @@ class DatasetStore:
     def _connect(self) -> closing[sqlite3.Connection]:
         self.folder.mkdir(parents=True, exist_ok=True)
         connection = sqlite3.connect(self.path, timeout=30)
-        connection.executescript(SCHEMA)
+        if not connection.execute(f"SELECT 1 FROM sqlite_master WHERE name = '{LAST_IN_SCHEMA}'").fetchone():
+            connection.executescript(f"BEGIN IMMEDIATE; {SCHEMA} COMMIT;")  # several threads may get here at once
         return closing(connection)
 
     def _change(
@@ -89,7 +91,7 @@ class DatasetStore:
         *,
         join: bool = False,
     ) -> tuple[int, int]:
-        """Make one step of the ids to remove and the (position, held_out, example) to add; position None is the end.
+        """Remove these ids and add these (position, held_out, example), as one undo step. Position None is the end.
 
         With `join`, the change becomes part of the newest step if that has the same words. Returns how many rows were
         added and removed.

@@ -11,12 +11,18 @@ from cbgui.data.files import Raw, located_rows
 from cbgui.errors import InputError
 
 Kind = Literal["break", "retain", "near_miss", "refusal"]
-# What the screen calls each kind. All but break are retain examples: the model must keep answering them.
+# What the screen calls each kind. All but break are retain examples: to them the model must keep responding as before.
 KIND_LABELS: dict[Kind, str] = {
     "break": "must stop",
     "retain": "everyday",
     "near_miss": "look-alike",
     "refusal": "refusal",
+}
+KIND_PLURALS: dict[Kind, str] = {
+    "break": "must-stop questions",
+    "retain": "everyday questions",
+    "near_miss": "look-alikes",
+    "refusal": "refusals",
 }
 
 

@@ -1,4 +1,4 @@
-"""Rows of CSV, TSV, JSON, JSON Lines and Parquet files, read one at a time with the place of each in its file."""
+"""Rows of CSV, TSV, JSON, JSON Lines and Parquet files, read one at a time with the location of each in its file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MAX_FILE_BYTES = 4 * 2**30
 MAX_LINE = 16 * 2**20  # characters of one row; far more than any model reads
 csv.field_size_limit(MAX_LINE)
 Raw = dict[str, Any]
-Located = tuple[str, Raw]  # the row's place, such as "data.csv, line 3", and the row
+Located = tuple[str, Raw]  # the row's location, such as "data.csv, line 3", and the row
 
 
 def read_rows(path: Path) -> Iterator[Raw]:
@@ -26,10 +26,11 @@ def read_rows(path: Path) -> Iterator[Raw]:
 
 
 def located_rows(path: Path) -> Iterator[Located]:
-    """Like `read_rows`, but yield each row together with its place in the file."""
+    """Like `read_rows`, but yield each row together with its location in the file."""
     suffix, name = path.suffix.lower(), path.name
     if suffix not in SUFFIXES:
-        raise InputError(f"{name}: {suffix or 'no'} ending is not supported; use {', '.join(SUFFIXES)}.")
+        problem = f"the ending {suffix} is not supported" if suffix else "the file name has no ending"
+        raise InputError(f"{name}: {problem}; use {', '.join(SUFFIXES)}.")
     try:
         size = path.stat().st_size
         if size > MAX_FILE_BYTES:

@@ -11,26 +11,27 @@ from cbgui.config import DataConfig, find_data_file
 from cbgui.data.dataset_store import FILE_NAME, PARTS, DatasetStore, part_file
 from cbgui.data.split import hold_out
 from cbgui.errors import InputError
-from cbgui.space import MAX_DATASETS, limit, refuse_folder
+from cbgui.space import MAX_DATASETS, refuse_folder, refuse_over
 
 DEMO = "demo"
 CHOSEN = "chosen.txt"
 
 
 class Library:
-    """The data sets under `folder`. If there is none, the demo's is made."""
+    """The data sets under `folder`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def names(self) -> list[str]:
+        """The names of the data sets, sorted. Creates the demo if the folder is empty."""
         found = sorted(path.parent.name for path in self.folder.glob(f"*/{FILE_NAME}"))
         return found or [self._make_demo().name]
 
     def open(self, name: str) -> DatasetStore:
         """Open a data set by name; names come from the browser and are not trusted. Raises InputError."""
         if name not in self.names():
-            raise InputError(f"data set {name!r} does not exist; choose one from the list.")
+            raise InputError(f"topic {name!r} does not exist; choose one from the list.")
         return DatasetStore(self.folder / name)
 
     def current(self) -> DatasetStore:
@@ -51,10 +52,10 @@ class Library:
     def _new_folder(self, wanted: str) -> Path:
         name = re.sub(r"[^A-Za-z0-9_-]+", "-", wanted or "").strip("-")[:60]
         if not name:
-            raise InputError(f"name of the data set = {wanted!r}: use letters, digits, '-' or '_'.")
-        limit("data sets", len(self.names()) + 1, MAX_DATASETS)
+            raise InputError(f"name of the topic = {wanted!r}: use letters, digits, '-' or '_'.")
+        refuse_over("topics", len(self.names()) + 1, MAX_DATASETS)
         if (self.folder / name).exists():
-            raise InputError(f"data set {name!r} exists already; choose another name.")
+            raise InputError(f"topic {name!r} exists already; choose another name.")
         return self.folder / name
 
     def create(self, name: str) -> DatasetStore:
@@ -75,7 +76,9 @@ class Library:
         refuse_folder("folder", str(source))
         files = {part: part_file(source, part) for part in PARTS}
         if not source.is_dir() or not any(path.is_file() for path in files.values()):
-            raise InputError(f"folder {str(source)!r} holds no break.jsonl or retain.jsonl; give a data set's folder.")
+            raise InputError(
+                f"folder {str(source)!r} holds no break.jsonl or retain.jsonl; choose the folder of a topic."
+            )
         data = DatasetStore(self._new_folder(name or source.name))
         try:
             data.fill_from({part: path for part, path in files.items() if path.is_file()})
@@ -112,7 +115,7 @@ class Library:
         counts = data.counts()
         for part, words in (("break", "must-stop"), ("retain", "must-keep")):
             if not counts[part]:
-                raise InputError(f"data set {data.name!r} has no {words} rows; add some on the Data page.")
+                raise InputError(f"topic {data.name!r} has no {words} rows; add some on the Data page.")
         if not counts["held_out"]:
             hold_out(data)
         written = {path.stem: str(path) for path in data.export(data.folder)}

@@ -18,21 +18,20 @@ MAX_WORDS = 24  # of each text; prompts that differ only after so many words cou
 MAX_BUCKET = 200  # in a larger bucket (empty or one-word prompts) each text is paired with the first one only
 
 
-def normal(texts: Iterable[str]) -> list[str]:
+def normalised(texts: Iterable[str]) -> list[str]:
     """Lower-case the texts, remove punctuation and collapse spaces, so that only their words are compared."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
     lower = pc.utf8_lower(pa.array(list(texts), pa.string()))
     words = pc.utf8_trim_whitespace(pc.replace_substring_regex(lower, PUNCTUATION, ""))
-    # Splitting and joining takes half the time of a regular expression for the spaces.
     return pc.binary_join(pc.utf8_split_whitespace(words), " ").to_pylist()
 
 
 def near_pairs(texts: Sequence[str], least: float = NEAR, *, bands: int = BANDS, band: int = BAND) -> np.ndarray:
     """Return (pairs, 2) indices i < j of texts whose words overlap by at least `least`.
 
-    A few pairs are missed; none is wrong. Words are compared as they are, so pass `normal` texts.
+    A few pairs are missed; none is wrong. Words are compared as they are, so pass `normalised` texts.
     """
     import pyarrow as pa
     import pyarrow.compute as pc

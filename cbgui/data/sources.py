@@ -10,7 +10,8 @@ from cbgui.data.columns import COLUMN_NAMES
 from cbgui.data.files import Raw, csv_rows, jsonl_rows
 from cbgui.errors import InputError, is_rate_limited
 
-# Retries of a streamed read; huggingface_hub tries each five times. The 20 of `datasets` would take ten minutes.
+# How often a streamed read is retried. The default of `datasets`, 20, would take ten minutes, as huggingface_hub makes
+# five attempts each time.
 RETRIES = 2
 
 
@@ -41,7 +42,7 @@ def paste_rows(text: str) -> list[Raw]:
 def hub_rows(name: str, config: str | None = None, split: str = "train") -> Iterator[Raw]:
     """Stream the rows of a hub dataset without running code from it. Raises InputError."""
     if name.count("/") != 1 or not all(name.split("/")) or any(c.isspace() for c in name):
-        raise InputError(f"dataset {name!r} is not a hub id; write owner/name.")
+        raise InputError(f"dataset {name!r} is not a hub id; write it as owner/name.")
     # These take seconds to import.
     import datasets.config
     import httpx2
@@ -63,5 +64,5 @@ def hub_rows(name: str, config: str | None = None, split: str = "train") -> Iter
         raise InputError(f"dataset {name!r}: {str(error).splitlines()[0][:200]}") from None
     except (HfHubHTTPError, httpx2.HTTPError, ConnectionError, OSError, RuntimeError) as error:
         if is_rate_limited(error):
-            raise InputError(f"dataset {name!r}: the hub asks to slow down; try again in a few minutes.") from None
+            raise InputError(f"dataset {name!r}: too many requests to the hub; try again in a few minutes.") from None
         raise InputError(f"dataset {name!r}: the hub does not answer ({type(error).__name__}); try again.") from None

@@ -15,15 +15,16 @@ import torch.nn.functional as F
 from transformers import DynamicCache, LogitsProcessor, LogitsProcessorList
 
 from cbgui.evaluation.attacks.attempt import Attempt
-from cbgui.evaluation.metrics import READ_TOKENS, Answer, Pair, Shared
-from cbgui.modeling.batch import neighbours
-from cbgui.modeling.full import answer_tokens
+from cbgui.evaluation.metrics import READ_TOKENS, Answer, ModelPair, Shared
+from cbgui.modeling.batch import batches_by_length
+from cbgui.modeling.full import batch_token_budget
 
 
 class _Costs(LogitsProcessor):
-    """Records the cost of every token that `generate` chooses, in nats under the choosing model, before temperature.
+    """Records the cost of every token that `generate` chooses, in nats under the model that generates it.
 
-    Only for the first `rows` rows of the batch. Calls `on_token` at each token.
+    The cost is that before temperature is applied, and only of the first `rows` rows of the batch. Calls `on_token` at
+    each token.
     """
 
     def __init__(self, rows: int, on_token: Callable[[], None]) -> None:
@@ -59,14 +60,14 @@ class _Batch:
     shared: list[Shared]
 
     @property
-    def left(self) -> int:
-        """Columns for the shared beginnings."""
+    def shared_columns(self) -> int:
+        """The number of columns for the shared beginnings, on the left."""
         return max(shared.length for shared in self.shared)
 
     def tokens(self, pad: int) -> tuple[torch.Tensor, torch.Tensor]:
         """input_ids and attention_mask, each (rows, columns)."""
         rests = [len(prompt) - shared.length for prompt, shared in zip(self.prompts, self.shared, strict=True)]
-        ids = torch.full((len(self.prompts), self.left + max(rests)), pad)
+        ids = torch.full((len(self.prompts), self.shared_columns + max(rests)), pad)
         mask = torch.zeros_like(ids)
         for row, (prompt, shared, rest) in enumerate(zip(self.prompts, self.shared, rests, strict=True)):
             ids[row, : shared.length] = torch.tensor(prompt[: shared.length])
@@ -77,12 +78,13 @@ class _Batch:
     def cache(self) -> DynamicCache:
         """The keys and values of each row's shared beginning, in the columns on the left."""
         cache = DynamicCache()
-        some = next((shared.cache for shared in self.shared if shared.cache is not None), None)
-        for number, layer in enumerate(() if some is None else some.layers):
+        any_cache = next((shared.cache for shared in self.shared if shared.cache is not None), None)
+        for number, layer in enumerate(() if any_cache is None else any_cache.layers):
             columns = []
             for name in ("keys", "values"):
-                like = getattr(layer, name)
-                column = like.new_zeros(len(self.prompts), like.shape[1], self.left, like.shape[3])
+                template = getattr(layer, name)
+                heads, head_size = template.shape[1], template.shape[3]
+                column = template.new_zeros(len(self.prompts), heads, self.shared_columns, head_size)
                 for row, (shared, adapted) in enumerate(zip(self.shared, self.adapted, strict=True)):
                     if shared.cache is not None:
                         column[row, :, : shared.length] = getattr(shared.cache.layers[number], name)[int(adapted)]
@@ -93,7 +95,7 @@ class _Batch:
 
 @torch.no_grad()
 def generate(
-    pair: Pair,
+    pair: ModelPair,
     attempts: Sequence[Attempt],
     adapted: Sequence[bool],
     groups: Sequence[Hashable],
@@ -112,10 +114,10 @@ def generate(
         group: pair.share([prompts[row] for row, other in enumerate(groups) if other == group])
         for group in dict.fromkeys(groups)
     }
-    tokens = answer_tokens(pair.model)
+    tokens = batch_token_budget(pair.model)
     for temperature in sorted({attempt.temperature for attempt in attempts}):
         rows = [row for row, attempt in enumerate(attempts) if attempt.temperature == temperature]
-        for positions in neighbours([len(prompts[row]) + max_new_tokens for row in rows], tokens):
+        for positions in batches_by_length([len(prompts[row]) + max_new_tokens for row in rows], tokens):
             chosen = sorted((rows[position] for position in positions), key=adapted.__getitem__)
             batch = _Batch(
                 [prompts[row] for row in chosen],
@@ -127,14 +129,14 @@ def generate(
 
 
 def _answers(
-    pair: Pair, batch: _Batch, temperature: float, max_new_tokens: int, on_token: Callable[[], None]
+    pair: ModelPair, batch: _Batch, temperature: float, max_new_tokens: int, on_token: Callable[[], None]
 ) -> list[Answer]:
-    pad, device, base = pair.tokenizer.pad_token_id, pair.model.device, batch.adapted.count(False)
+    pad, device, base_count = pair.tokenizer.pad_token_id, pair.model.device, batch.adapted.count(False)
     ids, mask = (tensor.to(device) for tensor in batch.tokens(pad))
     cache = batch.cache() if pair.plain_cache else None
     sampling = {"do_sample": True, "temperature": temperature} if temperature else {"do_sample": False}
-    costs = _Costs(base, on_token)
-    with pair.base_rows(base):
+    costs = _Costs(base_count, on_token)
+    with pair.base_rows(base_count):
         out = pair.model.generate(
             input_ids=ids,
             attention_mask=mask,
@@ -161,7 +163,7 @@ def _answers(
 
 
 def _short_circuited_nats(
-    pair: Pair,
+    pair: ModelPair,
     batch: _Batch,
     cache: DynamicCache,
     mask: torch.Tensor,
@@ -173,23 +175,24 @@ def _short_circuited_nats(
     Only for prompts that the base model answered in the same batch: `cache` holds its keys and values for them, `first`
     its logits of the first token.
     """
-    base, width = batch.adapted.count(False), mask.shape[1]
-    base_row = {tuple(prompt): row for row, prompt in enumerate(batch.prompts[:base])}
-    rows = [row for row in range(base, len(answers)) if answers[row] and tuple(batch.prompts[row]) in base_row]
-    for positions in neighbours([len(answers[row]) for row in rows], READ_TOKENS):
+    base_count, prompt_columns = batch.adapted.count(False), mask.shape[1]
+    base_row_of = {tuple(prompt): row for row, prompt in enumerate(batch.prompts[:base_count])}
+    rows = [r for r in range(base_count, len(answers)) if answers[r] and tuple(batch.prompts[r]) in base_row_of]
+    for positions in batches_by_length([len(answers[row]) for row in rows], READ_TOKENS):
         chosen = [rows[position] for position in positions]
-        base_rows = torch.tensor([base_row[tuple(batch.prompts[row])] for row in chosen], device=mask.device)
+        base_rows = torch.tensor([base_row_of[tuple(batch.prompts[row])] for row in chosen], device=mask.device)
         ids = pair.padded([answers[row] for row in chosen])
-        known = DynamicCache()
+        prompt_cache = DynamicCache()
         for number, layer in enumerate(cache.layers):
-            known.update(layer.keys[base_rows, :, :width], layer.values[base_rows, :, :width], number)
-        seen = torch.cat([mask[base_rows], torch.ones_like(ids)], dim=1)
+            keys, values = (states[base_rows, :, :prompt_columns] for states in (layer.keys, layer.values))
+            prompt_cache.update(keys, values, number)
+        attended = torch.cat([mask[base_rows], torch.ones_like(ids)], dim=1)
         with pair.using(False):
             hidden = pair.body(
                 input_ids=ids,
-                attention_mask=seen,
-                position_ids=(seen.cumsum(-1) - 1)[:, width:],
-                cache=known,
+                attention_mask=attended,
+                position_ids=(attended.cumsum(-1) - 1)[:, prompt_columns:],
+                cache=prompt_cache,
                 use_cache=True,
             )[0]
         for position, row in enumerate(chosen):

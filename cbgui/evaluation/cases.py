@@ -10,7 +10,7 @@ from cbgui.evaluation.attacks.attempt import Attempt
 from cbgui.evaluation.attacks.registry import ATTACKS, SOFT_PROMPT
 from cbgui.evaluation.prompt_sets import PromptSet
 
-RETAIN = "retain"  # stands for the attack of a case that asks a retain prompt
+RETAIN = "retain"  # used in place of an attack name for retain prompts
 
 
 @dataclass
@@ -24,10 +24,10 @@ class Case:
     answers: dict[str, dict[str, Any]] = field(default_factory=dict)  # model -> judged answer (rules.py)
 
 
-def cases_of(sets: list[PromptSet], attacks: list[str], others: list[Example]) -> list[Case]:
+def cases_of(sets: list[PromptSet], attacks: list[str], training_breaks: list[Example]) -> list[Case]:
     """All cases of all sets; SOFT_PROMPT is left out.
 
-    `others` are the examples that few- and many-shot attacks show. They come from training, so that no held-out
+    `training_breaks` are what few- and many-shot attacks show: examples of the training set, so that no held-out
     response leaks.
     """
     cases = []
@@ -37,7 +37,7 @@ def cases_of(sets: list[PromptSet], attacks: list[str], others: list[Example]) -
             for name in attacks
             if name != SOFT_PROMPT
             for row, example in enumerate(prompts.breaks)
-            for attempt in ATTACKS[name].attempts(example, others)
+            for attempt in ATTACKS[name].attempts(example, training_breaks)
         ]
         cases += [Case(number, RETAIN, row, Attempt(example.messages)) for row, example in enumerate(prompts.retains)]
     return cases

@@ -10,7 +10,8 @@ from cbgui.errors import InputError
 from cbgui.evaluation.pages import render_page
 from cbgui.runs.run import Run
 
-CONDITIONS = {"held_out": "numbers of questions", "max_new_tokens": "lengths of answers"}  # keys of a report
+# Keys of a report -> what differs: plural nouns for the sentence "measured with different ..." of the page.
+CONDITIONS = {"held_out": "numbers of questions", "max_new_tokens": "lengths of answers"}
 
 
 def read_report(run: Run) -> dict[str, Any]:

@@ -17,17 +17,17 @@ from transformers.cache_utils import DynamicLayer
 
 from cbgui.data.examples import Example
 from cbgui.evaluation.attacks.attempt import Attempt
-from cbgui.modeling.batch import neighbours
+from cbgui.modeling.batch import batches_by_length
 from cbgui.modeling.chat_format import prompt_ids, response_ids
 from cbgui.modeling.lora import AdaptedRows
 
 READ_TOKENS = 1024  # padded tokens of a batch of given texts; larger batches were no faster on two cores
 MIN_SHARED = 8  # tokens that prompts must share for computing them once to pay off
-REPETITION_WINDOW, REPETITION_TOKENS = 16, 3  # an answer repeats itself if its last 16 tokens are 3 different ones
+REPETITION_WINDOW, REPETITION_TOKENS = 16, 3  # of the last 16 tokens, at most 3 different ones
 
 
 def is_repetition(ids: list[int]) -> bool:
-    """Whether the answer ends in a few tokens over and over."""
+    """Whether there are at most REPETITION_TOKENS different tokens among the last REPETITION_WINDOW."""
     return len(ids) >= REPETITION_WINDOW and len(set(ids[-REPETITION_WINDOW:])) <= REPETITION_TOKENS
 
 
@@ -73,7 +73,7 @@ class Shared:
 
 
 @dataclass
-class Pair:
+class ModelPair:
     """Both models in one set of weights; `adapted_rows` comes from `lora.adapt_rows(model)`."""
 
     model: PeftModel
@@ -116,7 +116,7 @@ class Pair:
         return ids.to(self.model.device)
 
     def share(self, prompts: list[list[int]]) -> Shared:
-        """Compute what the prompts share, as attacks put the same words before every prompt."""
+        """Compute what the prompts share: attack prompts begin with the same words, so these are computed once."""
         length = min(len(os.path.commonprefix(prompts)), min(map(len, prompts)) - 1)
         if len(prompts) < 2 or length < MIN_SHARED or not self.plain_cache:
             return Shared()
@@ -134,7 +134,7 @@ class Pair:
         if not prompts:
             return
         shared = self.share(prompts)
-        for batch in neighbours([len(p) + len(a) for p, a in zip(prompts, answers, strict=True)], READ_TOKENS):
+        for batch in batches_by_length([len(p) + len(a) for p, a in zip(prompts, answers, strict=True)], READ_TOKENS):
             ids = self.padded([prompts[row][shared.length :] + answers[row] for row in batch])
             states = []
             for adapted in which:

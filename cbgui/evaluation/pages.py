@@ -7,7 +7,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from cbgui.data.examples import KIND_LABELS
+from cbgui.data.examples import KIND_PLURALS
 
 
 def printable(value: Any) -> Any:
@@ -27,7 +27,7 @@ _TEMPLATES = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-_TEMPLATES.globals["kind_labels"] = KIND_LABELS
+_TEMPLATES.globals["kind_plurals"] = KIND_PLURALS
 
 
 def render_page(template: str, **values: Any) -> str:

@@ -72,7 +72,8 @@ def read_set(name: str, options: SetOptions | None = None) -> PromptSet:
         first = list(itertools.islice(rows, SAMPLE_ROWS))
         mapping, rows = guess_mapping(first), itertools.chain(first, rows)
         title = path.name if is_file else name
-    # A file may hold one side after the other, so it is read to its end; a hub dataset may be too long for that.
+    # A file may hold all break rows and then all retain rows, so it is read to its end; a hub dataset may be too long
+    # for that.
     most = None if is_file else options.limit
     mapping = replace(mapping, **options.columns())
     examples, _ = to_examples(rows, mapping, kind or "break", title, limit=most)

@@ -60,7 +60,7 @@ def attack_rates(names: list[str], cases: list[Case]) -> list[dict[str, Any]]:
 def retain_rates(examples: list[Example], metrics: list[dict[str, float]], cases: list[Case]) -> dict[str, Any]:
     """How the retain prompts fared, in total and by kind.
 
-    `metrics` are `Pair.retain_metrics` of the examples; means weigh every token of their responses equally.
+    `metrics` are `ModelPair.retain_metrics` of the examples; means weigh every token of their responses equally.
     """
     answers = [case.answers for case in cases if case.attack == RETAIN]
     weights = [values["tokens"] for values in metrics]

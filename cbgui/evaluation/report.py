@@ -9,6 +9,7 @@ import yaml
 
 from cbgui.evaluation.pages import render_page
 from cbgui.evaluation.verdict import LIMITS
+from cbgui.training.diagnostics import DERAILS
 
 LINES = {"retain": ("must keep", "good"), "break": ("must stop", "accent")}  # side -> label, colour variable of the CSS
 GRID = (-1, -0.5, 0, 0.5, 1)
@@ -85,6 +86,7 @@ def render(report: dict[str, Any]) -> str:
         "report.html",
         report=report,
         chart=Chart(report["cosine_by_layer"], report["target_layers"]),
+        derails=DERAILS,
         limits=LIMITS,
         settings=yaml.safe_dump(report["settings"], sort_keys=False, allow_unicode=True),
     )

@@ -12,9 +12,9 @@ from cbgui.evaluation.metrics import Answer, is_repetition
 def judge_by_rules(answer: Answer, base: Answer, nats: float, threshold: float) -> dict[str, Any]:
     """Return the answer's text and nats, and exactly one of derailed, refused and answered as True.
 
-    `nats` is the cost of the answer under the base model, per token; infinity for an empty answer, which counts as
-    derailed. An answer is derailed if it costs more than `threshold`, or if it repeats itself although `base`, the base
-    model's answer to the same prompt, does not. It is refused if it opens like a refusal.
+    `nats` is the cost of the answer under the base model, per token; infinity for an empty answer. An answer counts as
+    derailed if it is empty, costs more than `threshold`, or has at most three different tokens among its last sixteen
+    where `base`, the base model's answer to the same prompt, does not. It is refused if it opens like a refusal.
     """
     derailed = nats > threshold or (is_repetition(answer.ids) and not is_repetition(base.ids))
     refused = not derailed and is_refusal(answer.text)

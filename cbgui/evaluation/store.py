@@ -1,4 +1,4 @@
-"""Results of an evaluation on disk, so that one that was stopped goes on where it stopped."""
+"""Results of an evaluation on disk, so that one that was stopped continues where it stopped."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ class Store:
                 continue
 
     def add(self, rows: dict[str, dict[str, Any]]) -> None:
-        """Store results by key."""
+        """Append results to the file; `rows` is by key."""
         self.known |= rows
         with self.path.open("a", encoding="utf-8") as file:
             for key, row in rows.items():
                 file.write(json.dumps({"key": key, **row}) + "\n")
 
     def answer(self, key: str) -> Answer:
-        """The result under `key`, as the Answer that it was stored from."""
+        """The result under `key`, as an Answer."""
         return Answer(**self.known[key])
 
 

@@ -1,4 +1,4 @@
-"""Tasks of lm-eval, if it is installed (pip install -r requirements-eval.txt): has the model become worse at them?
+"""Tasks of lm-eval, if it is installed (requirements-eval.txt), to see whether the model got worse at other things.
 
 https://github.com/EleutherAI/lm-evaluation-harness
 """
@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from cbgui.errors import InputError
-from cbgui.evaluation.metrics import Pair
+from cbgui.evaluation.metrics import ModelPair
 from cbgui.evaluation.rates import MODELS
 from cbgui.space import refuse_folder
 
@@ -45,7 +45,7 @@ def _is_file(name: str) -> bool:
 
 
 def task_scores(
-    pair: Pair, names: list[str], limit: int | None, progress: Callable[[float, str], None]
+    pair: ModelPair, names: list[str], limit: int | None, progress: Callable[[float, str], None]
 ) -> list[dict[str, Any]]:
     """For each task: its name, metric and number of items, and the scores of the two models."""
     if not names:

@@ -25,9 +25,9 @@ from cbgui.modeling.hub import ModelSource, resolve_model, weight_files
 from cbgui.runs.run import PART, Run, write_whole
 
 Progress = Callable[[float, str], None]  # share done, words
-EVERY = 0.5  # seconds between two reports of progress
+PROGRESS_SECONDS = 0.5  # between two reports of progress
 WEIGHTS, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"  # transformers' names
-ROOM = 1.02  # disk space needed, times the size of the weights
+DISK_FACTOR = 1.02  # disk space needed, times the size of the weights
 
 
 def _stored_bytes(view: Any) -> int:
@@ -101,7 +101,7 @@ def export_run(run: Run, output: Path, *, max_shard_size: str | None = None, pro
     shards = weight_files(source.path)
     needed = sum(shard.stat().st_size for shard in shards)
     output.parent.mkdir(parents=True, exist_ok=True)
-    if shutil.disk_usage(output.parent).free < needed * ROOM:
+    if shutil.disk_usage(output.parent).free < needed * DISK_FACTOR:
         raise InputError(f"--output {str(output)!r}: needs {needed / 1e9:.1f} GB of disk space; free some.")
     part = output.with_name(output.name + PART)
     shutil.rmtree(part, ignore_errors=True)
@@ -141,7 +141,7 @@ def _merge(
     def merged(name: str, weight: torch.Tensor) -> torch.Tensor:
         nonlocal seen, reported
         seen += 1
-        if time.monotonic() - reported > EVERY:
+        if time.monotonic() - reported > PROGRESS_SECONDS:
             reported = time.monotonic()
             progress(0.8 * seen / count, f"Merging tensor {seen} of {count}")
         if name not in deltas:
@@ -157,7 +157,8 @@ def _merge(
         weight_map |= {tensor: name for tensor, _ in tensors}
     if unused:
         raise InputError(
-            f"run {run.name!r}: the adapter changes {sorted(unused)[0]!r}, which the base model does not have."
+            f"run {run.name!r}: the adapter changes {sorted(unused)[0]!r}, which the base model does not have, "
+            "so the run was trained on another model; train again."
         )
     if len(plan) > 1:
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}

@@ -48,12 +48,13 @@ def _plain(text: str) -> str:
 
 
 def _data_lines(run: Run) -> list[str]:
-    name = run.dataset_name() or "files"
+    topic = run.dataset_name()
     breaks = run.examples("break")
     kinds = Counter(example.kind for example in run.examples("retain"))
     retains = ", ".join(f"{count} {KIND_LABELS[kind]}" for kind, count in kinds.most_common())
     sources = sorted({example.source for example in breaks if example.source})[:MAX_SOURCES]
-    lines = [f"Data set {_plain(name)}: {len(breaks)} must-stop examples; must-keep examples: {retains}."]
+    data = f"Topic {_plain(topic)}" if topic else "Data files"
+    lines = [f"{data}: {len(breaks)} must-stop examples; must-keep examples: {retains}."]
     if sources:
         lines.append(f"The must-stop examples come from {', '.join(map(_plain, sources))}.")
     return lines

@@ -40,7 +40,9 @@ def upload_run(run: Run, repo: str, *, private: bool = True, token: str | None =
     """
     folder = run.merged_folder
     if not folder.is_dir():
-        raise InputError(f"run {run.name!r} is not merged; merge it first (python -m cbgui export).")
+        raise InputError(
+            f"run {run.name!r} is not merged; merge it first: python -m cbgui export {run.path} --output {folder}"
+        )
     return _push(folder, check_repo(repo), private, token)
 
 
@@ -55,14 +57,14 @@ def _push(folder: Path, repo: str, private: bool, token: str | None) -> str:
             commit_message="Short-circuited by cbgui",
         )
     except LocalTokenNotFoundError:
-        raise InputError("upload: no hub login was found; run 'hf auth login', or give a token.") from None
+        raise InputError("upload: no hub login was found; run 'hf auth login', or enter a token.") from None
     except (HfHubHTTPError, httpx2.HTTPError, OSError, RuntimeError) as error:  # a failed file is a RuntimeError
         answer = hub_error(error)
         if answer is not None:
             raise InputError(_sentence(answer, repo)) from None
         raise InputError(
             f"repository {repo!r}: the hub did not answer, or the connection broke ({type(error).__name__}); start the "
-            "upload again, what is there already is not sent twice."
+            "upload again; files already uploaded are not sent again."
         ) from None
     return f"{api.endpoint}/{repo}"
 
@@ -76,13 +78,17 @@ def _sentence(error: HfHubHTTPError, repo: str) -> str:
         case 401:
             return f"repository {repo!r}: the hub does not know this token; log in again with 'hf auth login'."
         case 403 if "storage" in words.lower() or "quota" in words.lower():
-            return f"repository {repo!r}: the account's storage is full; free some or upload publicly.{words}"
+            return (
+                f"repository {repo!r}: the account's storage is full; delete files there or use another account.{words}"
+            )
         case 403:
             return f"repository {repo!r}: the token may not write there; use one with write access.{words}"
         case 404:
-            return f"repository {repo!r}: this token sees no such user or organisation; check the name."
+            return f"repository {repo!r}: no such user or organisation, or this token may not see it; check both."
         case 413 | 507:
-            return f"repository {repo!r}: the account's storage is full; free some or upload publicly.{words}"
+            return (
+                f"repository {repo!r}: the account's storage is full; delete files there or use another account.{words}"
+            )
         case 429:
-            return f"repository {repo!r}: the hub asks to slow down; try again in a few minutes."
+            return f"repository {repo!r}: too many requests to the hub; try again in a few minutes."
     return f"repository {repo!r}: the hub answered with error {status}; try again.{words}"

@@ -29,7 +29,7 @@ from cbgui.runs.run import ADAPTER_WEIGHTS, Run
 
 MAX_TOKENS = 256  # of each example that is compared
 MAX_NEW_TOKENS = 8  # of the answers that the merged model gives
-EXAMPLES = 2  # compared from the beginning and from the end of the retain examples each
+EXAMPLES = 2  # this many from the start and this many from the end of the retain examples are compared
 # Mean total variation between the next-token probabilities of the two models. Rounding in the stored dtype stays far
 # below it; a wrong or missing tensor goes far above it.
 MAX_VARIATION = 0.05
@@ -71,8 +71,8 @@ def _fits(weights: int) -> bool:
 
 
 def _device(largest: int) -> torch.device:
-    """Where offloaded modules run, each of at most `largest` bytes: not on a GPU that another run fills."""
-    gpu_is_full = hardware.kind() == "cuda" and hardware.free_memory() < CONTEXT["cuda"] + 2 * largest
+    """Where offloaded modules run, each of at most `largest` bytes: on the GPU unless another run fills it."""
+    gpu_is_full = hardware.memory_kind() == "cuda" and hardware.free_memory() < CONTEXT["cuda"] + 2 * largest
     return torch.device("cpu") if gpu_is_full else hardware.device()
 
 
@@ -130,10 +130,10 @@ def _answer(model: torch.nn.Module, ids: torch.Tensor, stop: int | None) -> list
 
 @torch.no_grad()
 def verify(run: Run, source: ModelSource, merged: Path, say: Callable[[str], None]) -> float:
-    """Compare the merged model with base + adapter on a few retain examples, both in float32.
+    """Compare the merged model with base + adapter on a few retain examples, and let it answer two prompts; in float32.
 
     Returns the largest difference of any next-token probability. Break examples are left out, because rounding changes
-    the words of a derailed model. Afterwards the merged model answers a break and a retain prompt, reported to `say`.
+    the words of a derailed model. The merged model's answers to a break and a retain prompt are passed to `say`.
 
     Raises InputError if the difference is larger than rounding in the stored dtype explains.
     """

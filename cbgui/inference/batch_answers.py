@@ -8,9 +8,9 @@ import numpy as np
 
 from cbgui.config import ModelConfig
 from cbgui.inference.streaming import in_model_thread, stream_tokens
-from cbgui.modeling.batch import neighbours
+from cbgui.modeling.batch import batches_by_length
 from cbgui.modeling.chat_format import Messages, load_tokenizer, prompt_ids, tokenize_prompts
-from cbgui.modeling.full import answer_tokens, load_full_model
+from cbgui.modeling.full import batch_token_budget, load_full_model
 from cbgui.modeling.hub import resolve_model
 
 
@@ -19,8 +19,8 @@ def write_answers(
 ) -> Iterator[tuple[float, dict[int, str]]]:
     """Yield, after each token, the share of the work done (0 to 1) and the answers that ended with it.
 
-    Answers are keyed by the index of their prompt; short prompts come first. Each begins with `prefill`, which is part
-    of it. Closing the iterator stops. Raises InputError when the model cannot be found or does not fit.
+    Answers are keyed by the index of their prompt; short prompts come first. Each answer includes
+    `prefill`. Closing the iterator stops. Raises InputError when the model cannot be found or does not fit.
     """
     source = resolve_model(config.name)
     model, tokenizer = in_model_thread(load_full_model, source, config), load_tokenizer(source)
@@ -31,7 +31,7 @@ def write_answers(
         return (prefill + tokenizer.decode(row, skip_special_tokens=True)).strip()
 
     finished = 0
-    for batch in neighbours(lengths, answer_tokens(model)):
+    for batch in batches_by_length(lengths, batch_token_budget(model)):
         unfinished = dict(enumerate(batch))  # row of the batch -> index of the prompt
         rows: list[list[int]] = []
         inputs = tokenize_prompts(tokenizer, [prompts[index] for index in batch], prefill)

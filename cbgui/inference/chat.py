@@ -25,8 +25,8 @@ FINAL = "final"  # the finished adapter, among a run's checkpoints
 
 
 @dataclass
-class Pair:
-    """Both answers so far."""
+class Answers:
+    """Both models' answers so far."""
 
     base: str
     short_circuited: str
@@ -50,7 +50,7 @@ class ChatModel:
         max_new_tokens: int = 128,
         temperature: float = 0.0,
         seed: int = 0,
-    ) -> Iterator[Pair]:
+    ) -> Iterator[Answers]:
         """Yield both answers as they grow; each begins with `prefill`. Closing the iterator stops generation.
 
         `other` is the short-circuited model's history where it differs from the base model's `messages`.
@@ -70,12 +70,12 @@ class ChatModel:
             seed=seed,
             prepare=adapt_second_row,
         ):
-            yield Pair(*(prefill + self.tokenizer.decode(row, skip_special_tokens=True) for row in rows))
+            yield Answers(*(prefill + self.tokenizer.decode(row, skip_special_tokens=True) for row in rows))
 
     def cosines(self, messages: Messages, answer: str) -> list[tuple[str, float]]:
         """Each token of `answer` with the cosine between both models' hidden states there, averaged over target layers.
 
-        1 where the breaker leaves the model alone; near 0 where it has turned the state away.
+        1 = unchanged, near 0 = derailed.
         """
         return in_model_thread(self._cosines, messages, answer)
 
@@ -105,7 +105,10 @@ class ChatModel:
 
 
 def _token_texts(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[str]:
-    """The text of each token; together they are the whole text. A letter of several tokens stands with its last one."""
+    """The text of each token; together they are the whole text.
+
+    A character split over several tokens is shown with the last one.
+    """
     texts, done = [], ""
     for end in range(1, len(ids) + 1):
         text = tokenizer.decode(ids[:end])
@@ -116,15 +119,15 @@ def _token_texts(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list
     return texts
 
 
-def checkpoints(run: Run) -> dict[str, Path]:
-    """What can be talked to, by name: FINAL and the checkpoints on disk."""
+def adapters(run: Run) -> dict[str, Path]:
+    """Adapters to chat with, by name: FINAL and the checkpoints on disk."""
     found = {FINAL: run.adapter_folder} if run.adapter_file.is_file() else {}
     return found | {f"step {step}": path for step, path in run.complete_checkpoints().items()}
 
 
 def load_chat_model(run: Run, checkpoint: str = FINAL) -> ChatModel:
-    """Raises InputError when the model or the checkpoint cannot be found, or does not fit."""
-    config, known = run.config(), checkpoints(run)
+    """Load the run's model with the given checkpoint. Raises InputError if either cannot be found or does not fit."""
+    config, known = run.config(), adapters(run)
     if checkpoint not in known:
         raise InputError(f"checkpoint {checkpoint!r} of run {run.name!r} does not exist; choose one from the list.")
     source = resolve_model(config.model.name)

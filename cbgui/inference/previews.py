@@ -1,6 +1,6 @@
 """A few answers of both models while a run trains.
 
-The truncated model has no head, so the full model is loaded next to it where memory allows, and let go again.
+The truncated model has no head, so the full model is loaded in addition where memory allows, and freed afterwards.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from cbgui.modeling.truncated import TruncatedModel
 from cbgui.runs.run import Run
 from cbgui.training.session import run_training
 
-ROOM = 1.3  # times the size of the weights: weights, cache and what generation needs
+MEMORY_FACTOR = 1.3  # times the size of the weights: weights, cache and what generation needs
 NEW_TOKENS = 40
 
 
@@ -39,7 +39,7 @@ def preview(
 
     None when the full model does not fit next to what is in memory now. Leaves PyTorch's random state as it was.
     """
-    if ROOM * full_model_bytes(read_model_config(source), config.model) > hardware.free_memory():
+    if MEMORY_FACTOR * full_model_bytes(read_model_config(source), config.model) > hardware.free_memory():
         return None
     base, short_circuited = _answers(truncated, source, config, examples)
     hardware.free_cached_memory()

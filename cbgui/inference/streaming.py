@@ -16,7 +16,7 @@ from transformers.generation.streamers import BaseStreamer
 
 Result = TypeVar("Result")
 # Everything is computed in this one thread. Each thread that PyTorch computes in has its own OpenMP pool, and with more
-# pools than cores a token took half as long again (two cores).
+# pools than cores a token took 1.5 times as long (two cores).
 _worker = ThreadPoolExecutor(1, "cbgui-model")
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -48,6 +50,22 @@ def test_joined_steps_are_undone_together(data):
     assert all(row.example.response == "written" for row in data.rows())
     assert data.undo() == "write answers"
     assert [row.example.response for row in data.rows()] == [""] * 4
+
+
+def test_a_file_of_an_earlier_version_keeps_its_index(data):
+    """The index over positions was called by_place."""
+
+    def indexes() -> set[str]:
+        return {name for (name,) in file.execute("SELECT name FROM sqlite_master WHERE type = 'index'")}
+
+    data.add([example("question")], "import")
+    with closing(sqlite3.connect(data.path)) as file:
+        assert "by_position" in indexes()
+        file.execute("DROP INDEX by_position")
+        file.execute("CREATE INDEX by_place ON rows (removed, position)")
+        data.add([example("another")], "import")
+        assert "by_place" in indexes() and "by_position" not in indexes()
+    assert [row.example.prompt for row in data.rows()] == ["question", "another"]
 
 
 def test_a_bad_edit_is_refused(data):

@@ -46,7 +46,8 @@ def test_the_columns_of_public_data_sets_are_guessed():
 
 
 BAD_FILES = {
-    "a.txt": (b"x", "ending is not supported"),
+    "a.txt": (b"x", "the ending .txt is not supported; use"),
+    "rows": (b"x", "the file name has no ending; use"),
     "a.jsonl": (b'{"prompt": "x"}\n{"prompt": ', "line 2: not JSON"),
     "b.jsonl": (b"[1]\n", "line 1: expected an object"),
     "a.json": (b'["x"]', "entry 1: expected an object"),

@@ -6,10 +6,13 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from random_models import head
+from tokenizers.processors import TemplateProcessing
 
 from cbgui.errors import InputError
 from cbgui.evaluation.classifier import Classifier, JudgeChoice, complied, load_classifier
+from cbgui.modeling.chat_format import load_tokenizer
 
 PAIRS = [("What is two and two?", "Four."), ("Name a colour.", "Blue is a colour that many people like.")]
 
@@ -37,16 +40,51 @@ def test_replies(reply, expected):
 
 def test_a_classification_head_is_read_by_its_label(demo, tmp_path):
     folder = head(tmp_path / "head", demo, ["harmless", "harmful"])
-    assert dict(load(folder).read(PAIRS)) == {0: True, 1: True}
-    assert dict(load(folder, label="harmless").read(PAIRS)) == {0: False, 1: False}
+    assert dict(load(folder).judge(PAIRS)) == {0: True, 1: True}
+    assert dict(load(folder, label="harmless").judge(PAIRS)) == {0: False, 1: False}
 
 
 def test_a_language_model_is_asked_with_the_users_template(demo, tmp_path):
-    """The template ends in one word many times over, so that a small model repeats it as its reply."""
-    for word, expected in (("yes", True), ("unsafe", True), ("no", False)):
+    """The template ends in one word many times over, so that a small model repeats it as its reply.
+
+    {request} is the older name of {prompt}.
+    """
+    cases = [("yes", True, "{prompt}"), ("unsafe", True, "{request}"), ("no", False, "{prompt}")]
+    for word, expected, placeholder in cases:
         template = tmp_path / f"{word}.txt"
-        template.write_text(f"{word} {word} {word} {word} {word} {{request}} {{answer}}" + f" {word}" * 12, "utf-8")
-        assert dict(load(demo.path, template=template).read(PAIRS)) == {0: expected, 1: expected}
+        template.write_text(f"{word} {word} {word} {word} {word} {placeholder} {{answer}}" + f" {word}" * 12, "utf-8")
+        assert dict(load(demo.path, template=template).judge(PAIRS)) == {0: expected, 1: expected}
+
+
+class NotesInputs:
+    """Stands in for a model: keeps what it was asked, and replies nothing."""
+
+    device = "cpu"
+
+    def generate(self, *, input_ids: torch.Tensor, **options: object) -> torch.Tensor:
+        self.asked = input_ids
+        return input_ids
+
+
+def test_special_tokens_are_added_to_the_users_template_alone(demo):
+    """What went through a chat template has them already."""
+    tokenizer = load_tokenizer(demo)
+    bos = tokenizer.convert_tokens_to_ids("<|endoftext|>")  # the demo's own tokenizer adds no token
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", bos)]
+    )
+    assert tokenizer.chat_template
+    for template, expected in (("Complied? {prompt} {answer}", [0]), ("", [])):
+        model = NotesInputs()
+        assert dict(Classifier("judge", model, tokenizer, None, template).judge(PAIRS[:1])) == {0: None}
+        assert [place for place, token in enumerate(model.asked[0].tolist()) if token == bos] == expected
+
+
+def test_a_prompt_that_contains_a_placeholder_is_read_as_it_is(demo):
+    tokenizer, model = load_tokenizer(demo), NotesInputs()
+    pairs = [("What does {answer} mean?", "A {prompt}.")]
+    assert dict(Classifier("judge", model, tokenizer, None, "Q {prompt} A {answer}").judge(pairs)) == {0: None}
+    assert tokenizer.decode(model.asked[0]) == "Q What does {answer} mean? A A {prompt}."
 
 
 def test_a_model_that_cannot_judge_is_refused(demo, tmp_path):
@@ -54,10 +92,10 @@ def test_a_model_that_cannot_judge_is_refused(demo, tmp_path):
     with pytest.raises(InputError, match=r"left, right.*name it, as in --judge-label left"):
         load(folder)
     babble = tmp_path / "babble.txt"
-    babble.write_text("{request} {answer} one two three four five six one two three four five six one", "utf-8")
+    babble.write_text("{prompt} {answer} one two three four five six one two three four five six one", "utf-8")
     with pytest.raises(InputError, match="replied with none of yes, no"):
         load(demo.path, template=babble)
-    with pytest.raises(InputError, match="put {request} and {answer}"):
+    with pytest.raises(InputError, match="put {prompt} and {answer}"):
         load(demo.path, template=folder / "config.json")
     config = json.loads((folder / "config.json").read_text("utf-8"))
     (folder / "config.json").write_text(json.dumps(config | {"architectures": ["BertModel"]}), "utf-8")

@@ -20,7 +20,7 @@ from cbgui.evaluation.attacks.registry import ATTACK_TITLES, ATTACKS
 from cbgui.evaluation.classifier import JudgeChoice
 from cbgui.evaluation.compare import compare_reports, read_report
 from cbgui.evaluation.evaluate import evaluate_run
-from cbgui.evaluation.metrics import Pair, is_repetition, wilson
+from cbgui.evaluation.metrics import ModelPair, is_repetition, wilson
 from cbgui.evaluation.prompt_sets import SetOptions
 from cbgui.evaluation.rates import rate
 from cbgui.evaluation.report import render
@@ -64,7 +64,7 @@ def test_batched_answers_and_their_costs_equal_those_of_single_prompts(trained, 
     chat = load_chat_model(run)
     for name, weight in chat.model.named_parameters():  # four steps of training change no answer
         weight.data *= 10 if "lora_B" in name else 1
-    pair = Pair(chat.model, chat.tokenizer, chat.adapted_rows)
+    pair = ModelPair(chat.model, chat.tokenizer, chat.adapted_rows)
     before = (("user", "Hello there, I have some questions."), ("assistant", "Go on, I am listening."))
     asked = ["What is rain?", "Name three rivers that flow through large cities in Europe.", "Why?", "Who was Bach?"]
     attempts = [Attempt((*before, ("user", text))) for text in asked] + [Attempt((("user", asked[1]),))]
@@ -94,7 +94,7 @@ def test_logits_equal_those_of_models_that_cap_or_scale_them(demo):
     for family, settings in {"gemma2": {"final_logit_softcapping": 0.02}, "cohere": {"logit_scale": 0.5}}.items():
         model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **sizes, **settings)).eval()
         adapted = get_peft_model(model, LoraConfig(target_modules=["q_proj"]))
-        pair = Pair(adapted, tokenizer, adapt_rows(adapted))
+        pair = ModelPair(adapted, tokenizer, adapt_rows(adapted))
         prompts, answers = [[5, 6, 7], [8, 9]], [[11, 12], [13, 14, 15]]
         for row, (logits,) in pair._read(prompts, answers, (False,)):
             expected = model(torch.tensor([prompts[row] + answers[row]])).logits[0, len(prompts[row]) - 1 : -1]
@@ -121,7 +121,7 @@ def test_further_sets_a_classifier_and_the_comparison_of_two_reports(cli, traine
     assert other["retain"]["top1"] > 0.5 and set(other["retain"]["kinds"]) == {"near_miss", "retain"}
     assert all(attack["base"]["classified"]["rate"] == 1.0 for attack in first["attacks"])
     page = runs[0].report_page.read_text("utf-8")
-    assert "Also asked: others.jsonl" in page and "Classifier, original" in page and "look-alike" in page
+    assert "Also asked: others.jsonl" in page and "Classifier, original" in page and "of these, look-alikes" in page
     with pytest.raises(InputError, match="'second' is not evaluated yet"):
         read_report(runs[1])
     evaluate_run(runs[1], **settings)
@@ -137,7 +137,7 @@ def test_further_sets_a_classifier_and_the_comparison_of_two_reports(cli, traine
 
 
 @pytest.mark.slow
-def test_a_stopped_evaluation_goes_on_and_a_barely_trained_model_is_too_weak(trained, tmp_path, monkeypatch):
+def test_a_stopped_evaluation_continues_and_a_barely_trained_model_is_too_weak(trained, tmp_path, monkeypatch):
     monkeypatch.setattr(full, "BATCH_TOKENS", 256)  # about three answers
     monkeypatch.setattr(full, "MIN_BATCH_TOKENS", 256)
     shutil.copytree(trained.path, tmp_path / "run")

@@ -116,23 +116,23 @@ UPLOADS = [
     ("owner/good", "hf_wrong", "does not know this token"),
     ("owner/denied", TOKEN, "write access"),
     ("owner/full", TOKEN, "storage is full"),
-    ("owner/torn", TOKEN, "start the upload again, what is there already is not sent twice"),
+    ("owner/torn", TOKEN, "start the upload again; files already uploaded are not sent again"),
     ("owner/slow", TOKEN, "again"),
-    ("owner/busy", TOKEN, "slow down"),
+    ("owner/busy", TOKEN, "too many requests"),
 ]
 DOWNLOADS = [
     ("owner/gated", "is gated"),
     ("owner/missing", "neither a folder nor a model"),
     ("owner/broken", "try again"),
     ("owner/slow", "try again"),
-    ("owner/busy", "slow down"),
+    ("owner/busy", "too many requests"),
 ]
 DATASETS = [
     ("owner/gated", "is gated"),
     ("owner/missing", "not on the hub, or is private"),
     ("owner/broken", "try again"),
     ("owner/slow", "try again"),
-    ("owner/busy", "slow down"),
+    ("owner/busy", "too many requests"),
 ]
 
 

@@ -18,7 +18,7 @@ def test_a_model_is_offloaded_if_it_does_not_fit(demo, gigabytes, monkeypatch):
 
 def test_a_full_gpu_is_not_used(trained, demo, monkeypatch):
     """Another run may be training on it during the export."""
-    monkeypatch.setattr(hardware, "kind", lambda: "cuda")
+    monkeypatch.setattr(hardware, "memory_kind", lambda: "cuda")
     monkeypatch.setattr(hardware, "device", lambda: torch.device("cuda"))
     monkeypatch.setattr("peft.peft_model.infer_device", lambda: "cuda")
     monkeypatch.setattr(hardware, "free_memory", lambda: 64 * 2**30)

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 from cbgui.config import ModelConfig
 from cbgui.errors import InputError
 from cbgui.inference.batch_answers import write_answers
-from cbgui.inference.chat import ChatModel, checkpoints, load_chat_model
+from cbgui.inference.chat import ChatModel, adapters, load_chat_model
 from cbgui.modeling import full
 from cbgui.modeling.chat_format import load_tokenizer, prompt_text
 from cbgui.modeling.lora import adapt_rows
@@ -53,7 +53,7 @@ def test_rows_of_one_batch_equal_both_models_alone(adapted):
     assert torch.allclose(both, alone, atol=1e-3)
 
 
-def test_each_side_goes_on_from_its_own_history(adapted, demo):
+def test_each_side_continues_from_its_own_history(adapted, demo):
     tokenizer = load_tokenizer(demo)
 
     def alone(messages: list[dict[str, str]], *, with_adapter: bool) -> str:
@@ -88,7 +88,7 @@ def test_cosines_are_of_each_token_and_one_without_an_adapter(adapted, demo):
 
 
 def test_a_checkpoint_can_be_talked_to(trained):
-    assert list(checkpoints(trained)) == ["final", "step 2", "step 4"]
+    assert list(adapters(trained)) == ["final", "step 2", "step 4"]
     early = load_chat_model(trained, "step 2")
     last = load_chat_model(trained, "step 4")
     final = load_chat_model(trained)
@@ -116,7 +116,7 @@ def test_answers_are_written_with_the_prefill_and_progress_is_told_at_each_token
     assert {number: answer for answers in alone for number, answer in answers.items()} == written
 
 
-def test_an_answer_that_has_ended_is_handed_over_while_others_go_on():
+def test_an_answer_that_has_ended_is_handed_over_while_others_continue():
     """So that a stop loses no more than is open."""
     requests = [[{"role": "user", "content": text}] for text in ("Say hi.", "Tell a long story about a river.")]
     steps = list(write_answers(ModelConfig(quantization="none"), requests, max_new_tokens=60))

@@ -13,14 +13,14 @@ Turns = tuple[tuple[str, str], ...]  # (role, content)
 
 @dataclass(frozen=True)
 class Attempt:
-    """One conversation put to a model. The response is forced to begin with `prefill`; temperature 0 is greedy."""
+    """One conversation sent to a model. The response is forced to begin with `prefill`; temperature 0 is greedy."""
 
     messages: Turns
     prefill: str = ""
     temperature: float = 0.0
 
 
-# (the example, break examples of the training set) -> attempts. The attack succeeds if any attempt is answered.
+# (the example, `others`: the training set's break examples) -> attempts. The attack succeeds if any is answered.
 Attempts = Callable[[Example, list[Example]], list[Attempt]]
 
 

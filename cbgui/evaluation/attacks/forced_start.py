@@ -9,6 +9,6 @@ PREFILL_WORDS = 8
 
 
 def prefill(example: Example, others: list[Example]) -> list[Attempt]:
-    """The model must go on from the first words of the response that it must not give."""
+    """The model has to continue from the first words of the response that it must not give."""
     words = example.response.split(" ")[:PREFILL_WORDS]
     return [Attempt(example.messages, prefill=" ".join(words))]

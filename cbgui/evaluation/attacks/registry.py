@@ -1,5 +1,7 @@
 """All attacks by name. A new attack is a function in one of these modules and a line in ATTACKS.
 
+An attack gets the break example and `others`: the training set's break examples, as material for few-shot attacks.
+
 The families follow section 4.1 of the paper (arXiv 2406.04313), without those that need a second model or an API. The
 wordings were written for this project.
 """

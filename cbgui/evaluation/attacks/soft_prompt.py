@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from cbgui.evaluation.attacks.attempt import Attempt
-from cbgui.evaluation.metrics import Answer, Pair
+from cbgui.evaluation.metrics import Answer, ModelPair
 from cbgui.modeling.chat_format import response_ids
 
 SOFT_TOKENS = 8  # embeddings that are optimised, put in front of the prompt
@@ -19,7 +19,7 @@ STEP_SIZE = 0.1  # of Adam, relative to the size of one component of an embeddin
 
 
 def soft_prompt_answer(
-    pair: Pair, attempt: Attempt, response: str, *, adapted: bool, max_new_tokens: int, steps: int = STEPS
+    pair: ModelPair, attempt: Attempt, response: str, *, adapted: bool, max_new_tokens: int, steps: int = STEPS
 ) -> Answer:
     """Optimise SOFT_TOKENS embeddings in front of the prompt, then return the greedy answer.
 

@@ -196,7 +196,7 @@ def build(page: gr.Blocks, run_name: gr.Dropdown) -> None:
             )
             judge_template = gr.Textbox(
                 label="Template file",
-                info="text with {request} and {answer}: how to ask a language model",
+                info="text with {prompt} and {answer}: how to ask a language model",
                 placeholder="its own, where it is known",
                 visible=not on_space(),
                 elem_id="judge-template",

@@ -130,7 +130,7 @@ def _import(source, prompt, response, messages, kind, other_kind, held_out, limi
     found = found[:most]
     space.refuse_over("rows", sum(data.counts().values()) + len(found), space.MAX_ROWS)
     if not found:
-        raise InputError(f"{name}: no row gave an example. {skipped.words() or 'There are no rows in it.'}")
+        raise InputError(f"{name}: no row could be read as an example. {skipped.words() or 'There are no rows in it.'}")
     yield f"Adding {len(found):,} rows ...", gr.skip(), gr.skip()
     data.add(found, f"import {name}", held_out=held_out)
     words = f"**{len(found):,} rows added** from {name}. {skipped.words()}"
