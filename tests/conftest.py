@@ -15,7 +15,7 @@ from cbgui.runs.folder import create_run
 from cbgui.runs.run import Run
 
 SHORT = ["training.steps=4", "training.break_batch_size=2", "training.retain_batch_size=2", "data.max_tokens=64"]
-SHORT += ["training.sample_every=0", "training.checkpoint_every=2"]  # a probe at the end
+SHORT += ["training.sample_every=0", "training.checkpoint_every=2"]  # validation only at the end
 
 
 @pytest.fixture(scope="session")

@@ -262,7 +262,7 @@ def test_hostile_names_become_harmless_or_are_refused(name, tmp_path, monkeypatc
     try:
         data = library.create(name)
     except InputError as error:
-        assert is_a_sentence(str(error).replace("\n", " ")) and "data set" in str(error)
+        assert is_a_sentence(str(error).replace("\n", " ")) and "topic" in str(error)
     else:
         assert data.folder.parent == library.folder and re.fullmatch(r"[A-Za-z0-9_-]{1,60}", data.name)
     with pytest.raises(InputError):
@@ -294,9 +294,9 @@ def test_a_space_refuses_folders_and_enforces_its_limits(bad, tmp_path, monkeypa
     from cbgui.modeling.hub import resolve_model
 
     monkeypatch.setenv("SPACE_ID", "owner/space")
-    with pytest.raises(InputError, match="takes no folders"):
+    with pytest.raises(InputError, match="folders cannot be used"):
         resolve_model(str(bad / "m_bert"))
-    with pytest.raises(InputError, match="takes no folders"):
+    with pytest.raises(InputError, match="folders cannot be used"):
         Library(tmp_path).load(bad, "mine")
     with pytest.raises(InputError, match="rows = 60,000"):
         space.refuse_over("rows", 60_000, space.MAX_ROWS)

@@ -90,7 +90,7 @@ def test_somebody_elses_topic_on_another_architecture(tmp_path, demo):
     done = cbgui("train", "demo", "--output", tmp_path / "run", *files, "--set", "training.steps=2")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "step 2 of 2" in done.stdout
-    # Without held-out examples the probes are of training ones, and say so.
+    # Without held-out examples training examples are validated, and say so.
     assert "No held-out examples" in done.stdout
     assert "training at step 2" in done.stdout and "held out at step" not in done.stdout
     done = cbgui("generate", tmp_path / "run", "--prompt", "hello", "--max-new-tokens", "4")

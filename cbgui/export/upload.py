@@ -41,7 +41,7 @@ def upload_run(run: Run, repo: str, *, private: bool = True, token: str | None =
     folder = run.merged_folder
     if not folder.is_dir():
         raise InputError(
-            f"run {run.name!r} is not merged; merge it first: python -m cbgui export {run.path} --output {folder}"
+            f"run {run.name!r} is not merged; run python -m cbgui export {run.path} --output {folder} first."
         )
     return _push(folder, check_repo(repo), private, token)
 

@@ -20,6 +20,7 @@ from cbgui.modeling.truncated import TruncatedModel
 
 # oneDNN's kernels and their scratch memory, by the bytes of a number.
 ONEDNN = {2: 80 * 2**20, 4: 68 * 2**20}
+MKL = 48 * 2**20  # what MKL keeps where it multiplies instead (measured on a Xeon)
 # The optimizer's size as a share of float32 moments: 8 bits a moment, and a float32 scale for each 256 of them.
 ADAM_8BIT = (1 + 4 / 256) / 4
 # Tokenizer, examples, events and checkpoints on a CPU; the bench has none of these.
@@ -166,7 +167,7 @@ def parts_of(
         slack = KEPT_SLACK[width, max(len(step) for step in micro_batches) > 1]
     context = CONTEXT[device]
     if device == "cpu":
-        context += ONEDNN[width] if onednn.uses_onednn(compute_dtype(config.model)) else 0
+        context += ONEDNN[width] if onednn.uses_onednn(compute_dtype(config.model)) else MKL
         context += CUDA_BUILD if torch.version.cuda else 0
     return [
         Part("context", context),

@@ -9,49 +9,57 @@ import signal
 import pytest
 from helpers import LONG, box, choose, fold, open_tab, start_training, tick_options
 from playwright.sync_api import expect
+from waiting import wait_until
 
 from cbgui.runs.run import Run
 
 pytestmark = pytest.mark.slow
 
 
+def _last_step(run: Run) -> int:
+    return [event["step"] for event in run.events()[0] if event["kind"] == "step"][-1]
+
+
 def test_a_run_outlives_browser_app_and_trainer(app, page, browser):
-    start_training(page, app.url, {"training-steps": 14, "training-checkpoint_every": 2, "training-sample_every": 14})
+    start_training(page, app.url, {"training-steps": 30, "training-checkpoint_every": 2, "training-sample_every": 30})
     line = page.locator("#run-line")
-    expect(line).to_contain_text(re.compile(r"step [2-9] of 14"), timeout=LONG)
+    expect(line).to_contain_text(re.compile(r"step [2-9] of 30"), timeout=LONG)
     page.reload()
     open_tab(page, "Train")
-    expect(line).to_contain_text(re.compile(r"running, step \d+ of 14"))
+    expect(line).to_contain_text(re.compile(r"running, step \d+ of 30"))
     second = browser.new_page()
     second.goto(app.url)
     open_tab(second, "Train")
-    expect(second.locator("#run-line")).to_contain_text(re.compile(r"running, step \d+ of 14"))
+    expect(second.locator("#run-line")).to_contain_text(re.compile(r"running, step \d+ of 30"))
 
     second.locator("#pause").click()
     for shown in (line, second.locator("#run-line")):
         expect(shown).to_contain_text("paused")
     second.close()
+    run = Run(app.runs / "demo-demo")
+    paused_at = _last_step(run)
     page.locator("#resume").click()
     expect(line).to_contain_text("running")
 
+    os.kill(run.training.pid(), signal.SIGSTOP)  # so that training does not end while the app restarts
     app.kill()
     app.open()
     page.goto(app.url)
     open_tab(page, "Train")
     expect(line).to_contain_text("running")
-    run = Run(app.runs / "demo-demo")
-    expect(line).to_contain_text(re.compile(r"step ([4-9]|1\d) of 14"), timeout=LONG)
+    os.kill(run.training.pid(), signal.SIGCONT)
+    wait_until(lambda: _last_step(run) > paused_at)
     os.kill(run.training.pid(), signal.SIGKILL)
     expect(line).to_contain_text("interrupted")
     expect(line).to_contain_text("Press Resume")
     page.locator("#resume").click()
-    expect(line).to_contain_text("done, step 14 of 14", timeout=LONG)
-    expect(page.locator("#samples")).to_contain_text("Held-out answers at step 14")
-    assert [event["step"] for event in run.events()[0] if event["kind"] == "step"][-1] == 14
+    expect(line).to_contain_text("done, step 30 of 30", timeout=LONG)
+    expect(page.locator("#samples")).to_contain_text("Held-out answers at step 30")
+    assert _last_step(run) == 30
 
     open_tab(page, "Runs")
     table = page.locator("#runs")
-    expect(table).to_contain_text("14 of 14")
+    expect(table).to_contain_text("30 of 30")
     page.locator("#duplicate-run").click()
     expect(table).to_contain_text("not started")
     box(page, "rename-to").fill("second")

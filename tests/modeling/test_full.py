@@ -81,7 +81,7 @@ def test_a_gpu_that_is_too_small_leaves_the_model_in_ordinary_memory(trained, de
     model = load_with_adapter(demo, ModelConfig(), trained.adapter_folder)
     assert model.device.type == "cpu" and form_in_words(model) == "in 4 bits in RAM, which is slow"
     monkeypatch.setattr(hardware, "free_ram", lambda: 10 * 2**20)
-    with pytest.raises(InputError, match="which is not free"):
+    with pytest.raises(InputError, match="more than the free memory"):
         load_full_model(demo, ModelConfig())
 
 

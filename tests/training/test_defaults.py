@@ -1,7 +1,7 @@
 """The defaults of RunConfig, untouched, on another architecture that is trained briefly here.
 
 SmolLM2-135M's hidden states are some 140 long at the first target layer; these models' are more than ten times shorter
-(38 and 17 times, measured). They must trip on held-out examples and keep what must stay.
+(38 and 17 times, measured). They must derail on held-out examples and keep what must stay.
 """
 
 import pytest
@@ -25,7 +25,7 @@ SIZES = {
 @pytest.mark.slow
 # GPT-NeoX, of eight layers and 60 steps of training, turns its shallowest target less: at layer 2 it knows little yet.
 @pytest.mark.parametrize(("family", "hidden_size", "derailed"), [("qwen2", 64, 0.2), ("gpt_neox", 128, 0.5)])
-def test_defaults_trip_and_keep(family, hidden_size, derailed, demo, tmp_path):
+def test_the_defaults_derail_and_keep(family, hidden_size, derailed, demo, tmp_path):
     tokenizer = load_tokenizer(demo)
     config = RunConfig()
     sets = read_data(config.data)
