@@ -1,6 +1,6 @@
 """The commands: cbgui app | train | generate | evaluate | compare | export | upload | estimate | check | bench.
 
-Exit codes: 0 done, 1 failed with a message, 2 bad input."""
+Exit codes: 0 done or paused, 1 failed with a message or interrupted, 2 bad input."""
 
 from __future__ import annotations
 
@@ -290,7 +290,9 @@ def export(
     from cbgui.export.merge import export_run
 
     difference = export_run(run, output, max_shard_size=max_shard_size, progress=progress)
-    typer.echo(f"{output}: merged and base + adapter differ by at most {difference:.2g} in any token's probability.")
+    typer.echo(
+        f"{output}: the merged model and base + adapter differ by at most {difference:.2g} in any token's probability."
+    )
 
 
 @commands.command()

@@ -54,8 +54,8 @@ def estimate(
 
 def check(
     file: Annotated[Path, typer.Argument(help="CSV, TSV, JSON, JSONL or Parquet")],
-    kind: Annotated[str, typer.Option(help="break or retain: the kind of rows that name none")] = "break",
-    max_tokens: Annotated[int, typer.Option(min=16, help="as data.max_tokens of the training")] = 512,
+    kind: Annotated[str, typer.Option(help="break or retain: the kind of rows that have none")] = "break",
+    max_tokens: Annotated[int, typer.Option(min=16, help="the training's data.max_tokens")] = 512,
 ) -> None:
     """What is wrong with a data file: copies, refusals, empty answers, missing look-alikes and more."""
     if kind not in ("break", "retain"):
@@ -76,7 +76,7 @@ def bench(
     output: Annotated[Path | None, typer.Option(help="write the JSON there too")] = None,
     assignments: SetOption = None,
 ) -> None:
-    """Seconds a step, tokens a second, peak memory and share of the matmul rate of this machine, as JSON."""
+    """Seconds a step, tokens a second, peak memory and share of this machine's peak matrix-product rate, as JSON."""
     sizes = [f"training.break_batch_size={batch}", f"training.retain_batch_size={batch}", f"data.max_tokens={tokens}"]
     config = override(RunConfig(), [*sizes, *(assignments or [])])
     limit = parse_size(memory, "--memory") if memory else None

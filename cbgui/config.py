@@ -45,7 +45,9 @@ class _Part(BaseModel):
 class ModelConfig(_Part):
     name: str = _setting("demo", "Model", 'a hub id, a folder, or "demo" for SmolLM2-135M-Instruct')
     quantization: Literal["none", "nf4", "auto"] = _setting(
-        "auto", "Weights", "nf4 stores the layers' weights in 4 bits; auto does so only if full precision does not fit"
+        "auto",
+        "Weights",
+        "nf4 stores the layers' weights in 4 bits; auto does so only if unquantized weights do not fit",
     )
     embedding_on_cpu: bool | Literal["auto"] = _setting(
         "auto", "Embedding in RAM", "leaves more GPU memory for the layers; auto does so only if it is needed"
@@ -102,11 +104,11 @@ class ObjectiveConfig(_Part):
         "residual: hidden states as they are; normed: after the next layer's input norm",
         "residual",
     )
-    reroute_coefficient: float = _setting(10.0, "Weight of the break loss", "the largest during the run", "10", ge=0)
+    reroute_coefficient: float = _setting(10.0, "Weight of the break loss", "its maximum during the run", "10", ge=0)
     retain_coefficient: float = _setting(
         200.0,
         "Weight of the keep loss",
-        "the largest during the run; a higher one preserves more and derails less",
+        "its maximum during the run; a higher one preserves more and derails less",
         "10",
         ge=0,
     )
@@ -139,7 +141,7 @@ class LoraConfig(_Part):
     lora_dropout: float = _setting(0.0, "Dropout", "dropout on the adapter's input", "0.05", ge=0, lt=1)
     init_std: float = _setting(
         0.04,
-        "Start of B",
+        "Initial spread of B",
         "standard deviation of LoRA's B at the start; with 0 the break loss has no gradient at first",
         "0",
         ge=0,
@@ -161,7 +163,9 @@ class TrainingConfig(_Part):
     break_batch_size: int = _setting(8, "Break examples in a step", "more are slower but steadier", "16", ge=1)
     retain_batch_size: int = _setting(8, "Keep examples in a step", "more are slower but preserve more", "16", ge=1)
     micro_batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = _setting(
-        "auto", "Examples at once", "examples computed at once; does not change the result; auto: as many as fit"
+        "auto",
+        "Examples at once",
+        "examples computed at once; does not change the result; auto: the fastest number that fits",
     )
     learning_rate: float = _setting(3e-3, "Learning rate", "too high derails everything", "1e-4", gt=0)
     warmup_steps: int = _setting(2, "Warm-up steps", "steps over which the learning rate rises", "0", ge=0)

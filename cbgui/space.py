@@ -49,5 +49,5 @@ def refuse_over(field: str, value: int, most: int) -> None:
     """Raises InputError on a Space when a visitor would have more than `most`."""
     if on_space() and value > most:
         raise InputError(
-            f"{field} = {value:,}: this Space allows at most {most:,}; use less, or run cbgui on your own machine."
+            f"{field} = {value:,}: this Space allows at most {most:,}; use fewer, or run cbgui on your own machine."
         )

@@ -165,9 +165,9 @@ def _too_few(table: _Table) -> Finding | None:
     breaks, retains = table.break_rows.sum(), table.retain_rows.sum()
     words, fix = [], None
     if breaks < FEW_BREAK:
-        words.append(f"{breaks} must-stop rows, at least {FEW_BREAK} are needed")
+        words.append(f"{breaks} must-stop rows (at least {FEW_BREAK} are needed)")
     if retains < FEW_RETAIN:
-        words.append(f"{retains} must-keep rows, at least {FEW_RETAIN} are needed")
+        words.append(f"{retains} must-keep rows (at least {FEW_RETAIN} are needed)")
         fix = ADD_SHIPPED
     if not words:
         return None

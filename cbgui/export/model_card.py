@@ -25,8 +25,8 @@ USE = """\
   `llama-quantize my-model.gguf my-model-q8_0.gguf Q8_0` to make it smaller.
 - **LM Studio**: convert to GGUF as for llama.cpp, then `lms import my-model.gguf`.
 
-Quantize after merging, and test the result in a chat: small changes of the weights may not survive rounding to few
-bits."""
+Quantize after merging, and test the result in a chat: small changes to the weights may be lost when they
+are rounded to a few bits."""
 
 
 def base_metadata(source: ModelSource) -> dict[str, Any]:

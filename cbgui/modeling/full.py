@@ -55,7 +55,7 @@ class Form:
 
 def form_words(four_bits: bool, in_ram: bool) -> str:
     """The form in words, such as "in 4 bits"."""
-    precision = "in 4 bits" if four_bits else "in full precision"
+    precision = "in 4 bits" if four_bits else "unquantized"
     return precision + " in RAM, which is slow" * in_ram
 
 
@@ -130,5 +130,5 @@ def batch_token_budget(model: PreTrainedModel | PeftModel) -> int:
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     token = 2 * config.num_hidden_layers * heads * size * model.dtype.itemsize
     free = hardware.free_ram() if model.device.type == "cpu" else hardware.free_memory()
-    # A third of the free memory, of which a growing cache takes twice its size while it is copied.
+    # A third of the free memory, halved because a growing cache takes twice its size while it is copied.
     return max(MIN_BATCH_TOKENS, min(BATCH_TOKENS, free // 6 // token))

@@ -53,7 +53,7 @@ class Job:
 
     def start(self, *arguments: str, secrets: dict[str, str] | None = None) -> None:
         """`secrets` go into the process's environment, never into a file. Raises InputError if it is running."""
-        # A progress bar is drawn once more at the end, below the sentence that says why the job failed.
+        # Off, because a bar is drawn again at exit and would hide the last sentence, which says why the job failed.
         self.process.start(*arguments, environment={"HF_HUB_DISABLE_PROGRESS_BARS": "1", **(secrets or {})})
 
     def stop(self) -> None:

@@ -1,6 +1,6 @@
-"""One training at a time: a run that is started while another trains waits for its turn.
+"""The app's runs train one at a time: a run that is started while another trains waits for its turn.
 
-The queue is files in the run folders, so closing the app forgets nobody. The app starts the next run.
+The queue is files in the run folders, so waiting runs are kept when the app closes. The app starts the next run.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """One run directory (docs/architecture.md): the names of its files, its settings, events and state.
 
-Nothing but files holds a run's state; the app, the command line and the tests read the same ones. This module alone
+A run's state is kept only in files; the app, the command line and the tests read the same ones. This module alone
 knows the names of the files in a run directory.
 """
 

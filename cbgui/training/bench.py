@@ -158,7 +158,7 @@ def limit_memory(memory: int | None) -> None:
     try:
         import resource
     except ImportError:
-        raise InputError("--memory needs Linux or macOS without a GPU; leave it out.") from None
+        raise InputError("without a GPU, --memory works only on Linux and macOS; leave it out.") from None
     resource.setrlimit(resource.RLIMIT_DATA, (memory, resource.RLIM_INFINITY))
 
 

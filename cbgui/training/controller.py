@@ -16,10 +16,10 @@ STEPS_BETWEEN_CHANGES = 10
 def retain_share(validations: list[Validation]) -> float:
     """The factor that is applied to the scheduled retain coefficient; 1 unless something is wrong.
 
-    No single coefficient suits every model. Once in STEPS_BETWEEN_CHANGES steps at most, from the second such stretch
-    on: if some layer has not moved and the retain examples have barely moved either, the factor is divided by four,
-    because the retain loss holds the model in place. If every layer has derailed and the retain examples have moved, it
-    is doubled, up to 1. How often a run validates does not matter.
+    No single coefficient suits every model. The factor changes at most once in STEPS_BETWEEN_CHANGES steps, from the
+    third such stretch on. If some layer has not moved and the retain examples have barely moved either, it is divided
+    by four, because the retain loss holds the model in place. If every layer has derailed and the retain examples have
+    moved, it is doubled, up to 1. How often a run validates does not matter.
     """
     held, moved = set(), set()
     for validation in validations:

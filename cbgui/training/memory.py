@@ -23,8 +23,9 @@ from cbgui.modeling.truncated import TruncatedModel, empty_truncated_model
 from cbgui.training.memory_parts import Part, Steps, micro_batches_of, parts_of
 
 MICRO_BATCHES = (64, 32, 16, 8, 4, 2, 1)  # examples
-# Time of a token with gradient checkpointing, and overhead of a micro-batch, both in tokens without checkpointing. On a
-# GPU the overhead is mostly the unpacking of 4-bit weights and the launching of kernels.
+# What a token costs with gradient checkpointing, and what a micro-batch costs before its first token; the unit is the
+# time of one token without checkpointing. On a GPU the overhead is mostly the unpacking of 4-bit weights
+# and the launching of kernels.
 CHECKPOINTED_TOKEN = {"cpu": 1.75, "cuda": 1.33}
 OVERHEAD = {"cpu": MICRO_BATCH_OVERHEAD, "cuda": 512}
 SHORTEST = 16  # tokens; no shorter data.max_tokens is suggested
@@ -139,7 +140,7 @@ def _reasons(asked: RunConfig, chosen: RunConfig) -> list[str]:
     """One line for each "auto" in `asked` that matters: what was chosen and why."""
     reasons = []
     if asked.model.quantization == "auto":
-        why = {"none": "the weights fit in full precision", "nf4": "the weights do not fit in full precision"}
+        why = {"none": "the weights fit unquantized", "nf4": "the weights do not fit unquantized"}
         reasons.append(f"model.quantization {chosen.model.quantization}: {why[chosen.model.quantization]}")
     if asked.training.micro_batch_size == "auto":
         whole_step = chosen.training.micro_batch_size >= asked.training.batch_size
@@ -150,7 +151,7 @@ def _reasons(asked: RunConfig, chosen: RunConfig) -> list[str]:
         why = "activations are computed twice to save memory" if on else "activations fit, so nothing is computed twice"
         reasons.append(f"training.gradient_checkpointing {str(on).lower()}: {why}")
     if asked.training.optim == "auto" and chosen.training.optim == "adamw_8bit":
-        reasons.append("training.optim adamw_8bit: the optimizer's moments do not fit in full precision")
+        reasons.append("training.optim adamw_8bit: the optimizer's moments do not fit in 32 bits")
     if asked.model.embedding_on_cpu == "auto" and chosen.model.embedding_on_cpu:
         reasons.append("model.embedding_on_cpu true: this leaves more of the GPU's memory to the layers")
     return reasons

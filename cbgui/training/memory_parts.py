@@ -18,7 +18,7 @@ from cbgui.modeling.cpu import onednn, query_blocks
 from cbgui.modeling.loading import NF4_BYTES, compute_dtype
 from cbgui.modeling.truncated import TruncatedModel
 
-# oneDNN's kernels and their scratch memory, by the bytes of a number.
+# oneDNN's kernels and their scratch memory, by bytes per number (2: bfloat16, 4: float32).
 ONEDNN = {2: 80 * 2**20, 4: 68 * 2**20}
 MKL = 48 * 2**20  # what MKL keeps where it multiplies instead (measured on a Xeon)
 # The optimizer's size as a share of float32 moments: 8 bits a moment, and a float32 scale for each 256 of them.
@@ -30,7 +30,7 @@ LOSS_COPIES = {"cpu": 8, "cuda": 4}
 # Rounding and fragments of the GPU's allocator, by whether gradient checkpointing is on (measured).
 CUDA_SLACK = {False: 1.06, True: 1.15}
 # On a CPU without gradient checkpointing, freed blocks are kept and do not always fit the next micro-batch (measured);
-# by the bytes of a number, and whether a step has more than one micro-batch.
+# by bytes per number, and whether a step has more than one micro-batch.
 KEPT_SLACK = {(2, False): 1.08, (2, True): 1.45, (4, False): 1.05, (4, True): 1.5}
 RETURNED_SLACK = 1.3  # on a CPU with gradient checkpointing, only small freed blocks are kept (measured)
 
@@ -93,7 +93,7 @@ def _shape(truncated: TruncatedModel) -> _Shape:
 def _activation_bytes(shape: _Shape, width: int, length: int, r: int, attention: str) -> float:
     """Bytes that autograd saves for one token in one layer.
 
-    `width` is the bytes of a number, `length` the tokens of the row. Counted are the inputs of the linear layers (q, k
+    `width` is the bytes per number, `length` the tokens of the row. It counts the inputs of the linear layers (q, k
     and v share theirs, and so do gate and up), the float32 copies that norms work on, attention's own tensors, three
     intermediate products of the MLP, and LoRA's inner products. Within 3% of what
     torch.autograd.graph.saved_tensors_hooks sees in Llama, Qwen2 and Gemma 2 in bfloat16.

@@ -1,7 +1,8 @@
 """The losses of representation rerouting and the schedule that weighs them (arXiv 2406.04313, section 3).
 
-A new objective is a function here and an entry in REROUTE or RETAIN. Hidden states arrive as (tokens, hidden_size) and
-hold only the tokens that count: the response tokens of break examples, all tokens of retain examples.
+A new objective is a function here, an entry in REROUTE or RETAIN, and a name in ObjectiveConfig. Hidden states arrive
+as (tokens, hidden_size) and hold only the tokens that count: the response tokens of break examples, all tokens of
+retain examples.
 """
 
 from __future__ import annotations

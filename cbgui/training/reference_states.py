@@ -19,7 +19,7 @@ class ReferenceStates:
 
     They are kept in a file of up to `budget` bytes in `folder`; one example of 400 tokens and 4,096 channels takes
     3 MiB for each layer. The file has no name, so it disappears with the process, however that ends, and the operating
-    system keeps as much of it in memory as nothing else needs.
+    system caches it in memory that is otherwise free.
     """
 
     def __init__(self, truncated: TruncatedModel, pad_token_id: int, folder: Path, budget: int) -> None:

@@ -156,8 +156,8 @@ def run_training(run: Run, preview: Preview | None = None) -> int:
 def _sentence(error: Exception) -> str:
     if hardware.is_out_of_memory(error):
         return (
-            "Out of memory with one example at a time and gradient checkpointing: set model.quantization to nf4 or a "
-            "smaller data.max_tokens; the last checkpoint is kept."
+            "Out of memory with one example at a time and gradient checkpointing: in the run's run.yaml, set "
+            "model.quantization to nf4 or choose a smaller data.max_tokens, then resume; the last checkpoint is kept."
         )
     if isinstance(error, OSError) and error.errno in FULL:
         return "The disk is full: free some space, then resume; the last checkpoint is kept."

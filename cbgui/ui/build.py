@@ -65,7 +65,7 @@ def launch(host: str, port: int | None, *, share: bool = False, auth: tuple[str,
     visitors.install()
     queue.keep_going(folder.root_folder(), in_memory.drop)
     page = build().queue()
-    gc.freeze()  # spares later collections, of hundreds of thousands of rows, a look at the app's own objects
+    gc.freeze()  # later collections, with many rows in memory, then skip the app's own objects
     page.launch(
         server_name=host,
         server_port=port,

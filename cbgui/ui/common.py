@@ -24,7 +24,7 @@ from cbgui.space import on_space
 
 TICK = 2.0  # seconds between two looks at other processes; each look costs the browser up to 0.3 s
 KINDS = {label: kind for kind, label in KIND_LABELS.items()}
-# The file's own address, so that nothing depends on when Gradio draws the link.
+# Uses the file's address, because Gradio may not have drawn the link yet.
 DOWNLOAD = """file => {
     const link = document.createElement("a");
     link.href = file.url;
@@ -121,9 +121,7 @@ def job_words(job: Job, what: str) -> str:
 def one_job_at_a_time() -> None:
     """On a Space, evaluations, merges and uploads take turns. Raises InputError while one is running."""
     if on_space() and any(running_jobs(folder.root_folder())):
-        raise InputError(
-            "evaluate and merge: this Space is busy with another visitor's job; try again in a few minutes."
-        )
+        raise InputError("evaluate, merge and upload: this Space is busy with another job; try again in a few minutes.")
 
 
 class OneInMemory:

@@ -54,7 +54,7 @@ def test_chat_falls_back_to_4_bits_where_memory_is_short(trained, demo, monkeypa
     """The truncated model may fit where the full model does not."""
     config, form = trained.config().model, read_model_config(demo)
     assert config.quantization == "none"
-    assert form_in_words(load_chat_model(trained).model) == "in full precision"
+    assert form_in_words(load_chat_model(trained).model) == "unquantized"
     monkeypatch.setattr(hardware, "free_memory", lambda: full_model_bytes(form, config) // 2)
     chat = load_chat_model(trained)
     assert chat.model.is_loaded_in_4bit and form_in_words(chat.model) == "in 4 bits"
@@ -97,7 +97,7 @@ def test_a_report_in_4_bits_does_not_reuse_full_precision_answers(trained, tmp_p
     shutil.copytree(trained.path, tmp_path / "run", ignore=shutil.ignore_patterns("report"))
     run, ask = open_run(tmp_path / "run"), {"attacks": ["direct"], "limit": 1, "max_new_tokens": 4}
     answers = run.answers_file
-    assert evaluate_run(run, **ask)["weights"] == "in full precision"
+    assert evaluate_run(run, **ask)["weights"] == "unquantized"
     once = len(answers.read_text("utf-8").splitlines())
     evaluate_run(run, **ask)
     assert len(answers.read_text("utf-8").splitlines()) == once  # nothing is asked again

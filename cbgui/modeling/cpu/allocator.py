@@ -1,6 +1,6 @@
 """How the C library handles memory that training frees and allocates again.
 
-Imports no torch: the settings are read when a process starts, so they are made before anything else.
+Imports no torch: the settings are read when a process starts, so they must be set before anything else.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def return_freed_memory() -> None:
     """From now on, give large freed blocks back to the system at once.
 
     By default glibc raises the threshold for this by itself, up to 32 MiB (mallopt(3), M_MMAP_THRESHOLD). Smaller
-    blocks stay with the process, and its heap fragments and grows.
+    blocks stay with the process, and its heap becomes fragmented and grows.
     """
     _mallopt({M_MMAP_THRESHOLD: 2**20})
 

@@ -98,14 +98,14 @@ def _ask(
     seconds = time.perf_counter() - started
     if pair is not None:
         yield show(pair.base or "(empty)", pair.short_circuited or "(empty)")
-    yield (*shown, f"{tokens} tokens in {seconds:.1f} s, the model {form_in_words(chat.model)}.")
+    yield (*shown, f"{tokens} tokens in {seconds:.1f} s; the model is held {form_in_words(chat.model)}.")
 
 
 @sentences
 def _send(prompt: str, *rest) -> Iterator[tuple]:
     *options, left, right = rest
     if not (prompt or "").strip():
-        raise InputError("question is empty; write something to ask first.")
+        raise InputError("the question is empty; type one first.")
     question = {"role": "user", "content": prompt}
     for left_now, right_now, words in _ask(*options, [*_plain(left), question], [*_plain(right), question]):
         yield left_now, right_now, words, ""
@@ -170,7 +170,7 @@ def _of_run(name: str | None) -> tuple:
     must_keep = [example.prompt for example in examples if example.kind != "break"]
     prompts = must_stop[:HELD_OUT_EXAMPLES] + must_keep[:HELD_OUT_EXAMPLES]
     known = list(chat_models.adapters(run)) if run else []
-    placeholder = "Ask both models the same." if known else "Train a run first; then both models answer here."
+    placeholder = "Ask both models the same question." if known else "Train a run first; then both models answer here."
     chats = [gr.Chatbot(placeholder=placeholder)] * 2
     return gr.Dropdown(choices=known, value=next(iter(known), None)), gr.Dataset(samples=[[p] for p in prompts]), *chats
 

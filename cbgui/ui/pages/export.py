@@ -129,7 +129,7 @@ def _stop_upload(name: str | None) -> None:
 def build(page: gr.Blocks, run_name: gr.Dropdown) -> None:
     gr.Markdown(
         "Merge the adapter into the original model's weights. The result is ordinary safetensors that need nothing "
-        "special to run. The merged model is compared with original and adapter before you can download it."
+        "special to run. The merged model is compared with the original plus adapter before you can download it."
     )
     with gr.Row():
         merge = gr.Button("Merge", variant="primary", elem_id="merge")
@@ -148,7 +148,7 @@ def build(page: gr.Blocks, run_name: gr.Dropdown) -> None:
             public = gr.Checkbox(label="Public", info="private otherwise", min_width=120, elem_id="public")
             token = gr.Textbox(
                 label="Token with write access",
-                info="empty: your login (hf auth login); never stored",
+                info="leave empty to use your login (hf auth login); never stored",
                 type="password",
                 elem_id="hub-token",
                 visible=not on_space(),

@@ -66,7 +66,7 @@ def _refresh(name: str | None, other: str | None, seen: tuple | None) -> tuple:
     run = pick(name)
     if run is None:
         off = gr.Button(interactive=False)
-        words = "No run yet. Train one first; this page then tells how well it holds."
+        words = "No run yet. Train one first; this page then shows how well it holds."
         return (words, "", off, off, "", gr.skip(), ()) if seen != () else unchanged
     job, written = Job(run, EVALUATE), _written(run)
     words = _words(run, job)
@@ -131,7 +131,7 @@ def _start(
     if not attacks:
         raise InputError("attacks: none is chosen; choose at least one.")
     if (limit or 0) < 0:
-        raise InputError(f"questions of each side at most = {limit:g}: give a number above zero, or 0 for all.")
+        raise InputError(f"most questions of each side = {limit:g}: give a number above zero, or 0 for all.")
     if run.state() == "running":
         raise InputError(f"run {run.name!r} is training; wait until it has ended.")
     texts = {"judge": judge, "judge-label": judge_label, "judge-template": judge_template, "tasks": tasks}
@@ -161,12 +161,12 @@ def _stop(name: str | None) -> None:
 def build(page: gr.Blocks, run_name: gr.Dropdown) -> None:
     gr.Markdown(
         "Both models answer the run's held-out questions, asked plainly and under attack. The report says what the "
-        "short-circuited model stops, what it stops that it should not, and what to do next."
+        "short-circuited model stops, what it wrongly stops, and what to do next."
     )
     titles = [(title, name) for name, title in ATTACK_TITLES.items()]
     attacks = gr.CheckboxGroup(titles, value=list(DEFAULT_ATTACKS), label="Attacks", elem_id="attacks")
     with gr.Row(elem_classes="aligned"):
-        limit = gr.Number(0, label="Questions of each side at most", info="0: all", precision=0, elem_id="limit")
+        limit = gr.Number(0, label="Most questions of each side", info="0: all", precision=0, elem_id="limit")
         evaluate = gr.Button("Evaluate", variant="primary", elem_id="evaluate", min_width=120)
         stop = gr.Button("Stop", interactive=False, elem_id="stop-evaluate", min_width=80)
         links = gr.HTML(elem_id="report-files", min_height=30)
@@ -174,7 +174,7 @@ def build(page: gr.Blocks, run_name: gr.Dropdown) -> None:
         also = gr.Dropdown(
             [],
             multiselect=True,
-            label="Other questions too",
+            label="Also ask",
             info="topics of the Data page, and public sets; at most 200 questions of each side",
             elem_id="also",
             min_width=300,
@@ -182,22 +182,22 @@ def build(page: gr.Blocks, run_name: gr.Dropdown) -> None:
         with gr.Row(elem_classes="aligned"):
             judge = gr.Textbox(
                 label="Classifier",
-                info="a hub id or folder: HarmBench's, Llama Guard, StrongREJECT's, or one with a label for unsafe",
+                info="a hub id or folder: HarmBench's, Llama Guard, StrongREJECT's, or one with an unsafe label",
                 placeholder="none: only the built-in rules",
                 elem_id="judge",
                 min_width=300,
             )
             judge_label = gr.Textbox(
-                label="Its label that means an answer complied",
+                label="The label that means the answer complied",
                 info="for a classifier that gives labels",
-                placeholder="found by itself where it can be",
+                placeholder="detected automatically where possible",
                 elem_id="judge-label",
                 min_width=240,
             )
             judge_template = gr.Textbox(
                 label="Template file",
                 info="text with {prompt} and {answer}: how to ask a language model",
-                placeholder="its own, where it is known",
+                placeholder="the classifier's own, if it is known",
                 visible=not on_space(),
                 elem_id="judge-template",
                 min_width=240,

@@ -153,7 +153,7 @@ def build(page: gr.Blocks, tab: gr.Tab, run_name: gr.Dropdown) -> None:
         compare = gr.Button("Compare", elem_id="compare", min_width=120)
     with gr.Row():
         cosine = _curve("cosine", "Break cosine of the slowest layer, in validation")
-        drift = _curve("drift", "Must keep: share that has moved")
+        drift = _curve("drift", "Must keep: how far the states have moved")
     differences = gr.Dataframe(
         interactive=False, label="Settings that differ", visible=False, wrap=True, elem_id="differences"
     )

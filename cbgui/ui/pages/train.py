@@ -211,7 +211,7 @@ def _curves(events: list[dict]) -> tuple:
     """Both charts over the whole length of the run."""
     steps = next((event["steps"] for event in reversed(events) if event["kind"] == "step"), 1)
     tables = charts.loss_table(events), charts.cosine_table(events)
-    # From an empty table, a chart would take numbers for names.
+    # With an empty table, a chart would treat its number columns as categories.
     return tuple(
         gr.LinePlot(value=table, x_lim=[0, steps], **charts.colours(table))
         if len(table)

@@ -8,7 +8,7 @@ import pandas as pd
 
 from cbgui.training.diagnostics import DERAILS, FIRST_STEPS, UNTOUCHED, slowest_layer
 
-# Red, green, blue; each can be seen on a light and on a dark page.
+# RGB values; each colour is visible on a light and on a dark page.
 HUES = ((59, 130, 246), (249, 115, 22), (20, 184, 166), (168, 85, 247), (236, 72, 153), (132, 204, 22))
 VALIDATION = ", validation"
 LOSS_COLUMNS = ["step", "value", "loss"]

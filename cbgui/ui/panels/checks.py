@@ -57,7 +57,7 @@ def _check(max_tokens: float):
 
 
 def _forget_if_changed(found: Found) -> tuple:
-    """Findings name the rows that were checked, so they go when these have changed."""
+    """Findings name the rows that were checked, so they are cleared when the rows change."""
     if not found[0] or found[1] == library().current().version():
         return gr.skip(), gr.skip()
     return NOTHING, "The rows have changed since the check; check again."
@@ -85,7 +85,7 @@ def _write(model: str, scope: str, prefill: str, longest: float):
     data = library().current()
     rows = [row for row in data.rows() if _in_scope(row, SCOPES[scope])]
     if not rows:
-        raise InputError(f"answers for = {scope!r}: there is no such row.")
+        raise InputError(f"answers for = {scope!r}: there are no such rows; choose others or add some.")
     in_memory.drop()  # makes room for the model that writes
     yield f"Loading the model to write {len(rows):,} answers ...", gr.skip()
     refusals, done, new, shown = 0, 0, {}, time.perf_counter()
@@ -161,7 +161,7 @@ def build(version: gr.State, model: gr.Textbox, check_filter: gr.Dropdown) -> No
         with gr.Row(elem_classes="aligned"):
             run = gr.Button("Check the data", variant="primary", elem_id="run-checks", min_width=140)
             longest = gr.Number(
-                label="Tokens at most",
+                label="Most tokens",
                 value=MAX_TOKENS,
                 precision=0,
                 minimum=16,
@@ -188,7 +188,7 @@ def build(version: gr.State, model: gr.Textbox, check_filter: gr.Dropdown) -> No
         with gr.Row():
             scope = gr.Dropdown(list(SCOPES), value=next(iter(SCOPES)), label="For", min_width=180)
             prefill = gr.Textbox(label="Begin each answer with", placeholder="nothing", min_width=180)
-            tokens = gr.Number(label="Tokens at most", value=120, precision=0, minimum=8, min_width=100)
+            tokens = gr.Number(label="Most tokens", value=120, precision=0, minimum=8, min_width=100)
         with gr.Row():
             write = gr.Button("Write the answers", variant="primary", elem_id="write-answers")
             stop = gr.Button("Stop")

@@ -112,9 +112,9 @@ def _look_again(source: dict[str, Any] | None, prompt: str, response: str, messa
 
 @sentences
 def _import(source, prompt, response, messages, kind, other_kind, held_out, limit):
-    """Read and add all rows, and say how far it is."""
+    """Read and add all rows, and report progress."""
     if (limit or 0) < 0:
-        raise InputError(f"rows at most = {limit:g}: give a number above zero, or 0 for all.")
+        raise InputError(f"most rows = {limit:g}: give a number above zero, or 0 for all.")
     data, mapping = library().current(), _mapping(prompt, response, messages, kind, source["input"])
     name, found, skipped = source["name"], [], Skipped()
     most = int(limit) if limit else None
@@ -206,7 +206,7 @@ def build(version: gr.State) -> None:
                 kind = gr.Radio(
                     kinds, value=KIND_LABELS["retain"], label="Rows without a kind are", elem_id="map-other", scale=2
                 )
-                limit = gr.Number(label="Rows at most", info="0: all", value=0, precision=0, min_width=100)
+                limit = gr.Number(label="Most rows", info="0: all", value=0, precision=0, min_width=100)
                 held_out = gr.Checkbox(label="Hold them all out", info="never trained on", elem_id="hold-all-out")
             preview = gr.Dataframe(
                 headers=PREVIEW_COLUMNS,

@@ -1,6 +1,7 @@
 """The form of a run's settings: which are shown, in which group, and the words of their choices.
 
-Titles and descriptions come from cbgui.config. A new setting is a line in GROUPS.
+Titles and descriptions come from cbgui.config. A new setting is a line in GROUPS, and in
+CHOICES unless it is a number or text.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ GROUPS = {
         "data.max_tokens",
         "training.seed",
     ],
-    "What turns away and what stays": [
+    "Losses": [
         "objective.target_layers",
         "objective.reroute",
         "objective.retain",
@@ -36,7 +37,7 @@ GROUPS = {
         "objective.without_prompt",
     ],
     "LoRA": ["lora.r", "lora.lora_alpha", "lora.lora_dropout", "lora.init_std"],
-    "Memory": [
+    "Memory and saving": [
         "model.quantization",
         "training.micro_batch_size",
         "training.gradient_checkpointing",
@@ -49,16 +50,16 @@ AUTO = ("automatic", "auto")
 # What the form says for each value. The names that the descriptions explain stay as they are.
 CHOICES: dict[str, list[tuple[str, Any]]] = {
     "training.lr_scheduler": [
-        ("falls as a cosine", "cosine"),
+        ("falls along a cosine", "cosine"),
         ("constant", "constant"),
-        ("falls in a line", "linear"),
+        ("falls linearly", "linear"),
         ("warm-up, then constant", "constant_with_warmup"),
     ],
     "objective.reroute": [(name, name) for name in ("spread", "cosine")],
     "objective.retain": [(name, name) for name in ("huber", "relative", "absolute")],
     "objective.schedule": [(name, name) for name in ("rise", "late", "linear", "full", "constant")],
     "objective.adapt_retain": [("yes", True), ("no", False)],
-    "model.quantization": [AUTO, ("full precision", "none"), ("4 bits (NF4)", "nf4")],
+    "model.quantization": [AUTO, ("unquantized", "none"), ("4 bits (NF4)", "nf4")],
     "training.micro_batch_size": [AUTO, *((str(size), size) for size in (1, 2, 4, 8, 16, 32))],
     "training.gradient_checkpointing": [AUTO, ("no", False), ("yes", True)],
     "training.optim": [AUTO, ("AdamW", "adamw_torch"), ("AdamW, 8 bits", "adamw_8bit")],

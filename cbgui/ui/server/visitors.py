@@ -71,7 +71,7 @@ def _of_event(root: Path) -> Path:
 
 
 def hub_token() -> str | None:
-    """On a Space, the visitor's own hub token from their login; None elsewhere: huggingface_hub finds the user's."""
+    """The visitor's hub token from their login to a Space. None elsewhere: huggingface_hub finds the user's own."""
     request = LocalContext.request.get(None)
     return None if request is None or request.request is None else _login(request.request.scope).get("access_token")
 
