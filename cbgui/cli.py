@@ -94,7 +94,7 @@ def train(
         try:
             for event in run.follow(offset):
                 if line := event_line(event):
-                    typer.echo(line)
+                    typer.echo(line, err=event["kind"] == "error")
             break
         except KeyboardInterrupt:
             typer.echo("Pausing at the end of this step ...")
@@ -118,6 +118,8 @@ def _new_run(
     """Check everything that can be checked before a model is loaded, and make the run directory."""
     if not preset:
         raise InputError("PRESET_OR_YAML is missing; name a preset such as 'demo' or a YAML file.")
+    if output.resolve() == Path.cwd():
+        raise InputError("--output is the current folder; give the run a folder of its own, such as runs/demo.")
     config = override(load_config(preset), assignments)
     if break_file:
         config.data.break_file = break_file

@@ -32,7 +32,7 @@ def _setting(default: Any, title: str, description: str, published: str | None =
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", validate_assignment=True)
+    model_config = ConfigDict(extra="forbid", validate_assignment=True, allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod
@@ -190,7 +190,7 @@ class TrainingConfig(_Part):
         "Finish early",
         "when held-out cosine and drift reach these values (cosine, drift, validations); null: never",
     )
-    seed: int = _setting(0, "Seed", "the same seed repeats the run")
+    seed: int = _setting(0, "Seed", "the same seed repeats the run", ge=0, lt=2**32)
 
     @property
     def batch_size(self) -> int:
@@ -329,7 +329,10 @@ def parse_size(text: str, option: str) -> int:
     if match is None:
         raise InputError(f"{option} {text!r} is not a size; write it as 5GB or 500MB.")
     unit = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "MIB": 2**20, "GIB": 2**30}[match[2].upper()]
-    return int(float(match[1]) * unit)
+    size = int(float(match[1]) * unit)
+    if not size:
+        raise InputError(f"{option} {text!r} is nothing; give a size above zero, such as 5GB.")
+    return size
 
 
 def find_data_file(name: str) -> Path:
