@@ -188,7 +188,8 @@ class TrainingConfig(_Part):
     stop_when: StopWhen | None = _setting(
         None,
         "Finish early",
-        "when held-out cosine and drift reach these values (cosine, drift, validations); null: never",
+        "stop once the held-out cosine and the drift (how far must-keep states have moved, as a share of their length) "
+        "are at or below these values in so many validations in a row; null: never",
     )
     seed: int = _setting(0, "Seed", "the same seed repeats the run", ge=0, lt=2**32)
 
