@@ -31,7 +31,7 @@ def test_until_the_page_has_chosen_a_run_it_is_the_newest(trained, tmp_path, mon
     shutil.copytree(trained.path, tmp_path / "newest")
     assert chosen(None) == "newest"
     checkpoint, _, *chats = chat_page._of_run(None)
-    assert checkpoint.value and all(chat.placeholder == "Ask both models the same." for chat in chats)
+    assert checkpoint.value and all(chat.placeholder == "Ask both models the same question." for chat in chats)
     left, *_ = next(chat_page._ask(*ask))
     assert left[-1]["content"] == "Loading the model ..."
 
