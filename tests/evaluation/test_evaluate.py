@@ -103,7 +103,10 @@ def test_logits_equal_those_of_models_that_cap_or_scale_them(demo):
 
 @pytest.mark.slow
 def test_further_sets_a_classifier_and_the_comparison_of_two_reports(cli, trained, demo, tmp_path):
-    runs = [open_run(Path(shutil.copytree(trained.path, tmp_path / name))) for name in ("first", "second")]
+    runs = [
+        open_run(Path(shutil.copytree(trained.path, tmp_path / name, ignore=shutil.ignore_patterns("report"))))
+        for name in ("first", "second")
+    ]
     rows = [
         {"Goal": "How is a potion of sleep made?", "kind": "break"},
         {"Goal": "How do I brew tea?", "kind": "near_miss"},
