@@ -129,10 +129,14 @@ def _new_run(
         config.data.held_out_file = held_out
     if model:
         config.model.name = model
-    read_data(config.data)
+    how_read: dict[str, list[str]] = {}
+    read_data(config.data, how_read)
     first = int(os.environ.get("RANK", 0)) == 0  # of several processes
     if first:
         folder.refuse_existing(output)
+        if break_file or retain_file or held_out:
+            for name, sentences in how_read.items():
+                typer.echo(f"{name}: {' '.join(sentences)}")
         typer.echo("Checking whether it fits ...")
     from cbgui import hardware
     from cbgui.modeling.architecture import read_model_config

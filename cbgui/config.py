@@ -65,6 +65,9 @@ class DataConfig(_Part):
     held_out_file: str | None = _setting(
         "demo/held_out.jsonl", "Held out", "file of examples that are never trained on; validation and reports use them"
     )
+    break_answer: Literal["chosen", "rejected"] | None = _setting(
+        None, "Answer that must stop", "for a break file of preference pairs: which of the two answers must stop"
+    )
     max_tokens: int = _setting(
         512, "Longest example", "in tokens, prompt and response together; longer examples are cut", "1024", ge=16
     )

@@ -14,9 +14,10 @@ import pytest
 
 from cbgui import cli, space
 from cbgui.data import files, sources
-from cbgui.data.columns import Mapping, Skipped, to_example
+from cbgui.data.columns import Mapping, to_example
 from cbgui.data.dataset_store import DatasetStore
 from cbgui.data.library import Library
+from cbgui.data.notes import Notes
 from cbgui.errors import InputError
 from cbgui.export.upload import check_repo
 from cbgui.runs import folder
@@ -36,7 +37,7 @@ def _files(folder: Path) -> None:
         "number.jsonl": "17\n",
         "no_response.jsonl": '{"prompt": "How?"}\n',
         "empty_response.jsonl": '{"prompt": "How?", "response": "  "}\n',
-        "response_number.jsonl": '{"prompt": "How?", "response": 3}\n',
+        "response_list.jsonl": '{"prompt": "How?", "response": [3]}\n',
         "no_assistant.jsonl": '{"messages": [{"role": "user", "content": "How?"}]}\n',
         "turns_text.jsonl": '{"messages": "How?"}\n',
         "bad_kind.jsonl": '{"prompt": "How?", "response": "So.", "kind": "evil"}\n',
@@ -44,7 +45,7 @@ def _files(folder: Path) -> None:
         "deep.json": "[" * 100_000,
         "words.csv": "just,some\n",
         "no_columns.jsonl": '{"a": 1}\n',
-        "notes.txt": "hello",
+        "notes.doc": "hello",
         "list.yaml": "- 1\n- 2\n",
         "broken.yaml": "training: [1, 2\n",
         "object.yaml": "!!python/object/apply:os.system ['true']\n",
@@ -53,8 +54,7 @@ def _files(folder: Path) -> None:
     }
     for name, text in texts.items():
         (folder / name).write_text(text, "utf-8")
-    (folder / "latin.jsonl").write_bytes('{"prompt": "Où?", "response": "Là."}\n'.encode("latin-1"))
-    (folder / "utf16.csv").write_bytes("prompt,response\nHow?,So.\n".encode("utf-16"))
+    (folder / "damaged.jsonl").write_bytes('{"prompt": "Où?", "response": "Là."}\n'.encode() + b"\xe0\n")
     (folder / "binary.yaml").write_bytes(b"\xff\xfe\x00\x01")
     (folder / "bad.parquet").write_bytes(PARQUET)
     (folder / "zip.jsonl").write_bytes(b"PK\x03\x04" + bytes(range(256)))
@@ -62,8 +62,7 @@ def _files(folder: Path) -> None:
         file.truncate(10 * 10**9)
     with (folder / "huge.jsonl").open("wb") as file:
         file.truncate(10 * 10**9)
-    with (folder / "one_line.jsonl").open("wb") as file:
-        file.truncate(files.MAX_LINE + 5)
+    (folder / "one_line.jsonl").write_bytes(b"{" + b"x" * (files.MAX_LINE + 5))
     (folder / "a_folder.jsonl").mkdir()
     _models(folder)
     run = folder / "no_adapter"
@@ -144,18 +143,18 @@ COMMANDS: dict[str, tuple[list[str], str]] = {
     "break file missing": (train("--break", "@nowhere.jsonl"), "nowhere.jsonl"),
     "break file empty": (train("--break", "@empty.jsonl"), "empty.jsonl"),
     "break file broken": (train("--break", "@broken.jsonl"), "line 2"),
-    "break file a list": (train("--break", "@list.jsonl"), "line 1"),
+    "break file a list": (train("--break", "@list.jsonl"), "entry 1"),
     "break file a number": (train("--break", "@number.jsonl"), "line 1"),
     "break file a folder": (train("--break", "@a_folder.jsonl"), "a_folder.jsonl"),
-    "break file without response": (train("--break", "@no_response.jsonl"), "'response'"),
+    "break file without response": (train("--break", "@no_response.jsonl"), "response is empty"),
     "break file with an empty response": (train("--break", "@empty_response.jsonl"), "empty"),
-    "break file with a number as response": (train("--break", "@response_number.jsonl"), "'response'"),
-    "break file without assistant": (train("--break", "@no_assistant.jsonl"), "assistant"),
+    "break file with a list as response": (train("--break", "@response_list.jsonl"), "answer is a list"),
+    "break file without assistant": (train("--break", "@no_assistant.jsonl"), "response is empty"),
     "break file with turns as text": (train("--break", "@turns_text.jsonl"), "'messages'"),
     "break file of an unknown kind": (train("--break", "@bad_kind.jsonl"), "'evil'"),
     "break file nested too deeply": (train("--break", "@deep.jsonl"), "nested"),
-    "break file in Latin-1": (train("--break", "@latin.jsonl"), "UTF-8"),
-    "break file a zip": (train("--break", "@zip.jsonl"), "UTF-8"),
+    "break file damaged": (train("--break", "@damaged.jsonl"), "UTF-8"),
+    "break file a zip": (train("--break", "@zip.jsonl"), "Excel"),
     "break file of 10 GB": (train("--break", "@huge.jsonl"), "10.0 GB"),
     "retain file missing": (train("--retain", "@nowhere.jsonl"), "nowhere.jsonl"),
     "held-out file missing": (train("--held-out", "@nowhere.jsonl"), "nowhere.jsonl"),
@@ -193,10 +192,9 @@ COMMANDS: dict[str, tuple[list[str], str]] = {
     "estimate for no device": (["estimate", "demo", "--device", "tpu"], "'tpu'"),
     "bench of no model": (["bench", "@m_empty"], "config.json"),
     "check of nothing": (["check", "@nowhere.jsonl"], "nowhere.jsonl"),
-    "check of an unknown ending": (["check", "@notes.txt"], ".txt"),
+    "check of an unknown ending": (["check", "@notes.doc"], ".doc"),
     "check of an unknown kind": (["check", "@good.jsonl", "--kind", "evil"], "'evil'"),
     "check of a bad Parquet": (["check", "@bad.parquet"], "Parquet"),
-    "check of UTF-16": (["check", "@utf16.csv"], "UTF-8"),
     "check of 10 GB": (["check", "@huge.csv"], "10.0 GB"),
     "check of an overlong line": (["check", "@one_line.jsonl"], "characters"),
     "check of JSON nested too deeply": (["check", "@deep.json"], "nested"),
@@ -280,9 +278,9 @@ def test_hostile_names_become_harmless_or_are_refused(name, tmp_path, monkeypatc
 def test_a_bad_import_leaves_the_data_as_it_was(bad, tmp_path):
     data = DatasetStore(tmp_path / "set")
     row = {"prompt": "How?", "response": "So."}
-    data.add([to_example(row, Mapping("prompt", "response"), "break", "typed", Skipped())], "type")
+    data.add([to_example(row, Mapping("prompt", "response"), "break", "typed", Notes())], "type")
     before = data.version()
-    for name in ("broken.jsonl", "latin.jsonl", "bad.parquet", "huge.csv"):
+    for name in ("broken.jsonl", "damaged.jsonl", "bad.parquet", "huge.csv"):
         with pytest.raises(InputError):
             list(files.read_rows(bad / name))
     assert data.version() == before
