@@ -63,10 +63,15 @@ def _delimiter(sample: list[str]) -> str:
 
 def _cells(lines: Iterable[str], name: str, delimiter: str, skipped: int) -> Iterator[Numbered]:
     """The cells of each record, with the line that it ends on."""
-    record: list[str] = []
+    record: list[str] = []  # the lines of the newest record
+    taken = False
 
     def recorded() -> Iterator[str]:
+        nonlocal taken
         for line in lines:
+            if taken:
+                record.clear()
+                taken = False
             record.append(line)
             yield line
 
@@ -74,19 +79,15 @@ def _cells(lines: Iterable[str], name: str, delimiter: str, skipped: int) -> Ite
     line, begun = skipped, skipped
     try:
         for cells in reader:
-            begun, line = line + 1, reader.line_num + skipped
-            if line > begun:
-                last = list(record)
+            begun, line, taken = line + 1, reader.line_num + skipped, True
             yield line, cells
-            record.clear()
     except csv.Error as error:
         raise InputError(f"{name}, line {reader.line_num + skipped}: not CSV ({error}); fix the line.") from None
-    if line > begun:  # csv takes the rest of the file into a cell whose quotation mark is never closed
-        try:
-            list(csv.reader(last, delimiter=delimiter, strict=True))
-        except csv.Error as error:
-            if "end of data" in str(error):
-                raise InputError(f"{name}, line {begun}: a quotation mark is never closed; close it.") from None
+    try:  # csv takes the rest of the file into a cell whose quotation mark is never closed
+        list(csv.reader(record, delimiter=delimiter, strict=True))
+    except csv.Error as error:
+        if "end of data" in str(error):
+            raise InputError(f"{name}, line {begun}: a quotation mark is never closed; close it.") from None
 
 
 def table_rows(

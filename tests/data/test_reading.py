@@ -203,6 +203,7 @@ def test_a_further_form_is_read(case, tmp_path):
 
 BAD = {
     "an open quotation mark": ("a.csv", 'prompt,response\nWho?,"Me.\nSo?,No.\nWhy?,Because.\n', "line 2: a quot"),
+    "an open quotation mark at the end": ("a.csv", 'prompt,response\nWho?,"Me.\n', "line 2: a quotation mark"),
     "unknown columns": ("a.csv", "aa,bb,cc\nwho is it,it is me,me it is\nwho was it,so it was,was it so\n", "'bb'"),
     "text damaged after UTF-8 letters": ("a.csv", "prompt,response\nä?,".encode() + b"\xe4\n", "line 2: not UTF-8"),
     "NUL bytes": ("a.csv", b"prompt,response\nWho?,M\0e.\n", "NUL bytes"),
