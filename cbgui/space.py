@@ -11,7 +11,8 @@ from pathlib import Path
 from cbgui.errors import InputError
 
 STORAGE = Path("/data")  # where a Space's persistent storage is mounted, if it has any
-MAX_UPLOAD = "50mb"
+MAX_UPLOAD = 50 * 2**20  # bytes of a file
+MAX_IMPORT = 500 * 2**20  # bytes of the rows in one
 UPLOADS_PER_HOUR = 60
 # What one visitor may have.
 MAX_RUNS = 10
