@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cbgui.runs import folder
-from cbgui.runs.run import Run
 from cbgui.space import KEPT_DAYS, KEPT_TRASH, MAX_DISK, on_space, refuse_over
 
 DAY = 86400
@@ -52,8 +51,8 @@ def forget_old_visitors(root: Path) -> None:
     """Delete the folders of visitors who have not been here for KEPT_DAYS, unless something of theirs is running."""
     for visitor in (root / folder.VISITORS).glob("*/"):
         newest = max((moment for _, moment in _facts(visitor)), default=visitor.stat().st_mtime)
-        runs = [Run(path.parent) for path in visitor.glob("*/run.yaml")]
-        if time.time() - newest > KEPT_DAYS * DAY and not any(run.running_task() for run in runs):
+        is_busy = any(run.running_task() for run in folder.runs_in(visitor))
+        if time.time() - newest > KEPT_DAYS * DAY and not is_busy:
             shutil.rmtree(visitor, ignore_errors=True)
 
 
