@@ -77,6 +77,8 @@ def _start(preset: str, model: str, name: str, *values: Any):
     space.refuse_over("runs", len(folder.list_runs()) + 1, space.MAX_RUNS)
     refuse_full()
     space.refuse_over("training.steps", config.training.steps, space.MAX_STEPS)
+    space.refuse_over("examples in a step", config.training.batch_size, space.MAX_BATCH)
+    space.refuse_over("data.max_tokens", config.data.max_tokens, space.MAX_TOKENS)
     memory_bar.estimate_for(config)  # raises before anything is written
     yield gr.skip(), "Writing the run's folder ..."
     data = _write_data(config)
