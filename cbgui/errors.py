@@ -10,10 +10,17 @@ if TYPE_CHECKING:
 
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
+SHOWN = 120  # characters of a value in a sentence
 
 
 class InputError(ValueError):
     """Bad input, in one sentence that names the field, the value and the remedy."""
+
+
+def brief(value: object) -> str:
+    """A value as a sentence shows it: as repr does, but without the middle of a long one."""
+    text = repr(value)
+    return text if len(text) <= SHOWN else f"{text[: SHOWN - 30]} ... {text[-25:]}"
 
 
 def error_sentence(error: BaseException) -> str:

@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 
 from cbgui import cli, space
-from cbgui.data import files, sources
+from cbgui.data import files
 from cbgui.data.columns import Mapping, to_example
 from cbgui.data.dataset_store import DatasetStore
+from cbgui.data.hub_datasets import hub_rows
 from cbgui.data.library import Library
 from cbgui.data.notes import Notes
 from cbgui.errors import InputError
@@ -48,6 +49,9 @@ def _files(folder: Path) -> None:
         "notes.doc": "hello",
         "list.yaml": "- 1\n- 2\n",
         "broken.yaml": "training: [1, 2\n",
+        "aliases.yaml": "a: &a [x, x]\nb: &b [*a, *a]\ntraining: [*b, *b]\n",
+        "deep.yaml": "[" * 100_000,
+        "date.yaml": "training: 2001-13-45\n",
         "object.yaml": "!!python/object/apply:os.system ['true']\n",
         "wrong_type.yaml": "training: 7\n",
         "unknown.yaml": "trainings: {steps: 3}\n",
@@ -90,6 +94,10 @@ def _models(folder: Path) -> None:
     model("m_broken", "{oops")
     model("m_list", "[]")
     model("m_bert", {"model_type": "bert"})
+    model("m_layers", {"model_type": "llama", "num_hidden_layers": 4000})
+    model("m_words", {"model_type": "llama", "num_hidden_layers": "many"})
+    model("m_sizes", {"model_type": "llama", "hidden_size": -1})
+    model("m_endless", '{"model_type": "llama", "x": "' + "x" * 5_000_000 + '"}')
     model("m_experts", {"model_type": "mixtral", "num_local_experts": 8})
     model("m_cut", {"model_type": "llama"}, struct.pack("<Q", 10**6) + b"{")
     model("m_bomb", {"model_type": "llama"}, struct.pack("<Q", 2**62) + b"{}")
@@ -116,6 +124,9 @@ COMMANDS: dict[str, tuple[list[str], str]] = {
     "preset is a list": (["train", "@list.yaml", "--output", "@out"], "mapping"),
     "preset is broken": (["train", "@broken.yaml", "--output", "@out"], "YAML"),
     "preset is binary": (["train", "@binary.yaml", "--output", "@out"], "YAML"),
+    "preset with aliases": (["train", "@aliases.yaml", "--output", "@out"], "aliases such as *name"),
+    "preset nested too deeply": (["train", "@deep.yaml", "--output", "@out"], "nested too deeply"),
+    "preset with a date that does not exist": (["train", "@date.yaml", "--output", "@out"], "month"),
     "preset makes objects": (["train", "@object.yaml", "--output", "@out"], "YAML"),
     "preset of a wrong type": (["train", "@wrong_type.yaml", "--output", "@out"], "training"),
     "preset with an unknown key": (["train", "@unknown.yaml", "--output", "@out"], "trainings"),
@@ -123,6 +134,13 @@ COMMANDS: dict[str, tuple[list[str], str]] = {
     "option unknown": (train("--no-such-option"), "--no-such-option"),
     "command unknown": (["fly"], "fly"),
     "steps negative": (with_set("training.steps=-1"), "training.steps"),
+    "steps without bound": (with_set("training.steps=10000000000"), "less than or equal to 1000000"),
+    "batch without bound": (with_set("training.retain_batch_size=99999"), "less than or equal to 4096"),
+    "examples without bound": (with_set("data.max_tokens=99999999"), "less than or equal to 1048576"),
+    "rank without bound": (with_set("lora.r=1000000"), "less than or equal to 4096"),
+    "layers without bound": (with_set(f"objective.target_layers={[1] * 2000}"), "at most 1000 items"),
+    "a setting of aliases": (with_set("objective.target_layers=[&a [1, 1], *a, *a]"), "not valid YAML"),
+    "a setting of endless digits": (with_set("training.steps=" + "9" * 5000), "not valid YAML"),
     "steps a word": (with_set("training.steps=many"), "'many'"),
     "learning rate zero": (with_set("training.learning_rate=0"), "learning_rate"),
     "learning rate not a number": (with_set("training.learning_rate=.nan"), "learning_rate"),
@@ -166,6 +184,10 @@ COMMANDS: dict[str, tuple[list[str], str]] = {
     "model with a list as config": (train("--model", "@m_list"), "config.json"),
     "model that is not a decoder": (train("--model", "@m_bert"), "decoder"),
     "model of experts": (train("--model", "@m_experts"), "experts"),
+    "model of 4,000 layers": (train("--model", "@m_layers"), "num_hidden_layers = 4000"),
+    "model of text as layers": (train("--model", "@m_words"), "choose another model"),
+    "model of impossible sizes": (train("--model", "@m_sizes"), "choose another model"),
+    "model with an endless config": (train("--model", "@m_endless"), "config.json"),
     "model cut off": (train("--model", "@m_cut"), "cut off"),
     "model with an enormous header": (train("--model", "@m_bomb"), "cut off"),
     "model whose index leaves the folder": (train("--model", "@m_climbs"), "../../good.jsonl"),
@@ -289,7 +311,7 @@ def test_a_bad_import_leaves_the_data_as_it_was(bad, tmp_path):
 @pytest.mark.parametrize("name", ["owner", "owner/", "/name", "a b/c", "owner/name/more", "../../x", ""])
 def test_dataset_names_are_checked_before_the_hub_is_asked(name):
     with pytest.raises(InputError, match="owner/name") as refusal:
-        next(iter(sources.hub_rows(name)))
+        next(iter(hub_rows(name)))
     assert is_a_sentence(str(refusal.value))
 
 

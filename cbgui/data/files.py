@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from cbgui.data.decoding import text_encoding
+from cbgui.data.limits import parquet_rows
 from cbgui.data.names import HEADINGS, normal
 from cbgui.data.notes import Notes
 from cbgui.data.tables import Located, Raw, csv_rows, table_rows, text_lines
@@ -71,7 +72,8 @@ def _rows(path: Path, notes: Notes) -> Iterator[Located]:
     try:
         kind = _file_kind(path)
         if kind == ".parquet":
-            yield from _parquet_rows(path)
+            for number, row in enumerate(parquet_rows(path, name), 1):
+                yield f"{name}, row {number}", row
         elif kind == ".xlsx":
             yield from _excel_rows(path, notes)
         else:
@@ -286,18 +288,6 @@ def _is_table(value: Any) -> bool:
         and all(isinstance(v, dict) for v in value)
         and (not _is_conversation(value))
     )
-
-
-def _parquet_rows(path: Path) -> Iterator[Located]:
-    import pyarrow  # takes a third of a second to import
-    import pyarrow.parquet
-
-    try:
-        batches = pyarrow.parquet.ParquetFile(path).iter_batches(batch_size=1000)
-        for number, row in enumerate(itertools.chain.from_iterable(batch.to_pylist() for batch in batches), 1):
-            yield f"{path.name}, row {number}", row
-    except pyarrow.ArrowException as error:
-        raise InputError(f"{path.name}: not a Parquet file ({str(error).splitlines()[0][:80]}).") from None
 
 
 def _excel_rows(path: Path, notes: Notes) -> Iterator[Located]:

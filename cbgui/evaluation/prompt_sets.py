@@ -12,8 +12,8 @@ from cbgui.data.catalogue import CATALOGUE, catalogue_rows
 from cbgui.data.columns import SAMPLE_ROWS, choose_answer, columns_of, guess_mapping, need_prompts, to_examples
 from cbgui.data.examples import Example, Kind
 from cbgui.data.files import SUFFIXES, open_table
+from cbgui.data.hub_datasets import hub_rows
 from cbgui.data.notes import Notes
-from cbgui.data.sources import hub_rows
 from cbgui.data.tables import Located, Raw
 from cbgui.errors import InputError
 

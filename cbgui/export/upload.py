@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
 import httpx2
 from huggingface_hub import HfApi
-from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
+from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, RepositoryNotFoundError
 
 from cbgui.errors import InputError, hub_error, hub_status
 from cbgui.runs.run import Run
@@ -35,8 +36,9 @@ def check_repo(repo: str) -> str:
 def upload_run(run: Run, repo: str, *, private: bool = True, token: str | None = None) -> str:
     """Upload the merged folder of `run` and return the model's address.
 
-    Without a `token`, huggingface_hub looks for a login (HF_TOKEN, or `hf auth login`). A second attempt skips
-    the files that the first one uploaded, as the hub knows files by their checksum. Raises InputError.
+    Without a `token`, that of HF_TOKEN is used, else the login of `hf auth login`. A second attempt skips
+    the files that the first one uploaded, as the hub knows files by their checksum. Raises InputError, also when a
+    repository that should be private exists already and is public.
     """
     folder = run.merged_folder
     if not folder.is_dir():
@@ -47,8 +49,14 @@ def upload_run(run: Run, repo: str, *, private: bool = True, token: str | None =
 
 
 def _push(folder: Path, repo: str, private: bool, token: str | None) -> str:
-    api = HfApi(token=token)
+    # Named, because on a Space huggingface_hub is told to take no token by itself.
+    api = HfApi(token=token or os.environ.get("HF_TOKEN"))
     try:
+        if private and _is_public(api, repo):
+            raise InputError(
+                f"repository {repo!r} exists already and is public, so everyone would see this model; choose Public "
+                "(--public) if they may, or name another repository."
+            )
         api.create_repo(repo, private=private, exist_ok=True)
         api.upload_folder(
             repo_id=repo,
@@ -67,6 +75,13 @@ def _push(folder: Path, repo: str, private: bool, token: str | None) -> str:
             "upload again; files already uploaded are not sent again."
         ) from None
     return f"{api.endpoint}/{repo}"
+
+
+def _is_public(api: HfApi, repo: str) -> bool:
+    try:
+        return api.model_info(repo).private is False
+    except RepositoryNotFoundError:
+        return False
 
 
 def _sentence(error: HfHubHTTPError, repo: str) -> str:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from transformers import AutoTokenizer, BatchEncoding, PreTrainedTokenizerBase
 
 from cbgui.data.examples import Example
+from cbgui.modeling import templates
 from cbgui.modeling.batch import Encoded
 from cbgui.modeling.hub import ModelSource
 
@@ -14,6 +17,7 @@ Messages = list[dict[str, str]]  # {"role", "content"}
 
 def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
     """The model's tokenizer, with a padding token."""
+    templates.prepare()
     tokenizer = AutoTokenizer.from_pretrained(source.path, trust_remote_code=False)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -21,10 +25,14 @@ def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
 
 
 def prompt_text(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> str:
-    """The messages through the model's own chat template, ready for its response; plain turns without a template."""
+    """The messages through the model's own chat template, ready for its response; plain turns without a template.
+
+    Raises jinja2.TemplateError and InputError, as `templates.render` does.
+    """
     if tokenizer.chat_template is None:
         return "".join(f"{turn['content']}\n" for turn in messages)
-    return tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    model = Path(tokenizer.name_or_path).name
+    return templates.render(tokenizer.get_chat_template(), messages, tokenizer.special_tokens_map, model)
 
 
 def _adds_special_tokens(tokenizer: PreTrainedTokenizerBase) -> bool:

@@ -22,6 +22,7 @@ from cbgui.config import DataConfig, RunConfig, find_data_file, parse_config
 from cbgui.data.examples import Example
 from cbgui.data.reading import read_examples
 from cbgui.errors import InputError
+from cbgui.plain_yaml import load_yaml
 from cbgui.runs.process import BackgroundProcess, is_held
 
 State = Literal["new", "waiting", "running", "paused", "stopped", "failed", "interrupted", "done"]
@@ -186,7 +187,7 @@ class Run:
     def config(self) -> RunConfig:
         """The settings, with the paths of the run's own data. Raises InputError when they are missing or damaged."""
         try:
-            values = yaml.safe_load(self.config_file.read_text("utf-8"))
+            values = load_yaml(self.config_file.read_text("utf-8"))
         except OSError:
             raise InputError(f"run {str(self.path)!r} has no {CONFIG_NAME}; give the folder of a run.") from None
         except (yaml.YAMLError, UnicodeDecodeError):

@@ -11,7 +11,6 @@ from collections.abc import Callable, Hashable
 from typing import Any
 
 import gradio as gr
-from markupsafe import escape
 
 from cbgui import hardware
 from cbgui.data.dataset_store import DatasetStore
@@ -22,6 +21,7 @@ from cbgui.runs import folder
 from cbgui.runs.jobs import ENDED, Job, running_jobs
 from cbgui.runs.run import Run
 from cbgui.space import on_space
+from cbgui.ui.fragments import as_html, plain
 
 TICK = 2.0  # seconds between two looks at other processes; each look costs the browser up to 0.3 s
 KINDS = {label: kind for kind, label in KIND_LABELS.items()}
@@ -80,7 +80,12 @@ def _shown(error: Exception) -> gr.Error:
         return error
     if not isinstance(error, InputError):
         traceback.print_exc()
-    return gr.Error(error_sentence(error), print_exception=False)
+    return gr.Error(as_html(error_sentence(error)), print_exception=False)
+
+
+def tell(words: str) -> None:
+    """Show a message that goes away by itself."""
+    gr.Info(as_html(words))
 
 
 def sentences(handler: Callable[..., Any]) -> Callable[..., Any]:
@@ -122,9 +127,9 @@ def job_words(job: Job, what: str) -> str:
     lines = job.lines()
     progress = [line for line in lines if re.match(r"\s*\d+% ", line)]
     if job.state() == "running":
-        return f"**{job.run.name}**: {progress[-1].strip() if progress else 'starting'} ..."
+        return f"**{plain(job.run.name)}**: {plain(progress[-1]) if progress else 'starting'} ..."
     said = [line for line in lines if not line.startswith((f"{ENDED} ", " ", "Traceback")) and line not in progress]
-    return f"**{job.run.name}**: {what} failed. {escape(said[-1]) if said else ''}"
+    return f"**{plain(job.run.name)}**: {what} failed. {plain(said[-1]) if said else ''}"
 
 
 def one_job_at_a_time() -> None:

@@ -8,7 +8,7 @@ import sys
 import pytest
 from sample_rows import SUBJECTS, save_rows
 
-from cbgui.data import files, sources
+from cbgui.data import files
 from cbgui.data.columns import Mapping, guess_mapping, to_examples
 from cbgui.data.notes import Notes
 from cbgui.errors import InputError
@@ -67,8 +67,3 @@ def test_a_bad_file_is_refused_in_one_sentence(name, tmp_path):
     with pytest.raises(InputError, match=words) as error:
         list(files.read_rows(tmp_path / name))
     assert "\n" not in str(error.value)
-
-
-def test_a_dataset_name_is_checked_before_the_hub_is_asked():
-    with pytest.raises(InputError, match="owner/name"):
-        next(sources.hub_rows("../etc/passwd/x"))

@@ -18,7 +18,7 @@ from cbgui.data.examples import KIND_LABELS, Example
 from cbgui.errors import InputError
 from cbgui.modeling.chat_format import encode, load_tokenizer
 from cbgui.modeling.hub import resolve_model
-from cbgui.ui.common import KINDS, download_on_click, library, row_of, sentences, shown_topic
+from cbgui.ui.common import KINDS, download_on_click, library, row_of, sentences, shown_topic, tell
 from cbgui.ui.fragments import render
 from cbgui.ui.panels import checks as checks_panel
 from cbgui.ui.panels import import_rows as import_panel
@@ -195,7 +195,7 @@ def _opened(data: DatasetStore) -> tuple:
 def _undo(version: tuple) -> tuple:
     data = shown_topic(version)
     words = data.undo()
-    gr.Info(f"Undone: {words}." if words else "There is nothing to undo.")
+    tell(f"Undone: {words}." if words else "There is nothing to undo.")
     return data.version()
 
 

@@ -18,9 +18,10 @@ from cbgui.errors import InputError
 from cbgui.hardware import GIB
 from cbgui.runs import folder, queue
 from cbgui.runs.run import STATE_LABELS, Request, Run, write_whole
-from cbgui.ui.common import TICK, in_memory, library, need_run, pick, run_choices, sentences, shown_topic
-from cbgui.ui.fragments import render
+from cbgui.ui.common import TICK, in_memory, library, need_run, pick, run_choices, sentences, shown_topic, tell
+from cbgui.ui.fragments import plain, render
 from cbgui.ui.panels import charts, memory_bar, settings
+from cbgui.ui.server.storage import refuse_full, trim_trash
 
 LOG_LINES = 200
 RECENT_STEPS = 10  # that the time left is estimated from
@@ -42,7 +43,7 @@ def _load(preset: str) -> RunConfig:
 @sentences
 def _preset_values(preset: str) -> tuple:
     config = _load(preset)
-    return config.description or "Your own preset.", config.model.name, *settings.values_of(config)
+    return plain(config.description) or "Your own preset.", config.model.name, *settings.values_of(config)
 
 
 def _config(preset: str, model: str, values: tuple) -> RunConfig:
@@ -74,7 +75,10 @@ def _start(topic: tuple, preset: str, model: str, name: str, *values: Any):
     yield gr.skip(), "Checking that it fits ..."
     in_memory.drop()  # makes room for training
     space.refuse_over("runs", len(folder.list_runs()) + 1, space.MAX_RUNS)
+    refuse_full()
     space.refuse_over("training.steps", config.training.steps, space.MAX_STEPS)
+    space.refuse_over("examples in a step", config.training.batch_size, space.MAX_BATCH)
+    space.refuse_over("data.max_tokens", config.data.max_tokens, space.MAX_TOKENS)
     memory_bar.estimate_for(config)  # raises before anything is written
     yield gr.skip(), "Writing the run's folder ..."
     data = _write_data(topic, config)
@@ -93,7 +97,7 @@ def _save_preset(preset: str, model: str, name: str, *values: Any):
     config.description = f"Saved from the form ({model})."
     _own_presets().mkdir(parents=True, exist_ok=True)
     write_whole(_own_presets() / f"{stem}.yaml", config.to_yaml())
-    gr.Info(f"Preset {stem} is saved.")
+    tell(f"Preset {stem} is saved.")
     return gr.Dropdown(choices=_presets(), value=stem)
 
 
@@ -109,16 +113,17 @@ def _yaml(topic: tuple, preset: str, model: str, *values: Any) -> tuple:
 
 
 def _ask(request: Request, words: str):
+    @sentences
     def handler(name: str | None) -> None:
         run = need_run(name)
         if run.state() == "waiting" and request == "stop":
             queue.leave(run)
-            gr.Info(f"Run {run.name} no longer waits.")
+            tell(f"Run {run.name} no longer waits.")
             return
         if run.state() != "running":
-            raise gr.Error(f"Run {run.name!r} is not running.", print_exception=False)
+            raise InputError(f"run {run.name!r} is not running.")
         run.ask(request)
-        gr.Info(words)
+        tell(words)
 
     return handler
 
@@ -138,7 +143,8 @@ def _discard(name: str | None):
     run = need_run(name)
     run.training.kill()
     folder.delete(run)
-    gr.Info(f"Run {run.name} is discarded. The Runs page can bring it back until the app closes.")
+    trim_trash()
+    tell(f"Run {run.name} is discarded. The Runs page can bring it back until the app closes.")
     names = run_choices()
     return gr.Dropdown(choices=names, value=next(iter(names), None))
 
@@ -154,11 +160,11 @@ def _newest_text(events: list[dict], kind: str, otherwise: str) -> str:
 
 def _status(run: Run, state: str, events: list[dict]) -> str:
     """How the run is doing, as Markdown."""
-    words = f"**{run.name}**: {STATE_LABELS[state]}"
+    words = f"**{plain(run.name)}**: {STATE_LABELS[state]}"
     if steps := _of_kind(events, "step"):
         words += _progress(run, state, events, steps)
     elif state == "running":
-        words += f". {_newest_text(events, 'status', 'Starting the training process')} ..."
+        words += f". {plain(_newest_text(events, 'status', 'Starting the training process'))} ..."
     elif state == "waiting":
         words += f". It starts by itself after {_runs_before(run)}, as long as the app is open."
     elif state == "new":
@@ -166,7 +172,7 @@ def _status(run: Run, state: str, events: list[dict]) -> str:
     if state in ("failed", "interrupted"):
         unknown = "The training process ended without an error message."
         reason = _newest_text(events, "error", unknown) if state == "failed" else unknown
-        words += f"  \n{reason} Press **Resume** to continue from the last checkpoint."
+        words += f"  \n{plain(reason)} Press **Resume** to continue from the last checkpoint."
     return words
 
 
@@ -188,7 +194,7 @@ def _progress(run: Run, state: str, events: list[dict], steps: list[dict]) -> st
         words += f" Loss weights now: must stop {weights['reroute']:.3g}, must keep {weights['retain']:.3g}; "
         words += f"learning rate {last['learning_rate']:.2g}."
     if warning := _newest_text(events, "warning", ""):
-        words += f"  \n**Warning:** {warning}"
+        words += f"  \n**Warning:** {plain(warning)}"
     return words
 
 

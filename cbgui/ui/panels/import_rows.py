@@ -11,16 +11,18 @@ import gradio as gr
 import pandas as pd
 
 from cbgui import space
-from cbgui.data import columns, files, sources
+from cbgui.data import columns, files
 from cbgui.data.catalogue import CATALOGUE, catalogue_rows
 from cbgui.data.columns import Mapping
 from cbgui.data.examples import KIND_LABELS, Example
 from cbgui.data.files import Table
+from cbgui.data.hub_datasets import hub_rows
 from cbgui.data.notes import Notes
 from cbgui.data.tables import Located
 from cbgui.errors import InputError, error_sentence
 from cbgui.modeling.hub import hub_answers
 from cbgui.ui.common import KINDS, sentences, shown_topic
+from cbgui.ui.fragments import plain
 
 NONE = "(none)"
 BATCH = 5000
@@ -40,7 +42,7 @@ def _open(source: dict[str, Any]) -> Table:
         case "catalogue":
             rows = catalogue_rows(ENTRIES[source["title"]])
         case _:
-            rows = sources.hub_rows(source["name"], source["config"], source["split"])
+            rows = hub_rows(source["name"], source["config"], source["split"])
     return Table(source["name"], ((f"row {number}", row) for number, row in enumerate(rows, 1)))
 
 
@@ -86,7 +88,7 @@ def _look(source: dict[str, Any]) -> tuple:
     except Exception as error:  # nothing of what was looked at before may stay on the page
         if not isinstance(error, InputError):
             traceback.print_exc()
-        return None, gr.Group(visible=False), error_sentence(error), *[gr.skip()] * 6
+        return None, gr.Group(visible=False), plain(error_sentence(error)), *[gr.skip()] * 6
 
 
 def _forget() -> tuple:
@@ -115,7 +117,7 @@ def _looked(source: dict[str, Any]) -> tuple:
     preview, words = _look_again(source, *chosen, kind)
     choices = [NONE, *columns.columns_of(rows)]
     dropdowns = [gr.Dropdown(choices=choices, value=value) for value in chosen]
-    return source, gr.Group(visible=True), f"{words} {table.notes.words()}", *dropdowns, kind, preview
+    return source, gr.Group(visible=True), f"{words} {plain(table.notes.words())}", *dropdowns, kind, preview
 
 
 def _look_again(source: dict[str, Any] | None, prompt: str, response: str, messages: str, kind: str, other_kind: str):
@@ -126,9 +128,11 @@ def _look_again(source: dict[str, Any] | None, prompt: str, response: str, messa
     try:
         mapping = _mapping(source, prompt, response, messages, kind)
         columns.need_prompts(mapping, columns.columns_of([row for _, row in source["first"]]), name)
-        return _preview(source["first"], mapping, other_kind), f"**{name}**: is this right? If not, choose others."
+        return _preview(
+            source["first"], mapping, other_kind
+        ), f"**{plain(name)}**: is this right? If not, choose others."
     except InputError as error:
-        return None, f"**{name}**: {error}"
+        return None, f"**{plain(name)}**: {plain(error)}"
 
 
 @sentences
@@ -151,7 +155,7 @@ def _import(version, source, prompt, response, messages, kind, other_kind, held_
         )
         found += [example for example in examples if example is not None]
         space.refuse_over("rows", len(found), space.MAX_ROWS)
-        yield f"Reading {name}: {len(found):,} rows so far ...", gr.skip(), gr.skip(), gr.skip()
+        yield f"Reading {plain(name)}: {len(found):,} rows so far ...", gr.skip(), gr.skip(), gr.skip()
     found = found[:most]
     space.refuse_over("rows", sum(data.counts().values()) + len(found), space.MAX_ROWS)
     notes = table.notes.words()
@@ -159,7 +163,7 @@ def _import(version, source, prompt, response, messages, kind, other_kind, held_
         raise InputError(f"{name}: no row could be read as an example. {notes or 'There are no rows in it.'}")
     yield f"Adding {len(found):,} rows ...", gr.skip(), gr.skip(), gr.skip()
     data.add(found, f"import {name}", held_out=held_out)
-    words = f"**{len(found):,} rows added** to {data.name} from {name}. {notes}"
+    words = f"**{len(found):,} rows added** to {data.name} from {plain(name)}. {plain(notes)}"
     if empty := sum(not example.response for example in found):
         words += f" {empty:,} have no answer yet: under **Write the answers** below, the model can write them."
     yield words, gr.Group(visible=False), data.version(), None
