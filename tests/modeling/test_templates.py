@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import psutil
 import pytest
 from jinja2 import TemplateError
 
+from cbgui.data.reading import read_examples
 from cbgui.errors import InputError
 from cbgui.modeling import templates
-from cbgui.modeling.chat_format import load_tokenizer, prompt_text
+from cbgui.modeling.chat_format import load_tokenizer, prompt_text, refuse_unfit
 
 MESSAGES = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Où? \U0001f600 {{ x }} \ud83d"}]
 
@@ -47,3 +50,14 @@ def test_a_template_that_takes_too_much_is_told_in_a_sentence(name, monkeypatch)
 def test_a_template_that_refuses_says_why(template):
     with pytest.raises(TemplateError, match="no system role|bad|element"):
         templates.render(template, MESSAGES, {}, "m")
+
+
+def test_examples_that_the_template_refuses_are_named(demo):
+    tokenizer = load_tokenizer(demo)
+    examples = read_examples(Path(__file__).resolve().parent.parent / "cases" / "sys.jsonl", "retain")
+    refuse_unfit(tokenizer, examples)
+    tokenizer.chat_template = (
+        "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}ok"
+    )
+    with pytest.raises(InputError, match="sys.jsonl.*refuses 1 examples.*system, user.*System role.*'How do I bake"):
+        refuse_unfit(tokenizer, examples)
