@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import weakref
+from pathlib import Path
 
 import gradio as gr
 import pytest
@@ -15,7 +16,7 @@ from cbgui.runs.run import Run
 from cbgui.ui.common import OneInMemory, chosen
 from cbgui.ui.pages import chat as chat_page
 from cbgui.ui.pages import train as train_page
-from cbgui.ui.panels import charts, settings
+from cbgui.ui.panels import charts, import_rows, settings
 
 
 def test_until_the_page_has_chosen_a_run_it_is_the_newest(trained, tmp_path, monkeypatch):
@@ -123,3 +124,19 @@ def test_the_chat_model_makes_room_before_the_next_run_starts(trained, tmp_path,
     Run(tmp_path / "next").waiting_file.touch()
     queue.start_next(tmp_path, lambda: done.append("room"))
     assert done == ["room", "next"]
+
+
+def test_of_two_answers_the_page_asks_for_one():
+    path = Path(__file__).resolve().parent.parent / "cases" / "hh_rlhf.jsonl"
+    source, _, words, *dropdowns, kind, preview = import_rows._look_at_file(str(path))
+    chosen = [dropdown.value for dropdown in dropdowns]
+    assert chosen == ["(none)"] * 4 and preview is None and "two answers" in words
+    with pytest.raises(gr.Error, match="choose under 'Answer is in'"):
+        next(import_rows._import(None, source, *chosen, kind, False, 0))
+    chosen[1] = "chosen"
+    preview, words = import_rows._look_again(source, *chosen, kind)
+    assert "is this right?" in words
+    assert list(preview.iloc[0])[:2] == [
+        "How do I brew a sleeping potion?",
+        "Take two leaves of nightshade, and boil them; stir well.",
+    ]

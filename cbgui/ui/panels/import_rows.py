@@ -128,9 +128,8 @@ def _look_again(source: dict[str, Any] | None, prompt: str, response: str, messa
     try:
         mapping = _mapping(source, prompt, response, messages, kind)
         columns.need_prompts(mapping, columns.columns_of([row for _, row in source["first"]]), name)
-        return _preview(
-            source["first"], mapping, other_kind
-        ), f"**{plain(name)}**: is this right? If not, choose others."
+        preview = _preview(source["first"], mapping, other_kind)
+        return preview, f"**{plain(name)}**: is this right? If not, choose other columns."
     except InputError as error:
         return None, f"**{plain(name)}**: {plain(error)}"
 
