@@ -17,6 +17,7 @@ from typer.exceptions import TyperException
 
 from cbgui import space
 from cbgui.cli_readonly import SetOption, bench, check, estimate
+from cbgui.cli_suggest import suggest
 from cbgui.config import CACHE, load_config, override
 from cbgui.errors import InputError, error_sentence
 from cbgui.printing import event_line, progress_lines, report_lines, say_starting
@@ -316,7 +317,7 @@ def upload(
     typer.echo(f"Uploaded: {upload_run(run, repo, private=not public)}")
 
 
-for command in (estimate, check, bench):
+for command in (estimate, check, bench, suggest):
     commands.command()(command)
 
 

@@ -28,7 +28,7 @@ ROOMS = [
     "export",
     "ui",
     "printing",
-    "cli_readonly",
+    "cli_readonly", "cli_suggest",
     "cli",
     "worker",
     "__main__",
