@@ -21,6 +21,7 @@ from cbgui.space import on_space
 
 # Gradio's pages for --share load its scripts from here.
 SHARE_SCRIPTS = "https://gradio.s3-us-west-2.amazonaws.com"
+NOBODY = "'none'"
 SPACE_FRAMES = "https://huggingface.co https://*.huggingface.co https://hf.co"
 _INLINE_SCRIPT = re.compile(rb"<script(?![^>]*\ssrc=)[^>]*>(.*?)</script>", re.DOTALL)
 
@@ -91,7 +92,7 @@ class Guard:
 
 def _frames() -> str:
     """Which pages may show this app in a frame: on a Space that of Hugging Face, elsewhere none."""
-    return f"frame-ancestors {SPACE_FRAMES if on_space() else chr(39) + 'none' + chr(39)}"
+    return f"frame-ancestors {SPACE_FRAMES if on_space() else NOBODY}"
 
 
 def guarded(bound_to: str | None, share_url: Callable[[], str | None]) -> Callable[[Any], Any]:
