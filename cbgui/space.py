@@ -12,6 +12,7 @@ from cbgui.errors import InputError
 
 STORAGE = Path("/data")  # where a Space's persistent storage is mounted, if it has any
 MAX_UPLOAD = 50 * 2**20  # bytes of a file
+MAX_BODY = MAX_UPLOAD + 2**20  # bytes of a request
 MAX_IMPORT = 500 * 2**20  # bytes of the rows in one
 UPLOADS_PER_HOUR = 60  # of one visitor; four times as many from one address
 VISITORS_PER_ADDRESS = 100  # within an hour

@@ -183,6 +183,8 @@ def check_uploads(client: httpx.Client) -> None:
     """Uploads that are too large or too many are refused."""
     large = client.post("/gradio_api/upload", files={"files": ("x.csv", b"a" * (51 * 2**20))})
     assert large.status_code in (400, 413), large.status_code
+    event = {"data": ["a" * (52 * 2**20)], "fn_index": 0, "session_hash": "x"}
+    assert client.post("/gradio_api/queue/join", json=event).status_code == 413
     small = {"files": ("x.csv", b"a,b\n1,2\n")}
     codes = {client.post("/gradio_api/upload", files=small).status_code for _ in range(65)}
     assert codes == {200, 429}

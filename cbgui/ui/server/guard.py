@@ -66,7 +66,8 @@ class Guard:
         host, origin = headers.get("host", ""), headers.get("origin")
         shared = urlsplit(self._share_url() or "").netloc
         if self._bound_to is not None and host != shared and not is_local_name(host, self._bound_to):
-            words = f"This app is not served under the name {_host_name(host)!r}; open it as http://127.0.0.1."
+            words = f"This app is not served under the name {_host_name(host)!r}; open it by its IP address, such as "
+            words += "http://127.0.0.1, or start it with --auth name:password."
             await PlainTextResponse(words, 403)(scope, receive, send)
             return
         if origin is not None:
