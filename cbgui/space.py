@@ -24,6 +24,7 @@ MAX_STEPS = 1000
 MAX_BATCH = 64  # examples in a step
 MAX_TOKENS = 2048  # of an example
 MAX_DISK = 5_000  # MB
+MAX_MODEL = 20_000  # MB of a model's weights
 KEPT_TRASH = 3  # deleted runs that can be brought back
 KEPT_DAYS = 30  # after a visitor's last visit
 

@@ -99,6 +99,7 @@ def test_visitors_do_not_see_each_other(app, browser, trained):
         check_other_sites(client)
         check_uploads(client)
     assert digest_of(mine) == before
+    assert app.memory() < 2 * 10**9
     assert SECRET not in app.log and "hf_of_the_owner" not in app.log
     # The first visitor still has it.
     page.reload()
