@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any
 
 from cbgui.data.examples import Example, Kind
-from cbgui.data.names import COLUMN_NAMES, NEVER_TEXT, PAIRS, kind_of, normal
+from cbgui.data.names import COLUMN_NAMES, NEVER_TEXT, PAIRS, kind_in, normal
 from cbgui.data.notes import Notes
 from cbgui.data.refusals import is_refusal
 from cbgui.data.tables import Located, Raw
-from cbgui.data.transcripts import Turn, Unreadable, turns_of
+from cbgui.data.transcripts import ENDS, Turn, Unreadable, turns_of
 from cbgui.errors import InputError
 
 SAMPLE_ROWS = 200  # rows that the guess looks at
 MOSTLY = 0.9  # share of the rows in which a form must be seen
+WITH_INPUT = ("instruction", "question", "prompt", "behavior")  # may have a second part
+UNSPACED = re.compile("[\u3040-\u30ff\u3400-\u9fff\u0e00-\u0e7f]{4}")  # scripts without spaces between words
+PRINTED = re.compile(r"""\s*(\['|\{'|\[\{'|array\().*[\]})]\s*""", re.S)  # a list or dict as Python prints it
 
 
 @dataclass(frozen=True)
@@ -59,7 +64,7 @@ def guess_mapping(rows: list[Raw], notes: Notes | None = None) -> Mapping:
     `notes` is told which columns are left out.
     """
     rows = rows[:SAMPLE_ROWS]
-    columns = columns_of(rows)
+    columns = [column for column in columns_of(rows) if not _mostly(rows, column, _is_printed)]
     names = {normal(column): column for column in reversed(columns)}
 
     def named(role: str) -> str | None:
@@ -67,11 +72,19 @@ def guess_mapping(rows: list[Raw], notes: Notes | None = None) -> Mapping:
 
     mapping = _guess(rows, columns, names, named)
     kind = named("kind")
-    if kind and (normal(kind) == "kind" or any(kind_of(row.get(kind)) for row in rows)):
+    if kind and (normal(kind) == "kind" or _kinds(rows, kind) != {None}):
         mapping = replace(mapping, kind=kind)
+    else:
+        taken = (mapping.prompt, mapping.response, mapping.messages, mapping.input)
+        kinds = [c for c in columns if c not in taken and set() < _kinds(rows, c) <= {"break", "retain", "near_miss"}]
+        if len(kinds) == 1:
+            mapping = replace(mapping, kind=kinds[0])
+        elif kinds and notes is not None:
+            shown = ", ".join(map(repr, kinds))
+            notes.say(f"Several columns name kinds ({shown}), so none was taken; rename one of them to kind to use it.")
     if notes is not None:
         used = {mapping.prompt, mapping.response, mapping.messages, mapping.kind, mapping.input, *(mapping.pair or ())}
-        unused = [c for c in columns if c not in used and any(r.get(c) not in (None, "", []) for r in rows)]
+        unused = [c for c in columns_of(rows) if c not in used and any(r.get(c) not in (None, "", []) for r in rows)]
         if unused and mapping.holds_prompts():
             notes.say(f"Columns left out: {', '.join(map(repr, unused))}.")
     return mapping
@@ -81,10 +94,14 @@ def _guess(rows: list[Raw], columns: list[str], names: dict[str, str], named) ->
     messages, prompt, response = named("messages"), named("prompt"), named("response")
     if messages and not any(_is_conversation(row.get(messages)) for row in rows):
         messages = None
+    if prompt and normal(prompt) == "user" and not any(re.search(r"\W", str(row.get(prompt) or "")) for row in rows):
+        prompt = None  # who wrote it, in a chat log
     pair = next(((names[good], names[bad]) for good, bad in PAIRS if good in names and bad in names), None)
     if pair and response in pair:
-        if prompt is None and not _mostly(rows, pair[0], _is_conversation):
+        if not prompt and not messages and not _mostly(rows, pair[0], _is_conversation):
             return Mapping()
+        if messages and (prompt or _mostly(rows, pair[0], _is_conversation)) and _mostly(rows, messages, _has_answer):
+            messages = None  # it repeats one of the two answers
         return Mapping(prompt, None, messages, pair=pair)
     if response == prompt:
         response = None
@@ -99,15 +116,33 @@ def _guess(rows: list[Raw], columns: list[str], names: dict[str, str], named) ->
         free = [c for c in texts if c not in (prompt, response, second)]
         missing = [role for role, column in (("prompt", prompt), ("response", response)) if not column]
         if prompt and len(free) == 1 or not prompt and len(free) <= len(missing):
+            if len(free) == 2 and not prompt and _questions(rows, free[-1]) > _questions(rows, free[0]):
+                free.reverse()
             guess = dict(zip(missing, free, strict=False))
             prompt, response = guess.get("prompt", prompt), guess.get("response", response)
             guessed = bool(guess)
     second = named("input")
-    if not prompt or second in (prompt, response) or normal(prompt) not in ("instruction", "question", "prompt"):
+    if not prompt or second in (prompt, response) or normal(prompt) not in WITH_INPUT:
         second = None
     if second and not any(_is_text(row.get(second)) for row in rows):
         second = None
     return Mapping(prompt, response, messages, input=second, guessed=guessed)
+
+
+def _is_printed(cell: Any) -> bool:
+    """Whether a cell holds a list or dict as Python prints it, and it is no conversation."""
+    return isinstance(cell, str) and bool(PRINTED.fullmatch(cell)) and not _is_conversation(cell)
+
+
+def _filled(cell: Any) -> bool:
+    if isinstance(cell, float):
+        return not math.isnan(cell)
+    return bool(cell.strip()) if isinstance(cell, str) else cell is not None
+
+
+def _kinds(rows: list[Raw], column: str) -> set[Kind | None]:
+    """What the cells of a column name as kinds; None stands for other words."""
+    return {kind_in(row[column], column) for row in rows if _filled(row.get(column))}
 
 
 def _is_text(cell: Any) -> bool:
@@ -133,13 +168,17 @@ def _mostly(rows: list[Raw], column: str, test) -> bool:
     return bool(cells) and sum(map(test, cells)) >= MOSTLY * len(cells)
 
 
+def _questions(rows: list[Raw], column: str) -> int:
+    return sum(str(row.get(column) or "").rstrip().endswith(("?", "？", "؟")) for row in rows)
+
+
 def _holds_text(rows: list[Raw], column: str) -> bool:
     """Whether the column holds sentences or conversations, rather than numbers, words or a few categories."""
     cells = [row[column] for row in rows if row.get(column) not in (None, "")]
     texts = [cell for cell in cells if isinstance(cell, str)]
     if len(texts) < len(cells):
         return _mostly(rows, column, _is_conversation)
-    spaced = sum(len(text.split()) > 1 for text in texts)
+    spaced = sum(len(text.split()) > 1 or bool(UNSPACED.search(text)) for text in texts)
     return spaced > len(texts) / 2 and (len(texts) < 3 or len(set(texts)) > len(texts) / 2)
 
 
@@ -196,6 +235,8 @@ def as_text(value: Any, role: str = "cell") -> str:
         return "true" if value else "false"
     if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
         return str(int(value))
+    if isinstance(value, datetime) and value.time() == datetime.min.time():
+        return value.date().isoformat()
     if isinstance(value, (list, tuple, dict, set, bytes, bytearray)):
         form = {list: "a list", tuple: "a list", dict: "a structure"}.get(type(value), "binary data")
         raise Unreadable(f"whose {role} is {form}, left out")
@@ -218,21 +259,26 @@ def _read_row(row: Raw, mapping: Mapping, notes: Notes) -> tuple[list[Turn], str
         if isinstance(cell, str):
             notes.say(TAKEN_APART)
         before, response = _split(turns)
-        if not response and mapping.response:
-            response = as_text(row.get(mapping.response), "answer")
+        if mapping.response and (mapping.pair or not response):
+            response = _answer(row, mapping, notes)[1]
         return before, response
     cell = row.get(mapping.prompt) if mapping.prompt else None
     messages = _turns_in(cell, notes)
     if messages is None:
-        prompt = as_text(cell, "question")
+        prompt = as_text(cell, "question").strip()
         second = as_text(row.get(mapping.input), "question") if mapping.input else ""
         messages = [("user", f"{prompt}\n\n{second}" if second.strip() else prompt)]
+    before, response = _answer(row, mapping, notes)
+    if isinstance(cell, str) and not _is_plain(cell):  # a prompt with a chat template, which ends in the answer
+        response = ENDS.sub("", response)
+    return before or messages, response
+
+
+def _answer(row: Raw, mapping: Mapping, notes: Notes) -> tuple[list[Turn], str]:
+    """The answer, and the turns before it where the cell holds a conversation."""
     cell = row.get(mapping.response) if mapping.response else None
     turns = _turns_in(cell, notes)
-    if turns is None:
-        return messages, as_text(cell, "answer")
-    before, response = _split(turns)
-    return before or messages, response
+    return _split(turns) if turns is not None else ([], as_text(cell, "answer"))
 
 
 def _turns_in(cell: Any, notes: Notes) -> list[Turn] | None:
@@ -256,8 +302,8 @@ def to_example(row: Raw, mapping: Mapping, kind: Kind, source: str, notes: Notes
     An empty response is allowed: the model can write it later.
     """
     cell = row.get(mapping.kind) if mapping.kind else None
-    if cell not in (None, ""):
-        named = kind_of(cell)
+    if _filled(cell):
+        named = kind_in(cell, mapping.kind)
         if named is None:
             notes.count(f"of the unknown kind {str(cell)[:40]!r}, left out", where)
             return None
@@ -269,6 +315,7 @@ def to_example(row: Raw, mapping: Mapping, kind: Kind, source: str, notes: Notes
         return None
     while messages and messages[-1][0] == "assistant":
         messages = messages[:-1]
+        notes.count("with two answers in a row, of which the last was taken", where)
     if not messages or messages[-1][0] != "user" or not messages[-1][1].strip():
         notes.count("without a question, left out", where)
         return None

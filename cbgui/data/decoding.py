@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import re
 from pathlib import Path
 
 from cbgui.data.notes import Notes
@@ -16,6 +17,7 @@ BYTE_ORDER_MARKS = (  # UTF-32's first, as it begins with UTF-16's
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 WINDOWS = "cp1252"
+FOREIGN = 0.3  # share of words without a plain letter, which no Western language reaches
 CHUNK = 2**20
 SAVE_AS_UTF8 = "save the file as UTF-8 (in Excel: Save as, CSV UTF-8)"
 
@@ -39,8 +41,16 @@ def text_encoding(path: Path, notes: Notes) -> str:
     line, in_utf8 = problem
     if in_utf8 or not _is_text(path, WINDOWS):
         raise InputError(f"{path.name}, line {line}: not UTF-8 text; {SAVE_AS_UTF8}.")
+    if _is_foreign(start.decode(WINDOWS, "replace")):
+        raise InputError(f"{path.name}, line {line}: not UTF-8 and not Western European text; {SAVE_AS_UTF8}.")
     notes.say("The file is not UTF-8 and was read as Windows text; check that accents and quotation marks are right.")
     return WINDOWS
+
+
+def _is_foreign(text: str) -> bool:
+    """Whether so many words consist of accented letters only that it was another alphabet."""
+    words = re.findall(r"[^\W\d_]{3,}", text)
+    return sum(not re.search("[A-Za-z]", word) for word in words) > FOREIGN * len(words)
 
 
 def _is_text(path: Path, encoding: str) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import itertools
 import json
+import re
 import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
@@ -17,9 +18,10 @@ from typing import Any, TextIO
 
 from cbgui.data.decoding import text_encoding
 from cbgui.data.limits import parquet_rows
-from cbgui.data.names import HEADINGS, normal
+from cbgui.data.names import COLUMN_NAMES, HEADINGS, kind_of, normal
 from cbgui.data.notes import Notes
-from cbgui.data.tables import Located, Raw, csv_rows, table_rows, text_lines
+from cbgui.data.tables import TITLE_ROWS, Located, Raw, csv_rows, table_rows, text_lines
+from cbgui.data.transcripts import asks, questions_and_answers
 from cbgui.errors import InputError
 
 SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".xlsx", ".txt")
@@ -27,13 +29,24 @@ MAX_JSON_BYTES = 500 * 2**20  # a .json list is parsed at once; the other forms 
 MAX_SHEET_BYTES = 100 * 2**20  # of an Excel file's contents once unpacked
 MAX_FILE_BYTES = 4 * 2**30
 MAX_LINE = 16 * 2**20  # characters of one row; far more than any model reads
+JSON_START = re.compile(r"""[\[{]\s*($|["'\[{\]}])""")  # unlike a text that begins with a bracket
 SPLITS = ("train", "training", "train_sft")  # which part of a file in parts is read
 csv.field_size_limit(MAX_LINE)
-SIGNATURES = {  # the first bytes of files that are not text
+SIGNATURES = {  # the first bytes, in small letters, of files that are not text or not data
     b"\x1f\x8b": "compressed (gzip); unpack it first",
+    b"\x28\xb5\x2f\xfd": "compressed (zstd); unpack it first",
+    b"\xfd7zxz": "compressed (xz); unpack it first",
+    b"bzh91ay": "compressed (bzip2); unpack it first",
+    b"7z\xbc\xaf": "compressed (7z); unpack it first",
+    b"\x89png": "an image; type its questions into a CSV or text file",
+    b"\xff\xd8\xff": "an image; type its questions into a CSV or text file",
+    b"{\\rtf": "a rich text file; save it as plain text",
+    b"<!doctype html": "a web page; download the data file itself",
+    b"<html": "a web page; download the data file itself",
+    b"version https://git-lfs": "a pointer of Git LFS; download the data file itself",
     b"\xd0\xcf\x11\xe0": "an old Excel file; save it as .xlsx or CSV",
-    b"%PDF": "a PDF file; save its questions as CSV or JSON Lines",
-    b"SQLite format 3": "a database; save its questions as CSV or JSON Lines",
+    b"%pdf": "a PDF file; save its questions as CSV or JSON Lines",
+    b"sqlite format 3": "a database; save its questions as CSV or JSON Lines",
 }
 
 
@@ -104,9 +117,9 @@ def _file_kind(path: Path) -> str:
     if not size:
         raise InputError(f"{name}: the file is empty; add rows with a question and an answer.")
     with path.open("rb") as file:
-        start = file.read(16)
+        start = file.read(64)
     for signature, problem in SIGNATURES.items():
-        if start.startswith(signature):
+        if start.removeprefix(b"\xef\xbb\xbf").lstrip().lower().startswith(signature):
             raise InputError(f"{name}: it is {problem}.")
     if start.startswith(b"PAR1"):
         return ".parquet"
@@ -149,22 +162,29 @@ def _text_rows(
             filled.append(line.strip())
     lines, first, several = itertools.chain(read, lines), (filled or [""])[0], len(filled) > 1
     is_json = ending in (".json", ".jsonl")
-    if first.startswith("{") and (is_json or ending in (None, ".txt") or _parses(first)):
+    may_be_json = is_json or ending in (None, ".txt") and bool(JSON_START.match(first))
+    if first.startswith("{") and (may_be_json or _parses(first)):
         pretty = several and (ending == ".json" or first == "{") and not _parses(first)
         one_a_line = ending == ".jsonl" or several
         return jsonl_rows(lines, name, notes) if one_a_line and not pretty else _json_rows(whole(), name, notes)
-    if first.startswith("[") and (is_json or ending in (None, ".txt")):
+    if first.startswith("[") and may_be_json:
         each_line = several and filled[1].startswith("[") and _parses(first)  # a conversation on each line
         return jsonl_rows(lines, name, notes) if each_line else _json_rows(whole(), name, notes)
     if is_json:
         return jsonl_rows(lines, name, notes)
-    if ending in (None, ".txt") and not _has_headings(first):
+    if ending in (None, ".txt") and any(map(asks, filled)):
+        return questions_and_answers(lines, name, notes)
+    if ending in (None, ".txt") and "\t" not in first and not _has_headings(first):
         return _one_question_a_line(lines, name)
     return csv_rows(lines, name, notes)
 
 
 def _has_headings(line: str) -> bool:
-    return any(normal(cell) in HEADINGS for delimiter in ",;\t|" for cell in line.split(delimiter))
+    """Whether a known heading is in the line, and every cell is short enough for a heading."""
+    rows = [line.split(delimiter) for delimiter in ",;\t|"]
+    return any(
+        any(normal(cell) in HEADINGS for cell in row) and all(len(cell.split()) < 4 for cell in row) for row in rows
+    )
 
 
 def _one_question_a_line(lines: Iterable[str], name: str) -> Iterator[Located]:
@@ -183,10 +203,19 @@ def _parses(text: str) -> bool:
 
 def _load(text: str, notes: Notes) -> Any:
     """JSON with NaN as an empty cell, and halves of characters (as cut emoji leave them) replaced."""
-    value = json.loads(text, parse_constant=lambda _: None)
+    value = json.loads(text, parse_constant=lambda _: None, object_pairs_hook=lambda pairs: _object(pairs, notes))
     if "\\ud" in text.lower():
         return _without_halves(value, notes)
     return value
+
+
+def _object(pairs: list[tuple[str, Any]], notes: Notes) -> Raw:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [key for key, _ in pairs]
+        twice = next(key for key in names if names.count(key) > 1)
+        notes.say(f"The key {twice!r} is there more than once in an object; its last value was taken.")
+    return found
 
 
 def _without_halves(value: Any, notes: Notes) -> Any:
@@ -216,7 +245,7 @@ def jsonl_rows(lines: Iterable[str], name: str, notes: Notes) -> Iterator[Locate
 
 
 def _reason(error: Exception) -> str:
-    return "nested too deeply" if isinstance(error, RecursionError) else getattr(error, "msg", str(error))
+    return "nested too deeply" if isinstance(error, RecursionError) else getattr(error, "msg", "a number is too long")
 
 
 def _row(row: Any, where: str) -> Raw:
@@ -225,7 +254,7 @@ def _row(row: Any, where: str) -> Raw:
     if _is_conversation(row):
         return {"messages": row}
     if not isinstance(row, dict):
-        raise InputError(f"{where}: expected an object with columns, found {type(row).__name__}.")
+        raise InputError(f"{where}: expected an object with columns such as prompt and response; correct or delete it.")
     return row
 
 
@@ -262,6 +291,8 @@ def _list_of_rows(content: Any, notes: Notes) -> list[Any]:
     if isinstance(content.get("columns"), list) and isinstance(content.get("data"), list):  # pandas' "split" form
         return [dict(zip(content["columns"], row, strict=False)) for row in content["data"] if isinstance(row, list)]
     tables = {key: value for key, value in content.items() if _is_table(value)}
+    if tables and all(map(kind_of, tables)):  # {"break": [rows], "retain": [rows]}
+        return [{"kind": key, **row} for key, rows in tables.items() for row in rows]
     if tables:  # {"train": [rows], "test": [rows]}, or {"version": 1, "data": [rows]}
         chosen = next((key for key in tables if key.lower() in SPLITS), next(iter(tables)))
         for key, rows in tables.items():
@@ -275,8 +306,13 @@ def _list_of_rows(content: Any, notes: Notes) -> list[Any]:
         if all(key.isdecimal() for key in content):  # pandas' "index" form
             return values
     if len(values) > 1 and all(isinstance(value, list) and not _is_conversation(value) for value in values):
-        if len({len(value) for value in values}) == 1 and len(values[0]) > 0:  # a list for each column
+        named = any(normal(key) in HEADINGS for key in content)  # otherwise it may be a list for each subject
+        if named and len({len(value) for value in values}) == 1 and len(values[0]) > 0:  # a list for each column
             return [dict(zip(content, row, strict=True)) for row in zip(*values, strict=True)]
+    if all(isinstance(value, str) for value in values) and not any(normal(key) in HEADINGS for key in content):
+        if sum(len(key.split()) > 2 for key in content) > len(content) / 2:  # {"a question": "its answer"}
+            notes.say("Each key was read as a question, and its value as the answer.")
+            return [{"prompt": key, "response": value} for key, value in content.items()]
     return [content]
 
 
@@ -291,7 +327,7 @@ def _is_table(value: Any) -> bool:
 
 
 def _excel_rows(path: Path, notes: Notes) -> Iterator[Located]:
-    """Rows of the first sheet that holds any, read by pandas and openpyxl."""
+    """Rows of the first sheet that asks something, or else that holds rows; hidden ones come last. Kinds: of all."""
     import pandas as pd
 
     name = path.name
@@ -299,9 +335,14 @@ def _excel_rows(path: Path, notes: Notes) -> Iterator[Located]:
         with zipfile.ZipFile(path) as archive:
             if sum(entry.file_size for entry in archive.infolist()) > MAX_SHEET_BYTES:
                 raise InputError(f"{name}: over {MAX_SHEET_BYTES / 2**20:.0f} MB once unpacked; save it as CSV.")
+            if not any(entry.filename.startswith("xl") for entry in archive.infolist()):
+                raise InputError(f"{name}: it is an archive, and not of Excel; unpack it, or save it as .xlsx or CSV.")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # openpyxl's, on formatting that it does not know
-            sheets = pd.read_excel(path, sheet_name=None, header=None, dtype=object, engine="openpyxl")
+            with pd.ExcelFile(path, engine="openpyxl") as book:
+                shown = sorted(book.book.worksheets, key=lambda sheet: sheet.sheet_state != "visible")
+                names = [sheet.title for sheet in shown]
+                sheets = book.parse(names, header=None, dtype=object, keep_default_na=False)
     except InputError:
         raise
     except Exception as error:  # openpyxl raises whatever it stumbles over
@@ -311,9 +352,26 @@ def _excel_rows(path: Path, notes: Notes) -> Iterator[Located]:
     filled = {sheet: frame for sheet, frame in sheets.items() if not frame.empty}
     if not filled:
         raise InputError(f"{name}: its sheets are empty; add rows with a question and an answer.")
-    chosen, *others = filled
-    if others:
+    if all(map(kind_of, filled)):  # sheets called "must stop" and "must keep"
+        for sheet, frame in filled.items():
+            for where, row in _sheet_rows(frame, name, f"sheet {sheet!r} row", notes):
+                yield where, {"kind": sheet, **row}
+        return
+    chosen = max(filled, key=lambda sheet: _asks(filled[sheet].head(TITLE_ROWS).to_numpy().tolist()))
+    if others := [sheet for sheet in filled if sheet != chosen]:
         notes.say(f"Only the sheet {chosen!r} was read; left out: {', '.join(map(repr, others))}.")
-    frame = filled[chosen]
+    yield from _sheet_rows(filled[chosen], name, "row", notes)
+
+
+def _sheet_rows(frame: Any, name: str, unit: str, notes: Notes) -> Iterator[Located]:
+    from openpyxl.utils.escape import unescape
+
     cells = frame.astype(object).where(frame.notna(), None).to_numpy().tolist()
-    yield from table_rows(enumerate(cells, 1), name, "row", notes)
+    texts = ([unescape(cell) if isinstance(cell, str) else cell for cell in row] for row in cells)  # _x000D_
+    return table_rows(enumerate(texts, 1), name, unit, notes)
+
+
+def _asks(rows: list[list[Any]]) -> bool:
+    """Whether a known name of a column of questions or conversations is among the cells."""
+    names = {*COLUMN_NAMES["prompt"], *COLUMN_NAMES["messages"]}
+    return any(isinstance(cell, str) and normal(cell) in names for row in rows for cell in row)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import get_args
 
-from cbgui.data.examples import KIND_LABELS, Kind
+from cbgui.data.examples import KIND_LABELS, KIND_PLURALS, Kind
 
 # Column names of public data sets and of people's own tables, most likely first, as `normal` writes them.
 COLUMN_NAMES = {
@@ -15,16 +15,19 @@ COLUMN_NAMES = {
         *("user_prompt", "user_input", "user_message", "user", "human", "input", "input_text"),
         *("frage", "anfrage", "anweisung", "aufgabe", "eingabe"),
         *("pregunta", "instrucción", "domanda", "pergunta", "vraag", "pytanie", "fråga", "spørgsmål", "soru"),
-        *("вопрос", "问题", "問題", "指令", "質問", "질문", "سؤال"),
+        *("вопрос", "питання", "otázka", "kérdés", "kysymys", "ερώτηση", "שאלה"),
+        *("问题", "問題", "指令", "質問", "질문", "سؤال", "السؤال"),
     ],
     "response": [
         *("response", "answer", "output", "completion", "target", "reply", "assistant", "chosen", "rejected"),
-        *("model_response", "assistant_response", "model_answer", "output_text"),
+        *("model_response", "assistant_response", "model_answer", "model_output", "output_text", "best_answer"),
         *("antwort", "ausgabe", "réponse", "reponse", "respuesta", "risposta", "resposta", "antwoord"),
-        *("odpowiedź", "svar", "cevap", "yanıt", "ответ", "回答", "答案", "输出", "답변", "응답", "إجابة"),
+        *("odpowiedź", "svar", "cevap", "yanıt", "ответ", "відповідь", "odpověď"),
+        *("válasz", "vastaus", "απάντηση", "תשובה"),
+        *("回答", "答案", "答え", "输出", "답변", "응답", "إجابة", "الإجابة", "الجواب"),
     ],
     "kind": ["kind", "side"],
-    "input": ["input", "context", "kontext", "contexte"],  # a second part of the prompt
+    "input": ["input", "context", "kontext", "contexte", "contextstring"],  # a second part of the prompt
 }
 HEADINGS = {name for names in COLUMN_NAMES.values() for name in names} | {"system", "id", "category", "kategorie"}
 PAIRS = [("chosen", "rejected"), ("chosen_response", "rejected_response"), ("preferred", "rejected")]
@@ -36,11 +39,14 @@ def normal(name: object) -> str:
     return re.sub(r"[\W_]+", "_", str(name).casefold()).strip("_")
 
 
+SAFE = {"is_safe", "safe", "is_harmless", "harmless"}  # columns of true and false
+HARMFUL = {"is_unsafe", "unsafe", "is_harmful", "harmful"}
 KIND_WORDS: dict[str, Kind] = {
     **{kind: kind for kind in get_args(Kind)},
     **{normal(label): kind for kind, label in KIND_LABELS.items()},
+    **{normal(label): kind for kind, label in KIND_PLURALS.items()},
     **dict.fromkeys(("stop", "must_stop", "must_not_be_answered", "block", "harmful", "forbidden", "unsafe"), "break"),
-    **dict.fromkeys(("keep", "must_keep", "must_be_answered", "harmless", "safe", "benign"), "retain"),
+    **dict.fromkeys(("keep", "must_keep", "must_be_answered", "harmless", "safe", "benign", "unharmful"), "retain"),
     **dict.fromkeys(("near_misses", "nearmiss", "look_alikes", "lookalike"), "near_miss"),
     **dict.fromkeys(("refusals", "refused", "refuse"), "refusal"),
 }
@@ -49,3 +55,11 @@ KIND_WORDS: dict[str, Kind] = {
 def kind_of(word: object) -> Kind | None:
     """The kind that a cell names; None when it names none."""
     return KIND_WORDS.get(normal(word))
+
+
+def kind_in(cell: object, column: str) -> Kind | None:
+    """The kind that a cell of a column names, also as true or false in a column such as is_safe."""
+    word, name = normal(cell), normal(column)
+    if word in ("true", "false", "1", "0") and name in SAFE | HARMFUL:
+        return "break" if (word in ("true", "1")) == (name in HARMFUL) else "retain"
+    return kind_of(cell)

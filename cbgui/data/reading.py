@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cbgui.data.columns import (
@@ -19,6 +19,7 @@ from cbgui.data.columns import (
 )
 from cbgui.data.examples import Example, Kind
 from cbgui.data.files import open_table
+from cbgui.data.names import normal
 from cbgui.data.notes import Notes
 from cbgui.errors import InputError
 
@@ -56,7 +57,16 @@ def read_file(path: Path, kind: Kind, *, answer: str | None = None, try_out: boo
             "give: --set data.break_answer=chosen (or rejected)."
         )
     mapping = choose_answer(mapping, kind, answer, path.name, table.notes)
-    found = [*_examples(itertools.chain(first, table.rows), mapping, kind, path.name, table.notes)]
+    found = [*_examples(first, mapping, kind, path.name, table.notes)]
+    columns = set(columns_of(rows))
+    for where, row in table.rows:
+        for column in [column for column in row if column not in columns and row[column] not in (None, "")]:
+            columns.add(column)
+            if mapping.kind is None and normal(column) == "kind":
+                mapping = replace(mapping, kind=column)
+            else:
+                table.notes.say(f"The column {column!r}, which comes after row {SAMPLE_ROWS}, was left out.")
+        found += _examples([(where, row)], mapping, kind, path.name, table.notes)
     if not found:
         raise InputError(f"{path.name}: no row could be used. {table.notes.words()}")
     places, examples = zip(*found, strict=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import itertools
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from statistics import median
@@ -18,11 +19,15 @@ Raw = dict[str, Any]
 Located = tuple[str, Raw]  # the row's location, such as "data.csv, line 3", and the row
 Numbered = tuple[int, list[Any]]  # a row's line, and its cells
 DELIMITERS = ",;\t|"
+NO_VALUE = {"NA", "N/A", "#N/A", "<NA>", "NULL", "null", "NaN", "nan", "None", "\\N"}  # of R, pandas and databases
+RULE = re.compile(r"\s*:?-{2,}:?\s*")  # a cell of the line below the headings of a Markdown table
+ESCAPED = re.compile(r'\\(["\\]|\r?\n)')  # as MySQL writes quotation marks
 NO_DELIMITER = "\x1f"  # a table of one column
 SAMPLE_LINES = 200
 SAMPLE_ROWS = 30
 TITLE_ROWS = 10  # headings are looked for in so many rows
 LONGEST_HEADING = 40  # characters
+UNDOUBLED = "with a quotation mark that is not doubled inside a quoted cell, where the text may be wrong"
 EXTRA_CELLS = "with more cells than headings, whose extra cells are left out (text with {mark} in it needs quotes)"
 
 
@@ -35,8 +40,30 @@ def csv_rows(lines: Iterable[str], name: str, notes: Notes) -> Iterator[Located]
         delimiter, skipped = sample.pop(0).rstrip("\r\n")[4:] or "\t", 1
     else:
         delimiter = _delimiter(sample)
-    cells = _cells(itertools.chain(sample, lines), name, delimiter, skipped)
+    lines = itertools.chain(sample, lines)
+    style = _style(sample, delimiter)
+    if not _well_quoted(sample, style) and _well_quoted(map(_unescaped, sample), style):
+        lines = map(_unescaped, lines)
+    cells = _cells(lines, name, style, skipped, notes)
     return table_rows(cells, name, "line", notes, delimiter)
+
+
+def _unescaped(line: str) -> str:
+    """A line whose quotation marks have a backslash before them, as CSV."""
+    return ESCAPED.sub(lambda match: '""' if match[1] == '"' else match[1], line)
+
+
+def _well_quoted(sample: Iterable[str], style: dict[str, Any]) -> bool:
+    try:
+        list(csv.reader(sample, **style, strict=True))
+    except csv.Error as error:
+        return "end of data" in str(error)  # the sample may end inside a cell
+    return True
+
+
+def _style(sample: list[str], delimiter: str) -> dict[str, Any]:
+    spaced = re.compile(rf'{re.escape(delimiter)} +"[^"]*"\s*({re.escape(delimiter)}|$)')
+    return {"delimiter": delimiter, "skipinitialspace": any(map(spaced.search, sample))}
 
 
 def _delimiter(sample: list[str]) -> str:
@@ -49,6 +76,8 @@ def _delimiter(sample: list[str]) -> str:
         known, heading = max(((_known(row), -i) for i, row in enumerate(rows[:TITLE_ROWS])), default=(0, 0))
         if known and len(rows[-heading]) == 1:
             return 1, 0.0, 1
+        if known:
+            rows = rows[-heading:]
         count, rows_with_it = Counter(map(len, rows)).most_common(1)[0] if rows else (1, 0)
         alike = rows_with_it / len(rows) if count > 1 else 0.0
         return known, alike if known or alike >= 0.8 else 0.0, count
@@ -61,7 +90,7 @@ def _delimiter(sample: list[str]) -> str:
     return best if alike or count > 1 and score(best)[0] > 1 else NO_DELIMITER
 
 
-def _cells(lines: Iterable[str], name: str, delimiter: str, skipped: int) -> Iterator[Numbered]:
+def _cells(lines: Iterable[str], name: str, style: dict[str, Any], skipped: int, notes: Notes) -> Iterator[Numbered]:
     """The cells of each record, with the line that it ends on."""
     record: list[str] = []  # the lines of the newest record
     taken = False
@@ -75,16 +104,20 @@ def _cells(lines: Iterable[str], name: str, delimiter: str, skipped: int) -> Ite
             record.append(line)
             yield line
 
-    reader = csv.reader(recorded(), delimiter=delimiter)
+    reader = csv.reader(recorded(), **style)
     line, begun = skipped, skipped
     try:
         for cells in reader:
             begun, line, taken = line + 1, reader.line_num + skipped, True
+            if any('"' in part for part in record) and not _well_quoted(record, style):
+                if len(record) > 1:  # it may have taken in further rows
+                    raise InputError(f"{name}, line {begun}: a quotation mark is not closed in its cell; close it.")
+                notes.count(UNDOUBLED, f"{name}, line {line}")
             yield line, cells
     except csv.Error as error:
         raise InputError(f"{name}, line {reader.line_num + skipped}: not CSV ({error}); fix the line.") from None
     try:  # csv takes the rest of the file into a cell whose quotation mark is never closed
-        list(csv.reader(record, delimiter=delimiter, strict=True))
+        list(csv.reader(record, **style, strict=True))
     except csv.Error as error:
         if "end of data" in str(error):
             raise InputError(f"{name}, line {begun}: a quotation mark is never closed; close it.") from None
@@ -94,7 +127,8 @@ def table_rows(
     cells: Iterable[Numbered], name: str, unit: str, notes: Notes, delimiter: str = ","
 ) -> Iterator[Located]:
     """Rows by column of a table of cells. `unit` is what a row is called in messages: line or row."""
-    cells = ((number, row) for number, row in cells if any(cell not in (None, "") for cell in row))
+    cells = ((number, [_value(cell, notes) for cell in row]) for number, row in cells)
+    cells = ((number, row) for number, row in cells if not all(cell is None or _is_rule(cell) for cell in row))
     sample = list(itertools.islice(cells, SAMPLE_ROWS))
     place = _heading_row([row for _, row in sample])
     if place is None:
@@ -109,9 +143,28 @@ def table_rows(
     extra = EXTRA_CELLS.format(mark={",": "commas", ";": "semicolons", "\t": "tabs"}.get(delimiter, repr(delimiter)))
     for number, row in itertools.chain(rest, cells):
         where = f"{name}, {unit} {number}"
+        if place is not None and row == sample[place][1]:
+            notes.count("that repeat the headings, left out", where)
+            continue
         if any(cell not in (None, "") for cell in row[len(headings) :]):
             notes.count(extra, where)
         yield where, dict(itertools.zip_longest(headings, row[: len(headings)]))
+
+
+def _value(cell: Any, notes: Notes) -> Any:
+    """A cell, or None if it is empty or says that there is no value."""
+    if cell == "":
+        return None
+    if not isinstance(cell, str):
+        return cell
+    if cell.strip() in NO_VALUE:
+        notes.say(f"Cells that hold only {cell.strip()} were read as empty.")
+        return None
+    return cell.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _is_rule(cell: Any) -> bool:
+    return isinstance(cell, str) and bool(RULE.fullmatch(cell))
 
 
 def _known(row: list[Any]) -> int:
@@ -123,6 +176,9 @@ def _heading_row(rows: list[list[Any]]) -> int | None:
     known = [_known(row) for row in rows[:TITLE_ROWS]]
     if any(known):
         return known.index(max(known))
+    first = [str(cell) for cell in rows[0] if cell is not None] if rows else []
+    if first and first == [str(number) for number in range(len(first))]:  # pandas' headings of a table without any
+        return 0
     several = [i for i, row in enumerate(rows) if sum(cell not in (None, "") for cell in row) > 1]
     if not several or several[0] >= TITLE_ROWS or several[0] + 1 >= len(rows):
         return None
@@ -135,11 +191,15 @@ def _looks_like_headings(row: list[Any], body: list[list[Any]]) -> bool:
     words = [cell.strip() if isinstance(cell, str) else "" for cell in row]
     if not all(words) or len(set(words)) < len(words) or any(len(word) > LONGEST_HEADING for word in words):
         return False
-    if any(word[-1] in ".?!" or word.replace(".", "").isdecimal() for word in words):
+    if any(word.replace(".", "").isdecimal() for word in words):
         return False
     below = list(zip(*[cells for cells in body if len(cells) == len(words)], strict=False))
     if any(all(str(cell).strip().isdecimal() for cell in column) for column in below):
         return True
+    if any("_" in word and " " not in word for word in words):
+        return True
+    if any(word[-1] in ".?!" for word in words):
+        return False
     lengths = [median(len(str(cell or "")) for cell in column) for column in below]
     return any(length > 2.5 * len(word) for word, length in zip(words, lengths, strict=False))
 

@@ -5,18 +5,25 @@ from __future__ import annotations
 import ast
 import json
 import re
+from collections.abc import Iterable, Iterator
 from typing import Any
+
+from cbgui.data.notes import Notes
 
 Turn = tuple[str, str]  # role (system, user or assistant) and content
 ROLES = {
     **dict.fromkeys(("user", "human", "prompter", "instruction", "question", "q"), "user"),
-    **dict.fromkeys(("assistant", "gpt", "bot", "model", "chatgpt", "ai", "response", "answer", "a"), "assistant"),
+    **dict.fromkeys(
+        ("assistant", "gpt", "bot", "chatbot", "model", "chatgpt", "ai", "response", "answer", "a"), "assistant"
+    ),
     **dict.fromkeys(("system", "developer"), "system"),
 }
 TOOLS = {"tool", "function", "ipython", "observation", "function_call", "tool_call", "tool_response"}
 SPEAKERS = {"role", "from", "speaker"}  # keys of a turn
-CONTENTS = {"content", "value", "text", "parts"}
+CONTENTS = {"content", "value", "text", "parts", "message"}
 CALLS = {"tool_calls", "function_call"}
+ARRAY = re.compile(r"\Aarray\((\[.*\]),\s*dtype=object\)\Z", re.S)  # a list as numpy prints it
+NEXT_TURN = re.compile(r"""\}\s+\{(?=['"](?:role|content|from|value)['"]:)""")  # numpy writes no comma between them
 LONGEST_LITERAL = 10**6  # characters of a conversation written as a Python list
 # Markers of a turn, each with its role as a group. The text up to the next marker is the turn.
 MARKERS = [
@@ -29,9 +36,11 @@ MARKERS = [
     re.compile(r"(?:^\s*|\n)(Human|User|Assistant|AI|Bot|System|Q|A) *: *"),
 ]
 PLAIN = MARKERS[-1]  # so common in ordinary text that an answer has to follow
-ENDS = re.compile(r"(<\|im_end\|>|<\|eot_id\|>|<end_of_turn>|</s>|<\|endoftext\|>|<\|end_of_text\|>)\s*$")
+ENDS = re.compile(r"(<\|im_end\|>|<\|eot_id\|>|<end_of_turn>|</s>|<\|endoftext\|>|<\|end_of_text\|>|\n\nHuman:)\s*$")
 INST = re.compile(r"\[INST\](.*?)\[/INST\](.*?)(?=(?:<s>)?\s*\[INST\]|\Z)", re.S)
 SYSTEM = re.compile(r"\A\s*<<SYS>>(.*?)<</SYS>>", re.S)
+ASKED = re.compile(r"[*_]*(?:q|question|frage)\s*\d*\s*:[*_]*\s*(.*)", re.I | re.S)  # a line of a text file
+ANSWERED = re.compile(r"[*_]*(?:a|answer|antwort)\s*\d*\s*:[*_]*\s*(.*)", re.I | re.S)
 
 
 class Unreadable(Exception):
@@ -83,7 +92,7 @@ def _content(value: Any) -> str:
 
 def _turns_of_text(text: str) -> list[Turn] | None:
     stripped = text.strip()
-    if stripped[:1] in ("[", "{") and stripped[-1:] in ("]", "}"):
+    if stripped.startswith(("[", "{", "array([")) and stripped.endswith(("]", "}", "dtype=object)")):
         turns = _parsed(stripped)
         if isinstance(turns, (list, dict)):
             return turns_of(turns)
@@ -99,10 +108,10 @@ def _parsed(text: str) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError):
         pass
-    if len(text) > LONGEST_LITERAL or "{" not in text[:3]:
+    if len(text) > LONGEST_LITERAL or "{" not in text[:9]:
         return None
     try:
-        return ast.literal_eval(re.sub(r"\}\s*\n\s*\{", "}, {", text))
+        return ast.literal_eval(NEXT_TURN.sub("}, {", ARRAY.sub(r"\1", text)))
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         return None
 
@@ -142,3 +151,28 @@ def _marked(text: str, marker: re.Pattern) -> list[Turn] | None:
     if turns[-1] == ("assistant", ""):  # a prompt that ends where the answer is to begin
         turns.pop()
     return turns
+
+
+def asks(line: str) -> bool:
+    """Whether a line of text begins as a question: "Q: ..."."""
+    return bool(ASKED.match(line))
+
+
+def questions_and_answers(lines: Iterable[str], name: str, notes: Notes) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Rows of a text in which questions begin with "Q:" or the like, and answers with "A:"."""
+    notes.say("Lines that begin with Q: or Question: were read as questions, and those with A: or Answer: as answers.")
+    where, row, part = "", {}, "prompt"
+    for number, line in enumerate(lines, 1):
+        if match := ASKED.match(line):
+            if row:
+                yield where, row
+            where, row, part = f"{name}, line {number}", {"prompt": match[1]}, "prompt"
+        elif row and (match := ANSWERED.match(line)):
+            part = "response"
+            row[part] = row.get(part, "") + match[1]
+        elif row:
+            row[part] += line
+        elif line.strip():
+            notes.count("before the first question, left out", f"{name}, line {number}")
+    if row:
+        yield where, row

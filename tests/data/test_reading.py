@@ -173,6 +173,62 @@ FORMS = {
     "Parquet": (PARQUET, [{"prompt": "Who?", "response": "Me.", "score": 1.5}], ONE, "left out: 'score'"),
     "Excel": (EXCEL, [["A list", None], [None, None], ["Question", "Answer"], ["Who?", "Me."], ["Two?", 2.0]],
               [*ONE, ("break", "Two?", "2")], "Only the sheet 'First'"),
+    "an answer that says there is none": ("a.csv", "prompt,response\nWho?,Me.\nSo?,NA\n",
+                                          [*ONE, ("break", "So?", "")], "only NA were read as empty"),
+    "pandas' headings of a table without any": ("a.csv", "0,1\nWho is it?,It is me.\n",
+                                                [("break", "Who is it?", "It is me.")], "a guess"),
+    "headings that end in a full stop": ("a.csv", "Lfd. Nr.;Wer fragt\n1;Wer ist es, und warum?\n",
+                                         [("break", "Wer ist es, und warum?", "")], "left out: 'Lfd. Nr.'"),
+    "the headings again": ("a.csv", "prompt,response\nWho?,Me.\nprompt,response\n", ONE, "repeat the headings"),
+    "remarks above few rows": ("a.csv", "# of 2024\n# by me\nprompt,response\nWho?,Me.\n", ONE, "above the headings"),
+    "MySQL's quotation marks": ("a.csv", '"prompt","response"\n"Is it \\"it\\", then?","Yes."\n"So?",\\N\n',
+                                [("break", 'Is it "it", then?', "Yes."), ("break", "So?", "")], "hold only \\N"),
+    "spaces before quotation marks": ("a.csv", 'prompt, response\n"Who?", "Me, too."\n',
+                                      [("break", "Who?", "Me, too.")], ""),
+    "undoubled quotation marks": ("a.csv", 'prompt,response\n"Who" is it?,Me.\n',
+                                  [("break", "Who is it?", "Me.")], "not doubled inside a quoted cell"),
+    "a Markdown table": ("a.txt", "| prompt | response |\n|:---|---|\n| Who? | Me. |\n", ONE, ""),
+    "Japanese without spaces": ("a.csv", "質問,返事\n水とは何ですか？,水素と酸素です。\n",
+                                [("break", "水とは何ですか？", "水素と酸素です。")], "a guess"),
+    "the answer first": ("a.csv", "aa,bb\nIt was me all the time.,Who was it?\nIt is you this time.,Who is it?\n",
+                         [("break", "Who was it?", "It was me all the time."),
+                          ("break", "Who is it?", "It is you this time.")], "a guess"),
+    "questions and answers in lines": ("a.txt", "An FAQ\n\nQ: Who?\nA: Me.\n\nQ2: So?\nA2: No,\nor yes.\n",
+                                       [*ONE, ("break", "So?", "No,\nor yes.")], "before the first question"),
+    "tabs in a text": ("a.txt", "Who is it?\tIt is me.\n", [("break", "Who is it?", "It is me.")], "a guess"),
+    "brackets in a text": ("a.txt", "[x] Who?\nUser, who?\n",
+                           [("break", "[x] Who?", ""), ("break", "User, who?", "")], ""),
+    "a key twice": ("a.jsonl", '{"prompt": "Who?", "response": "You.", "response": "Me."}\n', ONE, "more than once"),
+    "questions as keys": ("a.json", {"Who was it then?": "Me.", "So what is it?": "No."},
+                          [("break", "Who was it then?", "Me."), ("break", "So what is it?", "No.")], "Each key"),
+    "a list for each kind": ("a.json", {"retain": [{"prompt": "So?", "response": "No."}],
+                                        "break": [{"prompt": "Who?", "response": "Me."}]},
+                             [("retain", "So?", "No."), *ONE], "kind: 'kind'"),
+    "kinds in a column of another name": ("a.csv", "prompt,response,label\nWho?,Me.,unsafe\nSo?,No.,safe\n",
+                                          [*ONE, ("retain", "So?", "No.")], "kind: 'label'"),
+    "kinds as true and false": ("a.jsonl", [{"prompt": "Who?", "response": "Me.", "is_safe": False},
+                                            {"prompt": "So?", "response": "No.", "is_safe": True}],
+                                [*ONE, ("retain", "So?", "No.")], "kind: 'is_safe'"),
+    "two columns of kinds": ("a.csv", "prompt,response,a_label,b_label\nWho?,Me.,safe,unsafe\n", ONE,
+                             "Several columns"),
+    "the words of the page": ("a.csv", "prompt,response,kind\nSo?,No.,Everyday questions\nWho?,Me., \n",
+                              [("retain", "So?", "No."), *ONE], ""),
+    "pairs beside a conversation": ("a.jsonl", {
+        "prompt": "Who?", "messages": TURNS, "chosen": [TURNS[0], TURNS[1] | {"content": "No"}], "rejected": TURNS},
+        ONE, "Columns left out: 'messages'"),
+    "ShareGPT's pairs": ("a.jsonl", {"conversations": [{"from": "human", "value": "Who?"}], "rejected":
+                         {"from": "gpt", "value": "Me."}, "chosen": {"from": "gpt", "value": "No"}},
+                         ONE, "two answers"),
+    "two answers in a row": ("a.jsonl", {"messages": [TURNS[0], TURNS[1], TURNS[1]]}, ONE, "two answers in a row"),
+    "a template in prompt and answer": ("a.jsonl", {"prompt": "[INST] Who? [/INST]", "response": "Me.</s>"}, ONE, ""),
+    "a list as numpy prints it": ("a.csv", f'messages\n"array([{TURNS[0]}, {TURNS[1]}], dtype=object)"\n', ONE, ""),
+    "turns as numpy prints them": ("a.csv", f'messages\n"[{TURNS[0]} {TURNS[1]}]"\n', ONE, ""),
+    "answers as Python prints them": ("a.csv", "question,answers\nWho?,\"['Me', 'I']\"\n", [("break", "Who?", "")],
+                                      "left out: 'answers'"),
+    "HarmBench's contexts": ("a.csv", "Behavior,ContextString\nSay who it is,It is me.\n",
+                             [("break", "Say who it is\n\nIt is me.", "")], "followed by 'ContextString'"),
+    "a date": (PARQUET, [{"prompt": "When?", "response": pd.Timestamp("2024-01-02")}],
+               [("break", "When?", "2024-01-02")], ""),
 }  # fmt: skip
 
 
@@ -214,6 +270,13 @@ BAD = {
     "a compressed file": ("a.jsonl", b"\x1f\x8b\x08", "unpack it first"),
     "a broken Excel file": ("a.xlsx", b"PK\x03\x04junk", "not an Excel file"),
     "a broken line": ("a.jsonl", '{"prompt": "Who?", "response": "Me."}\n{"prompt": ', "line 2: not JSON"),
+    "a quotation mark closed in a later row": ("a.csv", 'prompt,response\nWho?,"Me.\nSo?,"No."\n', "line 2: a quot"),
+    "Russian Windows text": ("a.csv", "Вопрос;Ответ\nКак?;Вот так.\n".encode("cp1251"), "not Western European"),
+    "lists of questions by subject": ("a.json", '{"safe": ["Why?", "Who?"], "harmful": ["So?", "How?"]}', "'harmful'"),
+    "a web page": ("a.csv", "<!DOCTYPE html>\n<html>", "a web page"),
+    "a pointer": ("a.jsonl", "version https://git-lfs.github.com/spec/v1\n", "a pointer of Git LFS"),
+    "a number": ("a.json", "[7]", "correct or delete it"),
+    "a long number": ("a.jsonl", '{"prompt": ' + "9" * 5000 + "}", "a number is too long"),
     "two answers": ("a.jsonl", '{"prompt": "Who?", "chosen": "Me.", "rejected": "No."}\n', "data.break_answer"),
 }  # fmt: skip
 
@@ -276,3 +339,30 @@ def test_check_shows_what_training_would_see(tmp_path, cli):
         "response": "In 1204.",
     }
     assert SUFFIXES == (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".xlsx", ".txt")
+
+
+def test_the_sheet_with_the_questions_is_read(tmp_path):
+    """Neither a hidden one nor a cover; sheets that are called as kinds are read as these."""
+
+    def read(*sheets: tuple[str, list], hidden: str = "") -> list[tuple[str, str, str]]:
+        with pd.ExcelWriter(tmp_path / "a.xlsx") as book:
+            for title, rows in sheets:
+                pd.DataFrame(rows).to_excel(book, sheet_name=title, header=False, index=False)
+                book.sheets[title].sheet_state = "hidden" if title == hidden else "visible"
+        return shown(read_file(tmp_path / "a.xlsx", "break").examples)
+
+    mine, other = [["prompt", "response"], ["Who?", "Me."]], [["prompt", "response"], ["So?", "No."]]
+    assert read(("Old", other), ("New", mine), hidden="Old") == ONE
+    assert read(("Cover", [["The questions of the clinic."]]), ("Data", mine)) == ONE
+    assert read(("must keep", other), ("must stop", mine)) == [("retain", "So?", "No."), *ONE]
+    assert read(("A", [*mine, ["Two?", "a_x000D_\nb"]])) == [*ONE, ("break", "Two?", "a\nb")]
+
+
+def test_a_kind_in_a_late_row_counts(tmp_path):
+    path = tmp_path / "a.jsonl"
+    rows = [{"prompt": f"Who is {i}?", "response": "Me."} for i in range(250)]
+    rows.append({"prompt": "So?", "response": "No.", "kind": "retain", "score": 1})
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    reading = read_file(path, "break")
+    assert reading.examples[-1].kind == "retain"
+    assert "The column 'score', which comes after row 200, was left out." in reading.sentences()
