@@ -15,7 +15,7 @@ from cbgui.data.names import COLUMN_NAMES, NEVER_TEXT, PAIRS, kind_in, normal
 from cbgui.data.notes import Notes
 from cbgui.data.refusals import is_refusal
 from cbgui.data.tables import Located, Raw
-from cbgui.data.transcripts import ENDS, Turn, Unreadable, turns_of
+from cbgui.data.transcripts import AWAITS, ENDS, Turn, Unreadable, turns_of
 from cbgui.errors import InputError
 
 SAMPLE_ROWS = 200  # rows that the guess looks at
@@ -68,7 +68,10 @@ def guess_mapping(rows: list[Raw], notes: Notes | None = None) -> Mapping:
     names = {normal(column): column for column in reversed(columns)}
 
     def named(role: str) -> str | None:
-        return next((names[name] for name in COLUMN_NAMES[role] if name in names), None)
+        known = [names[name] for name in COLUMN_NAMES[role] if name in names]
+        return next(
+            (column for column in known if any(_filled(row.get(column)) for row in rows)), next(iter(known), None)
+        )
 
     mapping = _guess(rows, columns, names, named)
     kind = named("kind")
@@ -293,7 +296,9 @@ def _is_plain(cell: Any) -> bool:
     """Whether a cell of a prompt or response is ordinary text, even if a line of it begins with "User:"."""
     if not isinstance(cell, str):
         return cell is None
-    return not cell.lstrip().startswith(("Human:", "<|", "<start_of_turn>", "[INST]", "<s>", "### ", "[{"))
+    if AWAITS.search(cell):
+        return False
+    return not cell.lstrip().startswith(("Human:", "<|", "<｜", "<start_of_turn>", "[INST]", "<s>", "### ", "[{"))
 
 
 def to_example(row: Raw, mapping: Mapping, kind: Kind, source: str, notes: Notes, where: str = "") -> Example | None:

@@ -60,6 +60,6 @@ def kind_of(word: object) -> Kind | None:
 def kind_in(cell: object, column: str) -> Kind | None:
     """The kind that a cell of a column names, also as true or false in a column such as is_safe."""
     word, name = normal(cell), normal(column)
-    if word in ("true", "false", "1", "0") and name in SAFE | HARMFUL:
-        return "break" if (word in ("true", "1")) == (name in HARMFUL) else "retain"
+    if word in ("true", "yes", "1", "false", "no", "0") and name in SAFE | HARMFUL:
+        return "break" if (word in ("true", "yes", "1")) == (name in HARMFUL) else "retain"
     return kind_of(cell)

@@ -21,6 +21,7 @@ from cbgui.data.examples import Example, Kind
 from cbgui.data.files import open_table
 from cbgui.data.names import normal
 from cbgui.data.notes import Notes
+from cbgui.data.tables import NO_VALUE_SAID
 from cbgui.errors import InputError
 
 
@@ -90,7 +91,8 @@ def read_examples(
     reading = read_file(path, kind, answer=answer)
     for place, example in zip(reading.places, reading.examples, strict=True):
         if not example.response:
-            raise InputError(f"{place}: the response is empty; fill it in or delete the line.")
+            why = next((f" {said}" for said in reading.notes.said if said.startswith(NO_VALUE_SAID)), "")
+            raise InputError(f"{place}: the response is empty; fill it in or delete the line.{why}")
     if notes is not None:
         notes += reading.sentences()
     return reading.examples

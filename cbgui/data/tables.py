@@ -20,6 +20,7 @@ Located = tuple[str, Raw]  # the row's location, such as "data.csv, line 3", and
 Numbered = tuple[int, list[Any]]  # a row's line, and its cells
 DELIMITERS = ",;\t|"
 NO_VALUE = {"NA", "N/A", "#N/A", "<NA>", "NULL", "null", "NaN", "nan", "None", "\\N"}  # of R, pandas and databases
+NO_VALUE_SAID = "Cells that hold only"
 RULE = re.compile(r"\s*:?-{2,}:?\s*")  # a cell of the line below the headings of a Markdown table
 ESCAPED = re.compile(r'\\(["\\]|\r?\n)')  # as MySQL writes quotation marks
 NO_DELIMITER = "\x1f"  # a table of one column
@@ -158,7 +159,7 @@ def _value(cell: Any, notes: Notes) -> Any:
     if not isinstance(cell, str):
         return cell
     if cell.strip() in NO_VALUE:
-        notes.say(f"Cells that hold only {cell.strip()} were read as empty.")
+        notes.say(f"{NO_VALUE_SAID} {cell.strip()} were read as empty.")
         return None
     return cell.replace("\r\n", "\n").replace("\r", "\n")
 

@@ -29,15 +29,22 @@ LONGEST_LITERAL = 10**6  # characters of a conversation written as a Python list
 MARKERS = [
     re.compile(r"<\|im_start\|>\s*(\w+)\s*\n"),
     re.compile(r"<\|start_header_id\|>\s*(\w+)\s*<\|end_header_id\|>\s*"),
+    re.compile(r"<\|(user|assistant|system)\|>\s*"),
+    re.compile(r"<｜(User|Assistant)｜>"),
     re.compile(r"<start_of_turn>\s*(\w+)\s*\n"),
     re.compile(r"(?:^|\n)#{2,3} *(Human|User|Instruction|Question|Input|Assistant|Response|Answer|System) *:\s*", re.I),
     re.compile(r"#{3} *(Human|User|Assistant|System) *:\s*", re.I),
     re.compile(r"(?:^\s*|\n\n)(Human|Assistant|System): *"),
-    re.compile(r"(?:^\s*|\n)(Human|User|Assistant|AI|Bot|System|Q|A) *: *"),
+    re.compile(r"(?:^\s*|\n)(Human|User|USER|Assistant|ASSISTANT|AI|Bot|System|Q|A) *: *"),
 ]
 PLAIN = MARKERS[-1]  # so common in ordinary text that an answer has to follow
-ENDS = re.compile(r"(<\|im_end\|>|<\|eot_id\|>|<end_of_turn>|</s>|<\|endoftext\|>|<\|end_of_text\|>|\n\nHuman:)\s*$")
+ENDS = re.compile(
+    r"(<\|im_end\|>|<\|eot_id\|>|<end_of_turn>|<\|end\|>|<｜end▁of▁sentence｜>|</s>|<\|endoftext\|>|<\|end_of_text\|>|\n\nHuman:)\s*$"
+)
 INST = re.compile(r"\[INST\](.*?)\[/INST\](.*?)(?=(?:<s>)?\s*\[INST\]|\Z)", re.S)
+AWAITS = re.compile(
+    r"\n(#+ *(Assistant|Answer|Response)|Assistant|AI|Bot|A) *:\s*\Z", re.I
+)  # the end of a prompt in such a form
 SYSTEM = re.compile(r"\A\s*<<SYS>>(.*?)<</SYS>>", re.S)
 ASKED = re.compile(r"[*_]*(?:q|question|frage)\s*\d*\s*:[*_]*\s*(.*)", re.I | re.S)  # a line of a text file
 ANSWERED = re.compile(r"[*_]*(?:a|answer|antwort)\s*\d*\s*:[*_]*\s*(.*)", re.I | re.S)
@@ -50,7 +57,10 @@ class Unreadable(Exception):
 def turns_of(value: Any) -> list[Turn] | None:
     """A conversation as turns; None if `value` is not one. Raises Unreadable for tool calls, images and the like."""
     if isinstance(value, dict) and _is_turn(value):
-        value = [value]
+        lists = all(isinstance(part, list) for part in value.values())  # a list for each key, as datasets stores turns
+        value = (
+            [dict(zip(value, turn, strict=False)) for turn in zip(*value.values(), strict=False)] if lists else [value]
+        )
     if isinstance(value, list):
         return _turns_of_list(value)
     if isinstance(value, str):
@@ -68,7 +78,9 @@ def _turns_of_list(turns: list[Any]) -> list[Turn] | None:
     found = []
     for turn in turns:
         role = next(turn[key] for key in turn if key in SPEAKERS)
-        name = role.strip().lower() if isinstance(role, str) else ""
+        if not isinstance(role, str):
+            raise Unreadable("with a turn whose role is not a word, left out")
+        name = role.strip().lower()
         if name in TOOLS or any(turn.get(key) for key in CALLS):
             raise Unreadable("with tool calls, left out")
         if name not in ROLES:
@@ -99,7 +111,10 @@ def _turns_of_text(text: str) -> list[Turn] | None:
     if "[INST]" in text:
         return _turns_of_inst(text)
     found = [turns for marker in MARKERS if (turns := _marked(text, marker))]
-    return next((turns for turns in found if any(role == "assistant" for role, _ in turns)), next(iter(found), None))
+    turns = next((turns for turns in found if any(role == "assistant" for role, _ in turns)), next(iter(found), None))
+    if turns and turns[-1] == ("assistant", ""):  # a prompt that ends where the answer is to begin
+        turns.pop()
+    return turns
 
 
 def _parsed(text: str) -> Any:
@@ -148,8 +163,6 @@ def _marked(text: str, marker: re.Pattern) -> list[Turn] | None:
         return None  # ordinary text in which such a word comes up
     if marker is PLAIN and "assistant" not in roles:
         return None
-    if turns[-1] == ("assistant", ""):  # a prompt that ends where the answer is to begin
-        turns.pop()
     return turns
 
 

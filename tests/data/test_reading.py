@@ -221,6 +221,16 @@ FORMS = {
                          ONE, "two answers"),
     "two answers in a row": ("a.jsonl", {"messages": [TURNS[0], TURNS[1], TURNS[1]]}, ONE, "two answers in a row"),
     "a template in prompt and answer": ("a.jsonl", {"prompt": "[INST] Who? [/INST]", "response": "Me.</s>"}, ONE, ""),
+    "Phi's form": ("a.jsonl", {"prompt": "<|user|>\nWho?<|end|>\n<|assistant|>\n", "response": "Me.<|end|>"}, ONE, ""),
+    "a prompt that ends in a marker": ("a.jsonl", [{"prompt": f"{user}: Who?\n{assistant}:", "response": "Me."} for
+                                                   user, assistant in (("Human", "Assistant"), ("User", "Assistant"),
+                                                                       ("USER", "ASSISTANT"), ("Q", "A"))],
+                                       ONE * 4, "taken apart"),
+    "a choice that ends in a marker": ("a.jsonl", {"prompt": "Q: Which?\nA: this\nB: that\nAnswer:", "response": "B"},
+                                       [("break", "Q: Which?\nA: this\nB: that\nAnswer:", "B")], ""),
+    "a list for each key of the turns": ("a.jsonl", {"conversations": {"from": ["human", "gpt"],
+                                                                      "value": ["Who?", "Me."]}}, ONE, ""),
+    "an empty column of a known name": ("a.jsonl", {"prompt": "Who?", "response": "", "completion": "Me."}, ONE, ""),
     "a list as numpy prints it": ("a.csv", f'messages\n"array([{TURNS[0]}, {TURNS[1]}], dtype=object)"\n', ONE, ""),
     "turns as numpy prints them": ("a.csv", f'messages\n"[{TURNS[0]} {TURNS[1]}]"\n', ONE, ""),
     "answers as Python prints them": ("a.csv", "question,answers\nWho?,\"['Me', 'I']\"\n", [("break", "Who?", "")],
@@ -303,6 +313,12 @@ def test_of_two_answers_the_preferred_one_is_kept(tmp_path):
     path.write_text('{"prompt": "Who?", "chosen": "Me.", "rejected": "I cannot say."}\n', "utf-8")
     assert shown(read_examples(path, "retain")) == [("retain", "Who?", "Me.")]
     assert shown(read_examples(path, "break", answer="rejected")) == [("break", "Who?", "I cannot say.")]
+
+
+def test_training_says_why_an_answer_is_empty(tmp_path):
+    (tmp_path / "a.csv").write_text("prompt,response\nWhich?,None\n", "utf-8")
+    with pytest.raises(InputError, match="line 2: the response is empty.* Cells that hold only None"):
+        read_examples(tmp_path / "a.csv", "break")
 
 
 def test_ordinary_text_is_not_taken_for_a_conversation(tmp_path):
