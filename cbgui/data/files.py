@@ -291,14 +291,15 @@ def _list_of_rows(content: Any, notes: Notes) -> list[Any]:
     if isinstance(content.get("columns"), list) and isinstance(content.get("data"), list):  # pandas' "split" form
         return [dict(zip(content["columns"], row, strict=False)) for row in content["data"] if isinstance(row, list)]
     tables = {key: value for key, value in content.items() if _is_table(value)}
-    if tables and all(map(kind_of, tables)):  # {"break": [rows], "retain": [rows]}
-        return [{"kind": key, **row} for key, rows in tables.items() for row in rows]
-    if tables:  # {"train": [rows], "test": [rows]}, or {"version": 1, "data": [rows]}
-        chosen = next((key for key in tables if key.lower() in SPLITS), next(iter(tables)))
+    if (
+        tables
+    ):  # {"train": [rows], "test": [rows]}, {"version": 1, "data": [rows]}, or {"break": [rows], "retain": [rows]}
+        kinds = [key for key in tables if kind_of(key)]
+        chosen = kinds or [next((key for key in tables if key.lower() in SPLITS), next(iter(tables)))]
         for key, rows in tables.items():
-            if key != chosen:
-                notes.say(f"Only {chosen!r} was read; {key!r} was left out (rows: {len(rows):,}).")
-        return tables[chosen]
+            if key not in chosen:
+                notes.say(f"Only {_listed(chosen)} was read; {key!r} was left out (rows: {len(rows):,}).")
+        return [{"kind": key, **row} if kinds else row for key in chosen for row in tables[key]]
     values = list(content.values())
     if len(values) > 1 and all(isinstance(value, dict) for value in values):
         if len({tuple(value) for value in values}) == 1 and all(key.isdecimal() for key in values[0]) and values[0]:
@@ -314,6 +315,10 @@ def _list_of_rows(content: Any, notes: Notes) -> list[Any]:
             notes.say("Each key was read as a question, and its value as the answer.")
             return [{"prompt": key, "response": value} for key, value in content.items()]
     return [content]
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(map(repr, names))
 
 
 def _is_table(value: Any) -> bool:
@@ -352,15 +357,14 @@ def _excel_rows(path: Path, notes: Notes) -> Iterator[Located]:
     filled = {sheet: frame for sheet, frame in sheets.items() if not frame.empty}
     if not filled:
         raise InputError(f"{name}: its sheets are empty; add rows with a question and an answer.")
-    if all(map(kind_of, filled)):  # sheets called "must stop" and "must keep"
-        for sheet, frame in filled.items():
-            for where, row in _sheet_rows(frame, name, f"sheet {sheet!r} row", notes):
-                yield where, {"kind": sheet, **row}
-        return
-    chosen = max(filled, key=lambda sheet: _asks(filled[sheet].head(TITLE_ROWS).to_numpy().tolist()))
-    if others := [sheet for sheet in filled if sheet != chosen]:
-        notes.say(f"Only the sheet {chosen!r} was read; left out: {', '.join(map(repr, others))}.")
-    yield from _sheet_rows(filled[chosen], name, "row", notes)
+    kinds = [sheet for sheet in filled if kind_of(sheet)]  # such as "must stop" and "must keep"
+    chosen = kinds or [max(filled, key=lambda sheet: _asks(filled[sheet].head(TITLE_ROWS).to_numpy().tolist()))]
+    if others := [sheet for sheet in filled if sheet not in chosen]:
+        notes.say(f"Only the sheet {_listed(chosen)} was read; left out: {_listed(others)}.")
+    for sheet in chosen:
+        unit = "row" if len(chosen) == 1 else f"sheet {sheet!r} row"
+        for where, row in _sheet_rows(filled[sheet], name, unit, notes):
+            yield where, {"kind": sheet, **row} if kinds else row
 
 
 def _sheet_rows(frame: Any, name: str, unit: str, notes: Notes) -> Iterator[Located]:

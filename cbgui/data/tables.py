@@ -197,7 +197,7 @@ def _looks_like_headings(row: list[Any], body: list[list[Any]]) -> bool:
     below = list(zip(*[cells for cells in body if len(cells) == len(words)], strict=False))
     if any(all(str(cell).strip().isdecimal() for cell in column) for column in below):
         return True
-    if any("_" in word and " " not in word for word in words):
+    if any("_" in word for word in words) and not any(" " in word for word in words):
         return True
     if any(word[-1] in ".?!" for word in words):
         return False

@@ -177,6 +177,8 @@ FORMS = {
                                           [*ONE, ("break", "So?", "")], "only NA were read as empty"),
     "pandas' headings of a table without any": ("a.csv", "0,1\nWho is it?,It is me.\n",
                                                 [("break", "Who is it?", "It is me.")], "a guess"),
+    "headings with underscores": ("a.csv", "text_en,said_en\nWho is it?,It is me.\n",
+                                  [("break", "Who is it?", "It is me.")], "a guess"),
     "headings that end in a full stop": ("a.csv", "Lfd. Nr.;Wer fragt\n1;Wer ist es, und warum?\n",
                                          [("break", "Wer ist es, und warum?", "")], "left out: 'Lfd. Nr.'"),
     "the headings again": ("a.csv", "prompt,response\nWho?,Me.\nprompt,response\n", ONE, "repeat the headings"),
@@ -202,8 +204,8 @@ FORMS = {
     "questions as keys": ("a.json", {"Who was it then?": "Me.", "So what is it?": "No."},
                           [("break", "Who was it then?", "Me."), ("break", "So what is it?", "No.")], "Each key"),
     "a list for each kind": ("a.json", {"retain": [{"prompt": "So?", "response": "No."}],
-                                        "break": [{"prompt": "Who?", "response": "Me."}]},
-                             [("retain", "So?", "No."), *ONE], "kind: 'kind'"),
+                                        "break": [{"prompt": "Who?", "response": "Me."}], "x": [{"y": 1}]},
+                             [("retain", "So?", "No."), *ONE], "'x' was left out"),
     "kinds in a column of another name": ("a.csv", "prompt,response,label\nWho?,Me.,unsafe\nSo?,No.,safe\n",
                                           [*ONE, ("retain", "So?", "No.")], "kind: 'label'"),
     "kinds as true and false": ("a.jsonl", [{"prompt": "Who?", "response": "Me.", "is_safe": False},
@@ -370,7 +372,7 @@ def test_the_sheet_with_the_questions_is_read(tmp_path):
     mine, other = [["prompt", "response"], ["Who?", "Me."]], [["prompt", "response"], ["So?", "No."]]
     assert read(("Old", other), ("New", mine), hidden="Old") == ONE
     assert read(("Cover", [["The questions of the clinic."]]), ("Data", mine)) == ONE
-    assert read(("must keep", other), ("must stop", mine)) == [("retain", "So?", "No."), *ONE]
+    assert read(("must keep", other), ("Notes", mine), ("must stop", mine)) == [("retain", "So?", "No."), *ONE]
     assert read(("A", [*mine, ["Two?", "a_x000D_\nb"]])) == [*ONE, ("break", "Two?", "a\nb")]
 
 
