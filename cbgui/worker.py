@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from cbgui.modeling.cpu.allocator import restart_with_settings
@@ -27,7 +28,8 @@ def _job(run: Run, command: list[str]) -> int:
         code = cli.main(command)
     except SystemExit as error:
         code = error.code if isinstance(error.code, int) else 1
-    print(f"{ENDED} {code}", flush=True)
+    with suppress(OSError):  # the disk is full
+        print(f"{ENDED} {code}", flush=True)
     return code
 
 

@@ -16,6 +16,7 @@ from cli_process import ROOT
 ROOMS = [
     "errors",
     "space",
+    "parsing",
     "config",
     "hardware",
     "data",
