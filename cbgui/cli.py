@@ -331,6 +331,7 @@ def upload(
 ) -> None:
     """Push the merged model to the Hugging Face hub, with its card."""
     run = folder.open_run(run_dir)
+    run.need_merged()
     from cbgui.export.upload import upload_run
 
     typer.echo(f"10% Uploading to {repo}")

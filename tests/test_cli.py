@@ -4,6 +4,7 @@ import sys
 
 import pytest
 from cli_process import ROOT, cbgui
+from made_runs import EMPTY_WEIGHTS
 
 
 @pytest.mark.parametrize(
@@ -55,7 +56,8 @@ def test_bad_input_is_told_without_waiting_for_torch(tmp_path, arguments, words)
     """Its import takes many times what finding these mistakes does."""
     (tmp_path / "run.yaml").write_text("{}", "utf-8")
     (tmp_path / "adapter").mkdir()
-    (tmp_path / "adapter" / "adapter_model.safetensors").touch()
+    (tmp_path / "adapter" / "adapter_model.safetensors").write_bytes(EMPTY_WEIGHTS)
+    (tmp_path / "adapter" / "adapter_config.json").write_text('{"r": 16, "lora_alpha": 16}', "utf-8")
     command = [sys.executable, "-c", NO_TORCH, *(str(tmp_path) if a == "OUT" else a for a in arguments)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 2 and words in done.stderr, done.stderr

@@ -38,12 +38,8 @@ def upload_run(run: Run, repo: str, *, private: bool = True, token: str | None =
     Without a `token`, huggingface_hub looks for a login (HF_TOKEN, or `hf auth login`). A second attempt skips
     the files that the first one uploaded, as the hub knows files by their checksum. Raises InputError.
     """
-    folder = run.merged_folder
-    if not folder.is_dir():
-        raise InputError(
-            f"run {run.name!r} is not merged; run python -m cbgui export {run.path} --output {folder} first."
-        )
-    return _push(folder, check_repo(repo), private, token)
+    run.need_merged()
+    return _push(run.merged_folder, check_repo(repo), private, token)
 
 
 def _push(folder: Path, repo: str, private: bool, token: str | None) -> str:

@@ -331,6 +331,14 @@ class Run:
                     f"back to {value}, or train a new run."
                 )
 
+    def need_merged(self) -> None:
+        """Raises InputError when there is no merged model to upload."""
+        if not self.merged_folder.is_dir():
+            raise InputError(
+                f"run {self.name!r} is not merged; run python -m cbgui export {self.path} --output {self.merged_folder} "
+                "first."
+            )
+
     def adapter_hash(self) -> str:
         """SHA-256 of the adapter's weights, which is what a merged model or an answer belongs to."""
         return sha256(self.adapter_file, version(self.adapter_file))

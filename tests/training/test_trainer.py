@@ -160,8 +160,8 @@ def test_half_an_event_line_is_skipped(short_config, tmp_path):
     with (run.path / "events.jsonl").open("a") as file:
         file.write('{"kind": "st')
     assert len(run.events()[0]) == 1
-    run.append_event("step", step=1)
-    assert [event["kind"] for event in run.events()[0]] == ["status", "step"]
+    run.append_event("warning", step=1, text="y")
+    assert [event["kind"] for event in run.events()[0]] == ["status", "warning"]
 
 
 def test_a_damaged_checkpoint_is_told_and_an_older_one_is_used(short_config, tmp_path):

@@ -11,6 +11,7 @@ import pytest
 from cbgui.config import load_config
 from cbgui.errors import InputError
 from cbgui.runs import queue
+from cbgui.runs.history import History
 from cbgui.runs.run import Run
 from cbgui.ui.common import OneInMemory, chosen
 from cbgui.ui.pages import chat as chat_page
@@ -41,8 +42,11 @@ def test_the_time_left_ignores_the_first_step(trained):
     events = [event for event in trained.events()[0] if event["kind"] == "step"]
     for event, seconds in zip(events, (100.0, 10.0, 10.0, 10.0), strict=True):
         event |= {"seconds": seconds, "steps": 62}
-    assert " left" not in train_page._status(trained, "running", events[:1])
-    assert "about 10 min" in train_page._status(trained, "running", events[:2])
+    past = History()
+    past.add(events[:1])
+    assert " left" not in train_page._status(trained, "running", past)
+    past.add(events[1:2])
+    assert "about 10 min" in train_page._status(trained, "running", past)
 
 
 def test_validation_is_a_stronger_line_in_the_colour_of_its_steps(trained):
