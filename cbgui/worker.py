@@ -44,6 +44,7 @@ def main() -> int:
             print(f"{task} of run {run.name!r} is running already.", flush=True)
             return ALREADY_RUNNING
         if task == TRAIN:
+            run.waiting_file.unlink(missing_ok=True)  # also when the app that started this process has been killed
             from cbgui.inference.previews import train_with_previews  # imports torch, so only here
 
             return train_with_previews(run)

@@ -288,10 +288,10 @@ class Run:
         def prepare() -> None:
             nonlocal offset
             self.ask("run")
-            self.waiting_file.unlink(missing_ok=True)
             offset = self.forget_after(max(self.complete_checkpoints(), default=0))
 
         self.training.start(append=True, prepare=prepare)
+        self.waiting_file.unlink(missing_ok=True)  # not before, or the run would be shown as interrupted meanwhile
         return offset
 
     def request(self) -> Request:
@@ -335,8 +335,8 @@ class Run:
         """Raises InputError when there is no merged model to upload."""
         if not self.merged_folder.is_dir():
             raise InputError(
-                f"run {self.name!r} is not merged; run python -m cbgui export {self.path} --output {self.merged_folder} "
-                "first."
+                f"run {self.name!r} is not merged; first run python -m cbgui export {self.path} --output "
+                f"{self.merged_folder}."
             )
 
     def adapter_hash(self) -> str:
