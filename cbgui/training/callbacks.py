@@ -29,7 +29,7 @@ class RunCallback(TrainerCallback):
 
     def __init__(self, run: Run, held_out: list[Encoded]) -> None:
         self.run, self.held_out = run, held_out
-        self.validated_on = "held out" if run.data_file("held_out").is_file() else "training"
+        self.validated_on = "held out"  # or "training", or "partly held out"
         self.trainer: RerouteTrainer | None = None
         self.previewed: list[Example] = []  # examples whose answers are shown during training
         self.ended_by: str | None = None  # "paused" or "stopped"

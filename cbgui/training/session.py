@@ -18,6 +18,7 @@ from transformers import set_seed
 
 from cbgui import hardware
 from cbgui.config import RunConfig
+from cbgui.data.examples import Example
 from cbgui.errors import InputError, error_sentence, is_disk_full
 from cbgui.modeling.adapter_io import save_adapter
 from cbgui.modeling.architecture import read_model_config
@@ -72,8 +73,8 @@ def build_trainer(run: Run, config: RunConfig, preview: Preview | None = None) -
     config = _decided_by_the_first(choice.config)
     if run.writes:
         run.write_config(config)
-    if not held_out:
-        words = "No held-out examples; some of the training examples are validated"
+    if lacking := _without_held_out(held_out):
+        words = f"No held-out {lacking}; some of the training examples are validated"
         run.append_event("status", state="loading", text=words)
     if choice.reasons:
         run.append_event("status", state="loading", text="Chosen: " + "; ".join(choice.reasons))
@@ -86,6 +87,7 @@ def build_trainer(run: Run, config: RunConfig, preview: Preview | None = None) -
     add_lora(truncated, config.lora, training.seed)
     trainer = make_trainer(run, config, truncated, steps, validated, tokenizer.pad_token_id)
     trainer.source, trainer.preview = source, preview
+    trainer.run_callback.validated_on = {"": "held out", "examples": "training"}.get(lacking, "partly held out")
     trainer.run_callback.previewed = [*sides[0][:PREVIEWED_BREAK], *sides[1][:PREVIEWED_RETAIN]]
     return trainer
 
@@ -103,6 +105,12 @@ def _smallest_memory() -> int:
 def _decided_by_the_first(config: RunConfig) -> RunConfig:
     """The first process's settings. Free memory differs from moment to moment, so another might choose otherwise."""
     return broadcast_object_list([config])[0] if _is_one_of_several() else config
+
+
+def _without_held_out(held_out: list[Example]) -> str:
+    """Which examples are not held out, in words; "" where both sides are."""
+    sides = {example.kind == "break" for example in held_out}
+    return {(): "examples", (True,): "must-keep examples", (False,): "must-stop examples"}.get(tuple(sides), "")
 
 
 def train(run: Run, preview: Preview | None = None) -> None:
