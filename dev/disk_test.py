@@ -37,7 +37,7 @@ def disk(folder: Path, size: int) -> Iterator[Callable[[int], None]]:
     try:
         yield lambda bigger: subprocess.run(["mount", "-o", f"remount,size={bigger}", folder], check=True)
     finally:
-        subprocess.run(["umount", folder], check=True)
+        subprocess.run(["umount", "--lazy", folder], check=True)  # a process may be about to end
 
 
 def used(folder: Path) -> int:
