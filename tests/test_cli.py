@@ -4,7 +4,10 @@ import sys
 
 import pytest
 from cli_process import ROOT, cbgui
-from made_runs import EMPTY_WEIGHTS
+from made_runs import EMPTY_WEIGHTS, finished_run
+
+from cbgui.runs.run import Run
+from cbgui.ui.pages import train as train_page
 
 
 @pytest.mark.parametrize(
@@ -114,3 +117,21 @@ def test_check_names_what_is_wrong_with_a_file(tmp_path):
     assert "Rows without an answer: 1" in done.stdout
     bad = cbgui("check", path, "--kind", "odd")
     assert bad.returncode == 2 and "'odd' is unknown" in bad.stderr
+
+
+@pytest.mark.parametrize(("resume", "hint"), [(True, "go on with: python -m cbgui train --resume"), (False, None)])
+def test_resume_is_offered_only_where_it_can_help(resume, hint, tmp_path, monkeypatch, cli):
+    run = finished_run(tmp_path / "run")
+
+    def start(one):
+        one.append_event("error", text="It failed.")
+        one.append_event("status", state="failed", text="It failed.", resume=resume)
+        return 0
+
+    monkeypatch.setattr(Run, "start", start)
+    run.append_event("status", state="paused", text="Paused")
+    done = cli("train", "--resume", "--output", run.path)
+    assert done.returncode == 1 and "It failed." in done.stderr
+    assert (hint in done.stderr) if hint else ("--resume" not in done.stderr)
+    monkeypatch.setenv("CBGUI_RUNS", str(tmp_path))
+    assert ("Press **Resume**" in train_page._refresh("run", None)[0]) is resume
