@@ -64,7 +64,8 @@ def open_app(
         raise InputError(f"--runs {runs!r} cannot be written ({error.strerror}); choose another folder.") from None
     os.environ["CBGUI_RUNS"] = runs
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
-    space.forget_owner_token()
+    if space.forget_owner_token():
+        os.execv(sys.executable, sys.orig_argv)  # this process, anew and without the token
     typer.echo("Starting cbgui ...")
     sys.stdout.flush()
     from cbgui.ui.build import launch

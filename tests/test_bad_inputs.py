@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 
 from cbgui import cli, space
-from cbgui.data import files, sources
+from cbgui.data import files
 from cbgui.data.columns import Mapping, Skipped, to_example
 from cbgui.data.dataset_store import DatasetStore
+from cbgui.data.hub_datasets import hub_rows
 from cbgui.data.library import Library
 from cbgui.errors import InputError
 from cbgui.export.upload import check_repo
@@ -321,7 +322,7 @@ def test_a_bad_import_leaves_the_data_as_it_was(bad, tmp_path):
 @pytest.mark.parametrize("name", ["owner", "owner/", "/name", "a b/c", "owner/name/more", "../../x", ""])
 def test_dataset_names_are_checked_before_the_hub_is_asked(name):
     with pytest.raises(InputError, match="owner/name") as refusal:
-        next(iter(sources.hub_rows(name)))
+        next(iter(hub_rows(name)))
     assert is_a_sentence(str(refusal.value))
 
 

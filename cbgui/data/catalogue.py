@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from cbgui.data.columns import Mapping, as_text
 from cbgui.data.examples import Kind
 from cbgui.data.files import Raw
-from cbgui.data.sources import hub_rows
+from cbgui.data.hub_datasets import hub_rows
 
 
 @dataclass(frozen=True)

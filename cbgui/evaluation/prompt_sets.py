@@ -12,7 +12,7 @@ from cbgui.data.catalogue import CATALOGUE, catalogue_rows
 from cbgui.data.columns import SAMPLE_ROWS, guess_mapping, to_examples
 from cbgui.data.examples import Example, Kind
 from cbgui.data.files import SUFFIXES, Raw, read_rows
-from cbgui.data.sources import hub_rows
+from cbgui.data.hub_datasets import hub_rows
 from cbgui.errors import InputError
 
 MAX_PROMPTS = 200  # of each side of a further set by default; public sets have up to 200,000

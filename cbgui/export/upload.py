@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -35,7 +36,7 @@ def check_repo(repo: str) -> str:
 def upload_run(run: Run, repo: str, *, private: bool = True, token: str | None = None) -> str:
     """Upload the merged folder of `run` and return the model's address.
 
-    Without a `token`, huggingface_hub looks for a login (HF_TOKEN, or `hf auth login`). A second attempt skips
+    Without a `token`, that of HF_TOKEN is used, else the login of `hf auth login`. A second attempt skips
     the files that the first one uploaded, as the hub knows files by their checksum. Raises InputError.
     """
     run.need_merged()
@@ -43,7 +44,8 @@ def upload_run(run: Run, repo: str, *, private: bool = True, token: str | None =
 
 
 def _push(folder: Path, repo: str, private: bool, token: str | None) -> str:
-    api = HfApi(token=token)
+    # Named, because on a Space huggingface_hub is told to take no token by itself.
+    api = HfApi(token=token or os.environ.get("HF_TOKEN"))
     try:
         api.create_repo(repo, private=private, exist_ok=True)
         api.upload_folder(

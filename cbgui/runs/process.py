@@ -21,6 +21,7 @@ import psutil
 from filelock import FileLock, lock_descriptor
 
 from cbgui.errors import InputError
+from cbgui.space import child_environment
 
 ACQUIRE_SECONDS = 10.0  # how long a new process tries to take the lock; a status check holds it for microseconds
 START_SECONDS = 60.0  # how long a start waits for the new process to take the lock
@@ -128,7 +129,7 @@ class BackgroundProcess:
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=subprocess.STDOUT,
-                    env=os.environ | _environment() | (environment or {}),
+                    env=child_environment() | _environment() | (environment or {}),
                     **_detached(),
                 )
             threading.Thread(target=process.wait, daemon=True).start()  # or it stays as a zombie when it has ended

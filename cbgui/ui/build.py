@@ -9,9 +9,9 @@ from starlette.middleware import Middleware
 
 from cbgui import hardware, space
 from cbgui.runs import folder, queue
-from cbgui.ui.common import chosen, guard, in_memory, run_choices
+from cbgui.ui.common import catch_errors, chosen, in_memory, run_choices
 from cbgui.ui.pages import chat, data, export, report, runs, train
-from cbgui.ui.server import downloads, visitors
+from cbgui.ui.server import downloads, guard, storage, visitors
 from cbgui.ui.theme import CSS, THEME
 
 DEVICE_TICK = 5.0  # seconds between two looks at the memory in use
@@ -55,7 +55,7 @@ def build() -> gr.Blocks:
         page.load(_choices, run_name, run_name, show_progress="hidden")
         for trigger in (page.load, gr.Timer(DEVICE_TICK).tick):
             trigger(_device, None, device, show_progress="hidden", queue=False)
-    guard(page)
+    catch_errors(page)
     return page
 
 
@@ -64,6 +64,7 @@ def launch(host: str, port: int | None, *, share: bool = False, auth: tuple[str,
     folder.root_folder().mkdir(parents=True, exist_ok=True)
     folder.empty_trash()  # a deleted run can be brought back only until the app closes
     visitors.install()
+    storage.keep_tidy(folder.root_folder())
     queue.keep_going(folder.root_folder(), in_memory.drop)
     page = build().queue()
     gc.freeze()  # later collections, with many rows in memory, then skip the app's own objects
@@ -75,7 +76,11 @@ def launch(host: str, port: int | None, *, share: bool = False, auth: tuple[str,
         share=share,
         auth=auth,
         # `downloads` alone serves run files from disk, because it knows whose files they are.
-        app_kwargs={"routes": downloads.ROUTES, "middleware": [Middleware(visitors.Visitors)]},
+        app_kwargs={
+            "routes": downloads.ROUTES,
+            "middleware": [Middleware(visitors.Visitors), Middleware(guard.ContentPolicy)],
+            "lifespan": guard.guarded(None if auth or space.on_space() else host, lambda: page.share_url),
+        },
         max_file_size=space.MAX_UPLOAD if space.on_space() else None,
         show_error=False,
         ssr_mode=False,

@@ -11,7 +11,6 @@ from collections.abc import Callable, Hashable
 from typing import Any
 
 import gradio as gr
-from markupsafe import escape
 
 from cbgui import hardware
 from cbgui.data.examples import KIND_LABELS
@@ -22,6 +21,7 @@ from cbgui.runs.disk import disk_is_full
 from cbgui.runs.jobs import ENDED, Job, running_jobs
 from cbgui.runs.run import Run
 from cbgui.space import on_space
+from cbgui.ui.fragments import as_html, plain
 
 TICK = 2.0  # seconds between two looks at other processes; each look costs the browser up to 0.3 s
 KINDS = {label: kind for kind, label in KIND_LABELS.items()}
@@ -72,7 +72,12 @@ def _shown(error: Exception) -> gr.Error:
         return error
     if not isinstance(error, InputError):
         traceback.print_exc()
-    return gr.Error(error_sentence(error), print_exception=False)
+    return gr.Error(as_html(error_sentence(error)), print_exception=False)
+
+
+def tell(words: str) -> None:
+    """Show a message that goes away by itself."""
+    gr.Info(as_html(words))
 
 
 def sentences(handler: Callable[..., Any]) -> Callable[..., Any]:
@@ -103,7 +108,7 @@ def sentences(handler: Callable[..., Any]) -> Callable[..., Any]:
     return wrapped
 
 
-def guard(page: gr.Blocks) -> None:
+def catch_errors(page: gr.Blocks) -> None:
     """Show any error of any handler as one sentence, also of those without `sentences`."""
     for event in page.fns.values():
         if event.fn is not None and not inspect.iscoroutinefunction(event.fn):
@@ -121,10 +126,10 @@ def job_words(job: Job, what: str) -> str:
     lines = job.lines()
     progress = [line for line in lines if re.match(r"\s*\d+% ", line)]
     if job.state() == "running":
-        return f"**{job.run.name}**: {progress[-1].strip() if progress else 'starting'} ..."
+        return f"**{plain(job.run.name)}**: {plain(progress[-1]) if progress else 'starting'} ..."
     said = [line for line in lines if not line.startswith((f"{ENDED} ", " ", "Traceback")) and line not in progress]
     unsaid = "The disk is full; free some space, then try again." if disk_is_full(job.run.path) else ""
-    return f"**{job.run.name}**: {what} failed. {escape(said[-1]) if said else unsaid}"
+    return f"**{plain(job.run.name)}**: {what} failed. {plain(said[-1]) if said else unsaid}"
 
 
 def one_job_at_a_time() -> None:

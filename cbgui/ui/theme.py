@@ -34,6 +34,7 @@ CSS = """
 #rows span, #runs span, #differences span, #preview span {font-family: var(--font) !important;}
 .or, .max_value, .min_value, input.subdued {color: var(--body-text-color-subdued) !important;}
 .dark a.download-link {color: #7dd3fc !important;}
+#chat-original .md, #chat-short-circuited .md {white-space: pre-wrap;}
 #run-line {min-height: 5.2em;}
 .settings .form {display: grid; grid-template-columns: repeat(auto-fill, minmax(min(260px, 100%), 1fr));
   align-items: end; background: none;}

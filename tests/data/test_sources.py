@@ -73,8 +73,3 @@ def test_pasted_text_in_its_three_forms():
     assert sources.paste_rows("prompt,response\nx,y") == [{"prompt": "x", "response": "y"}]
     with pytest.raises(InputError, match="empty"):
         sources.paste_rows(" ")
-
-
-def test_a_dataset_name_is_checked_before_the_hub_is_asked():
-    with pytest.raises(InputError, match="owner/name"):
-        next(sources.hub_rows("../etc/passwd/x"))

@@ -20,7 +20,7 @@ from cbgui.errors import InputError
 from cbgui.runs import queue
 from cbgui.runs.history import History
 from cbgui.runs.run import Run
-from cbgui.ui.common import OneInMemory, chosen, guard
+from cbgui.ui.common import OneInMemory, catch_errors, chosen
 from cbgui.ui.pages import chat as chat_page
 from cbgui.ui.pages import train as train_page
 from cbgui.ui.panels import charts, settings
@@ -151,7 +151,7 @@ def test_a_handler_without_a_decorator_shows_any_error_as_a_sentence():
 
         button.click(returns, None, words)
         button.click(yields, None, words)
-    guard(page)
+    catch_errors(page)
     for event in page.fns.values():
         with pytest.raises(gr.Error, match="could not be read or written"):
             list(event.fn())

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import tempfile
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import gradio as gr
 
@@ -17,8 +15,9 @@ from cbgui.inference.streaming import in_model_thread
 from cbgui.modeling.full import form_in_words
 from cbgui.runs.run import ADAPTER_WEIGHTS, Run, write_whole
 from cbgui.ui.common import chosen, download_on_click, in_memory, need_run, pick, row_of, sentences
-from cbgui.ui.fragments import render
+from cbgui.ui.fragments import as_html, as_text, render
 from cbgui.ui.panels import shading
+from cbgui.ui.server.storage import download_folder
 
 History = list[dict[str, str]]
 # Seconds between two updates of a growing answer. On a CPU, drawing takes time from the model.
@@ -38,15 +37,30 @@ def _chat_model(run: Run, checkpoint: str) -> chat_models.ChatModel:
     return in_memory.get(key, lambda: in_model_thread(chat_models.load_chat_model, run, checkpoint))
 
 
+# A copy button would copy the escaped text.
+COPY = """() => {
+    const clipboard = navigator.clipboard;
+    if (!clipboard) return;
+    const write = clipboard.writeText.bind(clipboard);
+    clipboard.writeText = text => write(
+        text.replaceAll("&lt;", "<").replaceAll("&gt;", ">").replaceAll("&amp;", "&"));
+}"""
+
+
 def _plain(history: History | None) -> History:
-    """Gradio's messages as role and text."""
+    """The messages that a chat shows as role and text."""
     plain = []
     for turn in history or []:
         content = turn["content"]
         if isinstance(content, list):  # Gradio 6 returns the parts of a message
             content = "".join(part.get("text", "") for part in content if isinstance(part, dict))
-        plain.append({"role": turn["role"], "content": content})
+        plain.append({"role": turn["role"], "content": as_text(content)})
     return plain
+
+
+def _shown(history: History) -> History:
+    """Role and text as messages that a chat shows. It takes HTML, even where it does not render Markdown."""
+    return [{"role": turn["role"], "content": as_html(turn["content"])} for turn in history]
 
 
 def _system_turn(system: str) -> History:
@@ -64,14 +78,14 @@ def _ask(
     left: History,
     right: History,
 ) -> Iterator[tuple]:
-    """Answer the last question of both histories."""
+    """Answer the last question of both histories, which are as `_plain` gives them."""
     run = need_run(chosen(name))
-    histories = [_plain(left), _plain(right)]
-    shown = [[*history, {"role": "assistant", "content": ""}] for history in histories]
+    histories = [left, right]
+    shown = [[*_shown(history), {"role": "assistant", "content": ""}] for history in histories]
 
     def show(*texts: str) -> tuple:
         for history, text in zip(shown, texts, strict=True):
-            history[-1]["content"] = text
+            history[-1]["content"] = as_html(text)
         return (*shown, gr.skip())
 
     yield show("Loading the model ...", "Loading the model ...")
@@ -107,7 +121,8 @@ def _send(prompt: str, *rest) -> Iterator[tuple]:
     if not (prompt or "").strip():
         raise InputError("the question is empty; type one first.")
     question = {"role": "user", "content": prompt}
-    for left_now, right_now, words in _ask(*options, [*_plain(left), question], [*_plain(right), question]):
+    histories = ([*_plain(history), question] for history in (left, right))
+    for left_now, right_now, words in _ask(*options, *histories):
         yield left_now, right_now, words, ""
 
 
@@ -129,7 +144,7 @@ def _until_last_question(history: History) -> History:
 # Gradio passes `event` to named parameters only, so they cannot be gathered as in `_retry`.
 def _edit(name, checkpoint, system, prefill, length, temperature, seed, left, right, event: gr.EditData):
     """A question was edited in the left chat: answer it in both, without the turns that came after it."""
-    question = {"role": "user", "content": str(event.value)}
+    question = {"role": "user", "content": as_text(str(event.value))}
     edited = [[*_plain(history)[: row_of(event)], question] for history in (left, right)]
     yield from sentences(_ask)(name, checkpoint, system, prefill, length, temperature, seed, *edited)
 
@@ -156,7 +171,7 @@ def _export(name: str | None, left: History, right: History) -> str:
     left, right = _plain(left), _plain(right)
     if not left:
         raise InputError("there is no conversation yet; ask something first.")
-    path = Path(tempfile.mkdtemp()) / f"{run.name}-conversation.json"
+    path = download_folder() / f"{run.name}-conversation.json"
     content = {"run": run.name, "model": run.config().model.name, "base": left, "short_circuited": right}
     write_whole(path, json.dumps(content, indent=2, ensure_ascii=False))
     return str(path)
@@ -182,6 +197,7 @@ def _chatbot(label: str, elem_id: str, editable: str | None) -> gr.Chatbot:
         min_width=300,
         elem_id=elem_id,
         sanitize_html=True,
+        render_markdown=False,  # what a model wrote is shown as it is: no markup, no links, no images from elsewhere
         buttons=["copy", "copy_all"],
         editable=editable,
         feedback_options=None,
@@ -248,5 +264,6 @@ def build(page: gr.Blocks, tab: gr.Tab, run_name: gr.Dropdown) -> None:
     clear.click(lambda: ([], [], "", render("shaded_empty"), gr.LinePlot(visible=False)), None, cleared)
     examples.click(lambda row: row[0], examples, prompt)
     download_on_click(export, _export, [run_name, *chats])
+    page.load(None, None, None, js=COPY)
     for trigger in (run_name.change, page.load, tab.select):
         trigger(_of_run, run_name, [checkpoint, examples, *chats], show_progress="hidden")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 
 import gradio as gr
@@ -14,8 +15,9 @@ from cbgui.runs.jobs import EXPORT, UPLOAD, Job
 from cbgui.runs.run import PART, Run
 from cbgui.space import on_space
 from cbgui.ui.common import TICK, job_words, need_run, one_job_at_a_time, pick, sentences
-from cbgui.ui.fragments import render
+from cbgui.ui.fragments import plain, render
 from cbgui.ui.server.downloads import listing
+from cbgui.ui.server.storage import refuse_full
 from cbgui.ui.server.visitors import hub_token
 
 VIEW = 8  # outputs of `_refresh`
@@ -34,11 +36,11 @@ def _words(run: Run) -> str:
     if _is_merged(run):
         size = sum(path.stat().st_size for path in merged.iterdir()) / 1e6
         compared = next((line.split(": ", 1)[1] for line in job.lines() if "differ by at most" in line), "")
-        return f"**{run.name}** is merged: {size:,.0f} MB in `{merged}`. {compared.capitalize()}"
+        return f"**{plain(run.name)}** is merged: {size:,.0f} MB in {plain(merged)}. {plain(compared.capitalize())}"
     if merged.is_dir():
-        return f"**{run.name}** was trained further since it was merged. Press **Merge** to merge it again."
+        return f"**{plain(run.name)}** was trained further since it was merged. Press **Merge** to merge it again."
     if job.state() == "stopped":
-        return f"**{run.name}**: stopped. No half-written model is left; press **Merge** to start again."
+        return f"**{plain(run.name)}**: stopped. No half-written model is left; press **Merge** to start again."
     return "Nothing is merged yet. Press **Merge** once a run is done."
 
 
@@ -51,7 +53,8 @@ def _upload_words(run: Run) -> str:
             return "Stopped. Files that are on the hub already will not be sent again."
         case "done":
             address = next((line.split(": ", 1)[1] for line in job.lines() if line.startswith("Uploaded: ")), "")
-            return f"Uploaded: [{address}]({address})"
+            is_link = re.fullmatch(r"https?://[\w.:/-]+", address, re.ASCII)
+            return f"Uploaded: [{plain(address)}]({address})" if is_link else f"Uploaded: {plain(address)}"
     return ""
 
 
@@ -96,9 +99,10 @@ def _merge(name: str | None) -> str:
     if _is_merged(run):
         raise InputError(f"run {run.name!r} is merged already; its files are below.")
     one_job_at_a_time()
+    refuse_full()
     shutil.rmtree(run.merged_folder, ignore_errors=True)  # merged before training went on
     Job(run, EXPORT).start("--output", str(run.merged_folder))
-    return f"**{run.name}**: starting ..."
+    return f"**{plain(run.name)}**: starting ..."
 
 
 @sentences

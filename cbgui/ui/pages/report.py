@@ -16,7 +16,7 @@ from cbgui.runs.jobs import EVALUATE, Job
 from cbgui.runs.run import Run
 from cbgui.space import on_space, refuse_folder
 from cbgui.ui.common import TICK, in_memory, job_words, library, need_run, one_job_at_a_time, pick, sentences
-from cbgui.ui.fragments import render
+from cbgui.ui.fragments import plain, render
 from cbgui.ui.server.downloads import address
 
 THIS_ONE = "(this report alone)"
@@ -30,10 +30,10 @@ def _words(run: Run, job: Job) -> str:
         case "running" | "failed":
             return job_words(job, "the evaluation")
         case "stopped":
-            return f"**{run.name}**: stopped. The answers so far are kept; press **Evaluate** to go on."
+            return f"**{plain(run.name)}**: stopped. The answers so far are kept; press **Evaluate** to go on."
     if run.report_page.is_file():
-        return f"**{run.name}**: evaluated."
-    return f"**{run.name}** is not evaluated yet. Press **Evaluate**; the demo takes some minutes on a CPU."
+        return f"**{plain(run.name)}**: evaluated."
+    return f"**{plain(run.name)}** is not evaluated yet. Press **Evaluate**; the demo takes some minutes on a CPU."
 
 
 def _written(run: Run) -> float | None:
@@ -150,7 +150,7 @@ def _start(
         arguments += [f"--{option}", text]
     in_memory.drop()  # makes room for the evaluation
     Job(run, EVALUATE).start(*arguments)
-    return f"**{run.name}**: starting ..."
+    return f"**{plain(run.name)}**: starting ..."
 
 
 @sentences

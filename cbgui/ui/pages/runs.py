@@ -20,7 +20,8 @@ from cbgui.runs.disk import version
 from cbgui.runs.history import history
 from cbgui.runs.run import DATA_FIELDS, STATE_LABELS, Run
 from cbgui.training.diagnostics import slowest_layer
-from cbgui.ui.common import need_run, pick, row_of, run_choices, sentences
+from cbgui.ui.common import need_run, pick, row_of, run_choices, sentences, tell
+from cbgui.ui.server.storage import refuse_full, trim_trash
 
 COLUMNS = ["run", "state", "model", "topic", "started", "minutes", "steps", "break cosine", "keep drift"]
 COLUMNS += ["answered attacks", "keep KL"]  # from the report of a run that was evaluated
@@ -118,8 +119,9 @@ def _rename(name: str | None, new: str):
 @sentences
 def _duplicate(name: str | None):
     space.refuse_over("runs", len(folder.list_runs()) + 1, space.MAX_RUNS)
+    refuse_full()
     copy = folder.duplicate(need_run(name))
-    gr.Info(f"Run {copy.name} has the same settings and data; press Resume on the Train page to start it.")
+    tell(f"Run {copy.name} has the same settings and data; press Resume on the Train page to start it.")
     return gr.Dropdown(choices=run_choices(), value=copy.name)
 
 
@@ -127,6 +129,7 @@ def _duplicate(name: str | None):
 def _delete(name: str | None):
     run = need_run(name)
     place = folder.delete(run)
+    trim_trash()
     names = run_choices()
     button = gr.Button(f"Bring back {run.name}", interactive=True)
     return gr.Dropdown(choices=names, value=next(iter(names), None)), str(place), button

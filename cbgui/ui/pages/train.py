@@ -20,9 +20,10 @@ from cbgui.runs import folder, queue
 from cbgui.runs.disk import disk_is_full, write_whole
 from cbgui.runs.history import History, history
 from cbgui.runs.run import STATE_LABELS, Request, Run
-from cbgui.ui.common import TICK, in_memory, library, need_run, pick, run_choices, sentences
-from cbgui.ui.fragments import render
+from cbgui.ui.common import TICK, in_memory, library, need_run, pick, run_choices, sentences, tell
+from cbgui.ui.fragments import plain, render
 from cbgui.ui.panels import charts, memory_bar, settings
+from cbgui.ui.server.storage import refuse_full, trim_trash
 
 LOG_LINES, LOG_BYTES = 200, 100_000  # the most of the log that is shown
 # A process that has written nothing for so many seconds, and for so many of its steps, may be stuck.
@@ -50,7 +51,7 @@ def _load(preset: str) -> RunConfig:
 @sentences
 def _preset_values(preset: str) -> tuple:
     config = _load(preset)
-    return config.description or "Your own preset.", config.model.name, *settings.values_of(config)
+    return plain(config.description) or "Your own preset.", config.model.name, *settings.values_of(config)
 
 
 def _config(preset: str, model: str, values: tuple) -> RunConfig:
@@ -82,6 +83,7 @@ def _start(preset: str, model: str, name: str, *values: Any):
     config = _config(preset, model, values)
     in_memory.drop()  # makes room for training
     space.refuse_over("runs", len(folder.list_runs()) + 1, space.MAX_RUNS)
+    refuse_full()
     space.refuse_over("training.steps", config.training.steps, space.MAX_STEPS)
     memory_bar.estimate_for(config)  # raises before anything is written
     data = _write_data(config)
@@ -100,7 +102,7 @@ def _save_preset(preset: str, model: str, name: str, *values: Any):
     config.description = f"Saved from the form ({model})."
     _own_presets().mkdir(parents=True, exist_ok=True)
     write_whole(_own_presets() / f"{stem}.yaml", config.to_yaml())
-    gr.Info(f"Preset {stem} is saved.")
+    tell(f"Preset {stem} is saved.")
     return gr.Dropdown(choices=_presets(), value=stem)
 
 
@@ -116,16 +118,17 @@ def _yaml(preset: str, model: str, *values: Any) -> tuple:
 
 
 def _ask(request: Request, words: str):
+    @sentences
     def handler(name: str | None) -> None:
         run = need_run(name)
         if run.state() == "waiting" and request == "stop":
             queue.leave(run)
-            gr.Info(f"Run {run.name} no longer waits.")
+            tell(f"Run {run.name} no longer waits.")
             return
         if run.state() != "running":
-            raise gr.Error(f"Run {run.name!r} is not running.", print_exception=False)
+            raise InputError(f"run {run.name!r} is not running.")
         run.ask(request)
-        gr.Info(words)
+        tell(words)
 
     return handler
 
@@ -145,7 +148,8 @@ def _discard(name: str | None):
     run = need_run(name)
     run.training.kill()
     folder.delete(run)
-    gr.Info(f"Run {run.name} is discarded. The Runs page can bring it back until the app closes.")
+    trim_trash()
+    tell(f"Run {run.name} is discarded. The Runs page can bring it back until the app closes.")
     names = run_choices()
     return gr.Dropdown(choices=names, value=next(iter(names), None))
 
@@ -153,13 +157,13 @@ def _discard(name: str | None):
 def _status(run: Run, state: str, past: History, silent: float | None = None) -> str:
     """How the run is doing, as Markdown. `silent`: for how many seconds a process that should be busy has written
     nothing; None while that is not long."""
-    words = f"**{run.name}**: {STATE_LABELS[state]}"
+    words = f"**{plain(run.name)}**: {STATE_LABELS[state]}"
     if silent is not None:
         words += f", but it has written nothing for {charts.duration(silent)}: {_why_silent(run)}"
     if "step" in past.newest:
         words += _progress(run, state, past, silent)
     elif state == "running":
-        words += f". {past.text('status', 'Starting the training process')} ..."
+        words += f". {plain(past.text('status', 'Starting the training process'))} ..."
     elif state == "waiting":
         words += f". It starts by itself after {_runs_before(run)}, as long as the app is open."
     elif state == "new":
@@ -176,7 +180,7 @@ def _reason(run: Run, state: str, past: History) -> str:
         resume = "Press **Resume** to start it again."
     if state == "failed":
         reason = past.text("error", "The training process ended without an error message.")
-        return f"{reason} {resume}" if past.newest["status"].get("resume") else reason
+        return f"{plain(reason)} {resume}" if past.newest["status"].get("resume") else plain(reason)
     if disk_is_full(run.path):
         return f"The disk is full; free some space. {resume}"
     return f"The training process ended without an error message. {resume}"
@@ -215,7 +219,7 @@ def _progress(run: Run, state: str, past: History, silent: float | None) -> str:
         words += f" Loss weights now: must stop {weights['reroute']:.3g}, must keep {weights['retain']:.3g}; "
         words += f"learning rate {last['learning_rate']:.2g}."
     if warning := past.text("warning", ""):
-        words += f"  \n**Warning:** {warning}"
+        words += f"  \n**Warning:** {plain(warning)}"
     return words
 
 

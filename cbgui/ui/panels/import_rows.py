@@ -15,6 +15,7 @@ from cbgui.data import columns, files, sources
 from cbgui.data.catalogue import CATALOGUE, catalogue_rows
 from cbgui.data.columns import Mapping, Skipped
 from cbgui.data.examples import KIND_LABELS
+from cbgui.data.hub_datasets import hub_rows
 from cbgui.errors import InputError
 from cbgui.modeling.hub import hub_answers
 from cbgui.ui.common import KINDS, library, sentences
@@ -33,7 +34,7 @@ def _rows(source: dict[str, Any]) -> Iterator[files.Raw]:
         case "catalogue":
             return catalogue_rows(ENTRIES[source["title"]])
         case "hub":
-            return sources.hub_rows(source["name"], source["config"], source["split"])
+            return hub_rows(source["name"], source["config"], source["split"])
         case "file":
             return files.read_rows(Path(source["path"]))
         case "paste":

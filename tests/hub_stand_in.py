@@ -2,7 +2,7 @@
 
 The name of a repository says how it behaves: good, gated, missing, denied (may only be read), full, broken (downloads
 break off), torn (uploads break off), slow (answers too late), late (answers just in time) or busy. Model repositories
-hold `files`, dataset repositories hold `data`.
+hold `files`, dataset repositories hold `data` and say `configs` in their card.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ class Hub(ThreadingHTTPServer):
     def __init__(self, files: Path | None = None, data: Path | None = None) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.files, self.data = files, data
+        self.configs: list[dict[str, Any]] | None = None
         self.received: dict[str, dict[str, bytes]] = {}
         self.private: dict[str, bool] = {}
         self.objects: dict[str, bytes] = {}
@@ -91,7 +92,9 @@ class _Handler(BaseHTTPRequestHandler):
         folder = self.server.data if "/datasets/" in self.path else self.server.files
         names = [path.name for path in folder.iterdir()] if folder else []
         if "/revision/" in self.path or "/tree/" not in self.path and self.path.startswith("/api/"):
-            return self._send(200, {"id": "owner/good", "sha": COMMIT, "siblings": [{"rfilename": n} for n in names]})
+            card = {"cardData": {"configs": self.server.configs}} if self.server.configs else {}
+            siblings = [{"rfilename": name} for name in names]
+            return self._send(200, {"id": "owner/good", "sha": COMMIT, "siblings": siblings, **card})
         if "/tree/" in self.path:
             sizes = {name: (folder / name).stat().st_size for name in names}
             rows = [{"type": "file", "path": name, "oid": "0" * 40, "size": size} for name, size in sizes.items()]
@@ -109,6 +112,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(content[: len(content) // 2])
             self.close_connection = True
             return self.connection.close()
+        if wanted := self.headers.get("Range"):
+            start, end = map(int, wanted.removeprefix("bytes=").split("-"))
+            return self._send(206, content[start : end + 1], ETag=etag)
         return self._send(200, content, ETag=etag)
 
     def do_PUT(self) -> None:
