@@ -16,7 +16,8 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 # Words of a full disk in errors without a number: the system's own, those of safetensors and torch.save,
 # and that of SQLite.
 FULL_WORDS = re.compile(
-    r"No space left on device|Disk quota exceeded|os error (28|122)\b|PytorchStreamWriter failed|disk is full"
+    r"No space left on device|Disk quota exceeded|os error (28|122)\b|disk is full"
+    r"|PytorchStreamWriter failed|inline_container\.cc:\d+\] \. unexpected pos"
 )
 
 

@@ -17,6 +17,7 @@ FULL = [
     OSError(errno.EDQUOT, "Disk quota exceeded"),
     SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
     RuntimeError("[enforce fail at inline_container.cc:664] . PytorchStreamWriter failed writing file data/0"),
+    RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 60480 vs 60372"),
     sqlite3.OperationalError("database or disk is full"),
 ]
 OTHERS = {
