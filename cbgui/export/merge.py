@@ -106,7 +106,8 @@ def export_run(
     part, old = (output.with_name(output.name + ending) for ending in (PART, OLD + PART))
     if old.exists() and not output.exists():  # killed between the two renames of `_put_in_place`
         move(old, output)
-    if output.exists() and not (replace and (output / MERGED_FROM).is_file()):
+    ours = (output / MERGED_FROM).is_file() or output.resolve() == run.merged_folder.resolve()
+    if output.exists() and not (replace and ours):
         remedy = "choose another folder" if replace else "choose another folder, or pass --replace"
         raise InputError(f"--output {str(output)!r} exists already; {remedy}.")
     config = run.config()

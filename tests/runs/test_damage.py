@@ -167,3 +167,10 @@ def test_a_run_that_vanishes_while_the_list_is_read_is_left_out(hurt, monkeypatc
     (hurt.path / "run.yaml").unlink()
     (hurt.path / "run.yaml").symlink_to(hurt.path / "nowhere")
     assert [run.name for run in folder.list_runs()] == ["whole"]
+
+
+@pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "trainer_state.json", "rng_state.pth", "complete"])
+def test_a_checkpoint_that_lacks_a_file_is_not_whole(name, hurt):
+    assert list(hurt.complete_checkpoints()) == [4]
+    (hurt.checkpoint(4) / name).unlink()
+    assert hurt.complete_checkpoints() == {} and list(hurt.checkpoints()) == [4]

@@ -262,3 +262,13 @@ def test_the_published_recipe_is_trained_as_published(short_config, tmp_path):
     validations = [event for event in run.events()[0] if event["kind"] == "validation"]
     assert {event["examples"] for event in validations} == {"partly held out"}
     assert all(min(event["cosine"].values()) > 0.5 for event in validations)  # measured, not 0.0 for want of examples
+
+
+def test_checkpoints_are_rotated_by_their_steps_whatever_the_clock_says(short_config, tmp_path):
+    run = create_run(tmp_path / "run", short_config)
+    for age, step in enumerate((2, 4, 6)):  # the newest was written while the clock was far behind
+        run.checkpoint(step).mkdir(parents=True)
+        os.utime(run.checkpoint(step), (2e9 - 1e8 * age,) * 2)
+    state = SimpleNamespace(global_step=6, is_world_process_zero=True)
+    callbacks.RunCallback(run, []).on_save(None, state, None)
+    assert list(run.checkpoints()) == [4, 6]
