@@ -125,7 +125,8 @@ def train(
     if state in ("failed", "interrupted"):
         if state == "interrupted" and disk_is_full(run.path):
             typer.echo("The disk is full; free some space.", err=True)
-        typer.echo(f"The run was {state}; go on with: python -m cbgui train --resume --output {output}", err=True)
+        ended = "The run failed" if state == "failed" else "The run was interrupted"
+        typer.echo(f"{ended}; go on with: python -m cbgui train --resume --output {output}", err=True)
         raise typer.Exit(1)
 
 

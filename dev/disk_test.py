@@ -67,8 +67,8 @@ def _outcome(done: subprocess.CompletedProcess) -> Outcome:
 
 
 def is_told(said: str) -> bool:
-    """Whether what was said ends with a sentence about the disk and shows no traceback."""
-    return "Traceback" not in said and bool(re.search(r"(disk|space)[^\n]*\.[^\n]*$", said))
+    """Whether what was said holds a sentence about the disk and no traceback."""
+    return "Traceback" not in said and bool(re.search(r"\b(disk is full|disk space)\b.*\.", said))
 
 
 ROWS = [Example((("user", f"Question {number}? {'why ' * 40}"),), "Because. " * 60, "break") for number in range(2000)]
