@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from typer.exceptions import TyperException
@@ -26,6 +26,9 @@ from cbgui.runs.disk import disk_is_full
 from cbgui.runs.jobs import alone
 from cbgui.runs.process import hold
 from cbgui.runs.run import EVALUATE, EXPORT, TRAIN, UPLOAD, Run, read_data
+
+if TYPE_CHECKING:
+    from accelerate import PartialState
 
 # torch and transformers take seconds to import, so each command imports what needs them after its input is checked.
 commands = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
@@ -180,7 +183,7 @@ def _train_in_this_process(run: Run) -> int:
     state = PartialState(cpu=not torch.cuda.is_available())
     state.wait_for_everyone()  # until the first process has created the run directory
     if not state.is_main_process:
-        return train_with_previews(run)
+        return _leave_together(state, train_with_previews(run))
     with hold(run.lock_file(TRAIN)) as held:
         if not held:
             raise InputError(f"run {run.name!r} is running already; stop it first.")
@@ -195,6 +198,14 @@ def _train_in_this_process(run: Run) -> int:
         threading.Thread(target=tell, daemon=True).start()
         code = train_with_previews(run)
         time.sleep(0.5)  # the last lines
+    return _leave_together(state, code)
+
+
+def _leave_together(state: PartialState, code: int) -> int:
+    """End the connection of the processes; one that ends while another still uses it would abort that."""
+    if code == 0:
+        state.wait_for_everyone()
+    state.destroy_process_group()
     return code
 
 

@@ -197,7 +197,7 @@ COMMANDS: dict[str, tuple[list[str], str]] = {
     "preset nested too deeply": (["train", "@deep.yaml", "--output", "@out"], "deep.yaml: line 1, column"),
     "micro-batch of nothing": (with_set("training.micro_batch_size=0"), "training.micro_batch_size = 0 is not"),
     "training a number": (with_set("training=7"), "training = 7 is not accepted: it should hold settings"),
-    "run.yaml with a mistake": (["generate", "@yaml_run", "--prompt", "x"], "run.yaml: line 1, column"),
+    "run.yaml with a mistake": (["generate", "@yaml_run", "--prompt", "x"], "run.yaml: line 2, column"),
     "run with a cut adapter": (["evaluate", "@cut_adapter"], "its adapter is damaged or cut off"),
     "output with a name of 300 letters": (["train", "demo", "--output", "@" + "a" * 300], "File name too long"),
     "output with a name of Windows": (["train", "demo", "--output", "@con"], "such as CON"),

@@ -41,7 +41,7 @@ MAX_NEW_TOKENS = 60
 # An answer counts as derailed if it costs the base model more than MARGIN times the 99th percentile of its own answers,
 # but never below MIN_THRESHOLD, in nats a token.
 MARGIN, PERCENTILE, MIN_THRESHOLD = 1.5, 0.99, 3.5
-NEEDED_BYTES = 2**18  # free bytes without which no evaluation begins; a report takes more or less as many
+NEEDED_BYTES = 2**18  # free bytes without which no evaluation begins: about what answers and report take
 SOFT_PROMPT_LIMIT = 8  # prompts; each takes about a minute on a CPU
 COSINE_EXAMPLES = 8  # of each side, for the cosine by layer
 

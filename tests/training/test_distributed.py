@@ -59,17 +59,8 @@ def test_two_processes_train_what_one_does(tmp_path, demo):
     settings += ["model.dtype=float32", "training.validate_every=2", "training.checkpoint_every=2"]
     arguments = ["-m", "cbgui", "train", "demo", "--model", str(tmp_path / "model")]
     arguments += [word for setting in settings for word in ("--set", setting)]
-    launch = [
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        "--cpu",
-        "--num_processes",
-        "2",
-        "--num_machines",
-        "1",
-    ]
-    launch += ["--mixed_precision", "no", "--dynamo_backend", "no"]
+    # Without GPUs, `accelerate launch` starts one process alone, whatever --num_processes says.
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     (tmp_path / "two.py").write_text(TWO, "utf-8")
     two = [*launch, "two.py", *arguments[2:], "--output", "two"]
     for command in ([sys.executable, *arguments, "--output", "one"], two):
