@@ -1,4 +1,4 @@
-"""Twenty disk sizes from full to enough, for training, evaluation, export and import: python dev/disk_test.py [sizes]
+"""Twenty disk sizes from full to enough, for training, evaluation, export and import: python dev/disk_test.py [sizes] [jobs]
 
 Each job runs on a tmpfs of that size (Linux, as root). Where it fails, it must say so in one sentence and have lost
 nothing: on an enlarged disk the same command ends as it does on a large one. Prints a line for each size, and a table.
@@ -126,14 +126,15 @@ def measure(job: Job, folder: Path) -> tuple[int, int, object]:
         return before, used(folder), job.result(folder)
 
 
-def main(sizes: int = 20) -> int:
+def main(sizes: int = 20, *names: str) -> int:
+    """`names` of jobs; all of them by default."""
     rows, failures = [], 0
     with tempfile.TemporaryDirectory(prefix="disk-test-") as scratch:
         model, trained, mounted = (Path(scratch) / name for name in ("model", "trained", "disk"))
         small_run.make_model(model)
         small_run.make_run(trained, model)
         assert small_run.finish("train", "--resume", "--output", trained).returncode == 0
-        for job in _jobs(model, trained):
+        for job in (job for job in _jobs(model, trained) if not names or job.name in names):
             before, after, expected = measure(job, mounted)
             told = lost = ended_at = 0
             for number in range(sizes):
@@ -164,4 +165,4 @@ def main(sizes: int = 20) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(*map(int, sys.argv[1:])))
+    sys.exit(main(*map(int, sys.argv[1:2]), *sys.argv[2:]))
