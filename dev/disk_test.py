@@ -1,4 +1,6 @@
-"""Twenty disk sizes from full to enough, for training, evaluation, export and import: python dev/disk_test.py [sizes] [jobs]
+"""Twenty disk sizes from full to enough, for training, evaluation, export and import.
+
+python dev/disk_test.py [sizes] [jobs]
 
 Each job runs on a tmpfs of that size (Linux, as root). Where it fails, it must say so in one sentence and have lost
 nothing: on an enlarged disk the same command ends as it does on a large one. Prints a line for each size, and a table.
