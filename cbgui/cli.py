@@ -20,6 +20,7 @@ from cbgui import space
 from cbgui.cli_readonly import SetOption, bench, check, estimate
 from cbgui.config import load_config, override
 from cbgui.errors import InputError, error_sentence
+from cbgui.parsing import refuse_broken_text
 from cbgui.printing import event_line, log_traceback, progress_lines, report_lines, say_starting, tell
 from cbgui.runs import folder
 from cbgui.runs.disk import disk_is_full
@@ -156,10 +157,14 @@ def _new_run(
         config.data.held_out_file = held_out
     if model:
         config.model.name = model
-    read_data(config.data)
+    how_read: dict[str, list[str]] = {}
+    read_data(config.data, how_read)
     first = int(os.environ.get("RANK", 0)) == 0  # of several processes
     if first:
         folder.refuse_existing(output)
+        if break_file or retain_file or held_out:
+            for name, sentences in how_read.items():
+                typer.echo(f"{name}: {' '.join(sentences)}")
         typer.echo("Checking whether it fits ...")
     from cbgui import hardware
     from cbgui.modeling.architecture import read_model_config
@@ -367,21 +372,11 @@ def _with_adapter(run_dir: Path) -> Run:
     return run
 
 
-def _refuse_broken_text(arguments: list[str]) -> None:
-    """Raises InputError for an argument that is not text: it could be neither tokenized nor stored."""
-    for argument in arguments:
-        try:
-            argument.encode()
-        except UnicodeEncodeError:
-            shown = argument.encode("utf-8", "backslashreplace").decode()[:200]
-            raise InputError(f"argument {shown!r} is not UTF-8 text; write or rename it in UTF-8.") from None
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code; `arguments` are the process's own by default."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     try:
-        _refuse_broken_text(sys.argv[1:] if arguments is None else arguments)
+        refuse_broken_text(sys.argv[1:] if arguments is None else arguments)
         code = commands(arguments, standalone_mode=False)
     except InputError as error:
         tell(str(error))

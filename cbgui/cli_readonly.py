@@ -53,16 +53,18 @@ def estimate(
 
 
 def check(
-    file: Annotated[Path, typer.Argument(help="CSV, TSV, JSON, JSONL or Parquet")],
+    file: Annotated[Path, typer.Argument(help="CSV, TSV, JSON, JSONL, Parquet, XLSX or TXT")],
     kind: Annotated[str, typer.Option(help="break or retain: the kind of rows that have none")] = "break",
+    show: Annotated[int, typer.Option(min=0, help="print so many examples as training would see them, as JSON")] = 0,
+    answer: Annotated[str | None, typer.Option(help="chosen or rejected: which answer of a pair must stop")] = None,
     max_tokens: Annotated[int, typer.Option(min=16, help="the training's data.max_tokens")] = 512,
 ) -> None:
-    """What is wrong with a data file: copies, refusals, empty answers, missing look-alikes and more."""
+    """How a data file is read, and what is wrong with it: copies, refusals, empty answers, missing look-alikes ..."""
     if kind not in ("break", "retain"):
         raise InputError(f"--kind {kind!r} is unknown; use break or retain.")
     from cbgui.data.checks import check_file
 
-    for line in check_file(file, kind, max_tokens=max_tokens):
+    for line in check_file(file, kind, answer=answer, show=show, max_tokens=max_tokens):
         typer.echo(line)
 
 

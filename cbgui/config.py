@@ -23,6 +23,8 @@ from cbgui.parsing import mistake_sentence, read_yaml
 
 PRESETS = Path(__file__).resolve().parent / "presets"
 CACHE = Path(os.environ.get("CBGUI_CACHE", Path.home() / ".cache" / "cbgui"))  # the demo model, and errors.log
+# The most that a setting may be, far above what is of use: a form and a file may come from anyone.
+MOST_STEPS, MOST_EXAMPLES, MOST_TOKENS, MOST_LAYERS = 1_000_000, 4096, 1_048_576, 1000
 # Names of settings in run directories of earlier versions.
 FORMER_NAMES = {"without_request": "without_prompt", "probe_every": "validate_every", "probes": "validations"}
 
@@ -44,7 +46,7 @@ class _Part(BaseModel):
 
 
 class ModelConfig(_Part):
-    name: str = _setting("demo", "Model", 'a hub id, a folder, or "demo" for SmolLM2-135M-Instruct')
+    name: str = _setting("demo", "Model", 'a hub id, a folder, or "demo" for SmolLM2-135M-Instruct', max_length=4096)
     quantization: Literal["none", "nf4", "auto"] = _setting(
         "auto",
         "Weights",
@@ -66,8 +68,16 @@ class DataConfig(_Part):
     held_out_file: str | None = _setting(
         "demo/held_out.jsonl", "Held out", "file of examples that are never trained on; validation and reports use them"
     )
+    break_answer: Literal["chosen", "rejected"] | None = _setting(
+        None, "Answer that must stop", "for a break file of preference pairs: which of the two answers must stop"
+    )
     max_tokens: int = _setting(
-        512, "Longest example", "in tokens, prompt and response together; longer examples are cut", "1024", ge=16
+        512,
+        "Longest example",
+        "in tokens, prompt and response together; longer examples are cut",
+        "1024",
+        ge=16,
+        le=MOST_TOKENS,
     )
 
 
@@ -92,6 +102,7 @@ class ObjectiveConfig(_Part):
         "where the hidden states of break examples are turned away: layer numbers, or fractions of the depth below 1",
         "10, 20 of 32",
         min_length=1,
+        max_length=MOST_LAYERS,
     )
     retain_layers: Literal["targets", "all"] = _setting(
         "targets",
@@ -105,13 +116,16 @@ class ObjectiveConfig(_Part):
         "residual: hidden states as they are; normed: after the next layer's input norm",
         "residual",
     )
-    reroute_coefficient: float = _setting(10.0, "Weight of the break loss", "its maximum during the run", "10", ge=0)
+    reroute_coefficient: float = _setting(
+        10.0, "Weight of the break loss", "its maximum during the run", "10", ge=0, le=1e6
+    )
     retain_coefficient: float = _setting(
         200.0,
         "Weight of the keep loss",
         "its maximum during the run; a higher one preserves more and derails less",
         "10",
         ge=0,
+        le=1e6,
     )
     schedule: Literal["linear", "full", "constant", "rise", "late"] = _setting(
         "rise",
@@ -137,8 +151,8 @@ class ObjectiveConfig(_Part):
 
 
 class LoraConfig(_Part):
-    r: int = _setting(16, "Rank (r)", "rank of the LoRA matrices", "16", ge=1)
-    lora_alpha: int = _setting(16, "lora_alpha", "the adapter's scale is lora_alpha / r", "16", ge=1)
+    r: int = _setting(16, "Rank (r)", "rank of the LoRA matrices", "16", ge=1, le=4096)
+    lora_alpha: int = _setting(16, "lora_alpha", "the adapter's scale is lora_alpha / r", "16", ge=1, le=65_536)
     lora_dropout: float = _setting(0.0, "Dropout", "dropout on the adapter's input", "0.05", ge=0, lt=1)
     init_std: float = _setting(
         0.04,
@@ -146,6 +160,7 @@ class LoraConfig(_Part):
         "standard deviation of LoRA's B at the start; with 0 the break loss has no gradient at first",
         "0",
         ge=0,
+        le=10,
     )
 
 
@@ -154,22 +169,30 @@ class StopWhen(_Part):
 
     cosine: float = _setting(0.0, "Break cosine", "at most this on every target layer", ge=-1, le=1)
     drift: float = _setting(
-        0.03, "Drift", "the states of retain examples have moved by at most this share of their length", ge=0
+        0.03, "Drift", "the states of retain examples have moved by at most this share of their length", ge=0, le=1e6
     )
-    validations: int = _setting(3, "Validations", "how many in a row", ge=1)
+    validations: int = _setting(3, "Validations", "how many in a row", ge=1, le=MOST_STEPS)
 
 
 class TrainingConfig(_Part):
-    steps: int = _setting(150, "Steps", "training steps; each uses break and retain examples", "150", ge=1)
-    break_batch_size: int = _setting(8, "Break examples in a step", "more are slower but steadier", "16", ge=1)
-    retain_batch_size: int = _setting(8, "Keep examples in a step", "more are slower but preserve more", "16", ge=1)
-    micro_batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = _setting(
+    steps: int = _setting(
+        150, "Steps", "training steps; each uses break and retain examples", "150", ge=1, le=MOST_STEPS
+    )
+    break_batch_size: int = _setting(
+        8, "Break examples in a step", "more are slower but steadier", "16", ge=1, le=MOST_EXAMPLES
+    )
+    retain_batch_size: int = _setting(
+        8, "Keep examples in a step", "more are slower but preserve more", "16", ge=1, le=MOST_EXAMPLES
+    )
+    micro_batch_size: Annotated[int, Field(ge=1, le=MOST_EXAMPLES)] | Literal["auto"] = _setting(
         "auto",
         "Examples at once",
         "examples computed at once; does not change the result; auto: the fastest number that fits",
     )
-    learning_rate: float = _setting(3e-3, "Learning rate", "too high derails everything", "1e-4", gt=0)
-    warmup_steps: int = _setting(2, "Warm-up steps", "steps over which the learning rate rises", "0", ge=0)
+    learning_rate: float = _setting(3e-3, "Learning rate", "too high derails everything", "1e-4", gt=0, le=100)
+    warmup_steps: int = _setting(
+        2, "Warm-up steps", "steps over which the learning rate rises", "0", ge=0, le=MOST_STEPS
+    )
     lr_scheduler: Literal["constant", "linear", "cosine", "constant_with_warmup"] = _setting(
         "cosine", "Learning rate over time", "how the learning rate changes after the warm-up", "constant"
     )
@@ -180,11 +203,11 @@ class TrainingConfig(_Part):
         "auto", "Optimizer", "adamw_8bit is bitsandbytes' 8-bit AdamW; auto: only if nothing else fits"
     )
     checkpoint_every: int = _setting(
-        20, "Checkpoint every", "number of steps; a killed run continues from its last checkpoint", ge=1
+        20, "Checkpoint every", "number of steps; a killed run continues from its last checkpoint", ge=1, le=MOST_STEPS
     )
-    validate_every: int = _setting(10, "Validate every", "number of steps between two validations", ge=1)
+    validate_every: int = _setting(10, "Validate every", "number of steps between two validations", ge=1, le=MOST_STEPS)
     sample_every: int = _setting(
-        50, "Sample answers every", "number of steps between two sets of sample answers; 0: never", ge=0
+        50, "Sample answers every", "number of steps between two sets of sample answers; 0: never", ge=0, le=MOST_STEPS
     )
     stop_when: StopWhen | None = _setting(
         None,

@@ -19,6 +19,7 @@ FULL_WORDS = re.compile(
     r"No space left on device|Disk quota exceeded|os error (28|122)\b|disk is full"
     r"|PytorchStreamWriter failed|inline_container\.cc:\d+\] \. unexpected pos"
 )
+SHOWN = 120  # characters of a value in a sentence
 
 
 class InputError(ValueError):
@@ -36,6 +37,12 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 def is_disk_full(error: BaseException) -> bool:
     """Whether the error, or one that caused it, comes from a full disk."""
     return any(getattr(one, "errno", None) in FULL or FULL_WORDS.search(str(one)) for one in _chain(error))
+
+
+def brief(value: object) -> str:
+    """A value as a sentence shows it: as repr does, but without the middle of a long one."""
+    text = repr(value)
+    return text if len(text) <= SHOWN else f"{text[: SHOWN - 30]} ... {text[-25:]}"
 
 
 def error_sentence(error: BaseException) -> str:

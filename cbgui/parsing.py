@@ -1,4 +1,4 @@
-"""YAML that a user wrote, and what pydantic found wrong in it, in sentences."""
+"""What a user wrote, YAML or arguments, and what is wrong with it in sentences."""
 
 from __future__ import annotations
 
@@ -8,10 +8,8 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from cbgui.errors import InputError
-
-YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's, which is ten times as fast
-LONGEST_SHOWN = 80  # characters of a refused value
+from cbgui.errors import InputError, brief
+from cbgui.plain_yaml import load_yaml
 
 
 def _field(location: tuple[str | int, ...], root: type[BaseModel]) -> str:
@@ -45,22 +43,25 @@ def mistake_sentence(error: ValidationError, origin: str, root: type[BaseModel])
     field = _field(first["loc"], root)
     # A setting that may be of several types has a mistake for each.
     reasons = dict.fromkeys(_reason(mistake) for mistake in mistakes if _field(mistake["loc"], root) == field)
-    try:
-        value = repr(first.get("input"))
-    except RecursionError:
-        value = "..."
-    value = value if len(value) <= LONGEST_SHOWN else f"{value[:LONGEST_SHOWN]}..."
-    return f"{origin}: {field or 'the file'} = {value} is not accepted: {', or '.join(reasons)}."
+    return f"{origin}: {field or 'the file'} = {brief(first.get('input'))} is not accepted: {', or '.join(reasons)}."
 
 
 def read_yaml(text: str, origin: str) -> Any:
     """Plain values from YAML. Raises InputError with the line and column of a mistake."""
     try:
-        return yaml.load(text, YAML_LOADER)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
+        return load_yaml(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-        raise InputError(f"{origin}: {where}not YAML ({error.problem or error.context}); correct it.") from None
-    except (yaml.YAMLError, RecursionError, ValueError) as error:  # ValueError: a date such as 2026-99-99
-        first = next(iter(str(error).splitlines()), "")[:LONGEST_SHOWN]
-        raise InputError(f"{origin}: not YAML ({first}); correct it.") from None
+        why = getattr(error, "problem", None) or next(iter(str(error).splitlines()), "")
+        raise InputError(f"{origin}: {where}not YAML that can be read ({why}); correct it.") from None
+
+
+def refuse_broken_text(arguments: list[str]) -> None:
+    """Raises InputError for an argument that is not text: it could be neither tokenized nor stored."""
+    for argument in arguments:
+        try:
+            argument.encode()
+        except UnicodeEncodeError:
+            shown = argument.encode("utf-8", "backslashreplace").decode()[:200]
+            raise InputError(f"argument {shown!r} is not UTF-8 text; write or rename it in UTF-8.") from None

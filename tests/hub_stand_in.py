@@ -1,8 +1,8 @@
 """A stand-in for the hub's HTTP API, as far as the real huggingface_hub client uses it in these tests.
 
-The name of a repository says how it behaves: good, gated, missing, denied (may only be read), full, broken (downloads
-break off), torn (uploads break off), slow (answers too late), late (answers just in time) or busy. Model repositories
-hold `files`, dataset repositories hold `data` and say `configs` in their card.
+The name of a repository says how it behaves: good, public (exists already), gated, missing, denied (may only be
+read), full, broken (downloads break off), torn (uploads break off), slow (answers too late), late (answers just in
+time) or busy. Model repositories hold `files`, dataset repositories hold `data` and say `configs` in their card.
 """
 
 from __future__ import annotations
@@ -93,8 +93,8 @@ class _Handler(BaseHTTPRequestHandler):
         names = [path.name for path in folder.iterdir()] if folder else []
         if "/revision/" in self.path or "/tree/" not in self.path and self.path.startswith("/api/"):
             card = {"cardData": {"configs": self.server.configs}} if self.server.configs else {}
-            siblings = [{"rfilename": name} for name in names]
-            return self._send(200, {"id": "owner/good", "sha": COMMIT, "siblings": siblings, **card})
+            about = {"siblings": [{"rfilename": name} for name in names], "private": "/public" not in self.path}
+            return self._send(200, {"id": "owner/good", "sha": COMMIT, **about, **card})
         if "/tree/" in self.path:
             sizes = {name: (folder / name).stat().st_size for name in names}
             rows = [{"type": "file", "path": name, "oid": "0" * 40, "size": size} for name, size in sizes.items()]

@@ -24,6 +24,8 @@ def save_rows(path: Path, rows: list[dict[str, Any]]) -> None:
             table.to_json(path, orient="records", lines=path.suffix == ".jsonl")
         case ".parquet":
             table.to_parquet(path)
+        case ".xlsx":
+            table.to_excel(path, index=False)
 
 
 COLOURS = ("red", "green", "old", "tiny")

@@ -15,6 +15,7 @@ from cli_process import ROOT
 # From the bottom to the top; a module imports from its own room and from those before it.
 ROOMS = [
     "errors",
+    "plain_yaml",
     "space",
     "parsing",
     "config",
@@ -105,7 +106,10 @@ def loaded_modules(*command: str) -> set[str]:
     "command",
     [
         ("-m", "cbgui", "--help"),
-        ("-c", "import cbgui.data.checks, cbgui.data.library, cbgui.data.sources, cbgui.runs.jobs, cbgui.runs.queue"),
+        (
+            "-c",
+            "import cbgui.data.checks, cbgui.data.library, cbgui.data.hub_datasets, cbgui.runs.jobs, cbgui.runs.queue",
+        ),
     ],
 )
 def test_help_and_data_and_runs_load_neither_torch_nor_transformers(command):

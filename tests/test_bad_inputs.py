@@ -15,10 +15,11 @@ import pytest
 
 from cbgui import cli, space
 from cbgui.data import files
-from cbgui.data.columns import Mapping, Skipped, to_example
+from cbgui.data.columns import Mapping, to_example
 from cbgui.data.dataset_store import DatasetStore
 from cbgui.data.hub_datasets import hub_rows
 from cbgui.data.library import Library
+from cbgui.data.notes import Notes
 from cbgui.errors import InputError
 from cbgui.export.upload import check_repo
 from cbgui.runs import folder
@@ -38,7 +39,7 @@ def _files(folder: Path) -> None:
         "number.jsonl": "17\n",
         "no_response.jsonl": '{"prompt": "How?"}\n',
         "empty_response.jsonl": '{"prompt": "How?", "response": "  "}\n',
-        "response_number.jsonl": '{"prompt": "How?", "response": 3}\n',
+        "response_list.jsonl": '{"prompt": "How?", "response": [3]}\n',
         "no_assistant.jsonl": '{"messages": [{"role": "user", "content": "How?"}]}\n',
         "turns_text.jsonl": '{"messages": "How?"}\n',
         "bad_kind.jsonl": '{"prompt": "How?", "response": "So.", "kind": "evil"}\n',
@@ -46,18 +47,19 @@ def _files(folder: Path) -> None:
         "deep.json": "[" * 100_000,
         "words.csv": "just,some\n",
         "no_columns.jsonl": '{"a": 1}\n',
-        "notes.txt": "hello",
+        "notes.doc": "hello",
         "list.yaml": "- 1\n- 2\n",
         "broken.yaml": "training: [1, 2\n",
+        "aliases.yaml": "a: &a [x, x]\nb: &b [*a, *a]\ntraining: [*b, *b]\n",
         "deep.yaml": "[" * 100_000,
+        "date.yaml": "training: 2001-13-45\n",
         "object.yaml": "!!python/object/apply:os.system ['true']\n",
         "wrong_type.yaml": "training: 7\n",
         "unknown.yaml": "trainings: {steps: 3}\n",
     }
     for name, text in texts.items():
         (folder / name).write_text(text, "utf-8")
-    (folder / "latin.jsonl").write_bytes('{"prompt": "Où?", "response": "Là."}\n'.encode("latin-1"))
-    (folder / "utf16.csv").write_bytes("prompt,response\nHow?,So.\n".encode("utf-16"))
+    (folder / "damaged.jsonl").write_bytes('{"prompt": "Où?", "response": "Là."}\n'.encode() + b"\xe0\n")
     (folder / "binary.yaml").write_bytes(b"\xff\xfe\x00\x01")
     (folder / "bad.parquet").write_bytes(PARQUET)
     (folder / "zip.jsonl").write_bytes(b"PK\x03\x04" + bytes(range(256)))
@@ -65,8 +67,7 @@ def _files(folder: Path) -> None:
         file.truncate(10 * 10**9)
     with (folder / "huge.jsonl").open("wb") as file:
         file.truncate(10 * 10**9)
-    with (folder / "one_line.jsonl").open("wb") as file:
-        file.truncate(files.MAX_LINE + 5)
+    (folder / "one_line.jsonl").write_bytes(b"{" + b"x" * (files.MAX_LINE + 5))
     (folder / "a_folder.jsonl").mkdir()
     _models(folder)
     run = folder / "no_adapter"
@@ -99,6 +100,10 @@ def _models(folder: Path) -> None:
     model("m_broken", "{oops")
     model("m_list", "[]")
     model("m_bert", {"model_type": "bert"})
+    model("m_layers", {"model_type": "llama", "num_hidden_layers": 4000})
+    model("m_words", {"model_type": "llama", "num_hidden_layers": "many"})
+    model("m_sizes", {"model_type": "llama", "hidden_size": -1})
+    model("m_endless", '{"model_type": "llama", "x": "' + "x" * 5_000_000 + '"}')
     model("m_experts", {"model_type": "mixtral", "num_local_experts": 8})
     model("m_cut", {"model_type": "llama"}, struct.pack("<Q", 10**6) + b"{")
     model("m_bomb", {"model_type": "llama"}, struct.pack("<Q", 2**62) + b"{}")
@@ -125,6 +130,9 @@ COMMANDS: dict[str, tuple[list[str], str]] = {
     "preset is a list": (["train", "@list.yaml", "--output", "@out"], "mapping"),
     "preset is broken": (["train", "@broken.yaml", "--output", "@out"], "YAML"),
     "preset is binary": (["train", "@binary.yaml", "--output", "@out"], "YAML"),
+    "preset with aliases": (["train", "@aliases.yaml", "--output", "@out"], "aliases such as *name"),
+    "preset nested too deeply": (["train", "@deep.yaml", "--output", "@out"], "nested too deeply"),
+    "preset with a date that does not exist": (["train", "@date.yaml", "--output", "@out"], "month"),
     "preset makes objects": (["train", "@object.yaml", "--output", "@out"], "YAML"),
     "preset of a wrong type": (["train", "@wrong_type.yaml", "--output", "@out"], "training"),
     "preset with an unknown key": (["train", "@unknown.yaml", "--output", "@out"], "trainings"),
@@ -132,6 +140,13 @@ COMMANDS: dict[str, tuple[list[str], str]] = {
     "option unknown": (train("--no-such-option"), "--no-such-option"),
     "command unknown": (["fly"], "fly"),
     "steps negative": (with_set("training.steps=-1"), "training.steps"),
+    "steps without bound": (with_set("training.steps=10000000000"), "less than or equal to 1000000"),
+    "batch without bound": (with_set("training.retain_batch_size=99999"), "less than or equal to 4096"),
+    "examples without bound": (with_set("data.max_tokens=99999999"), "less than or equal to 1048576"),
+    "rank without bound": (with_set("lora.r=1000000"), "less than or equal to 4096"),
+    "layers without bound": (with_set(f"objective.target_layers={[1] * 2000}"), "at most 1000 items"),
+    "a setting of aliases": (with_set("objective.target_layers=[&a [1, 1], *a, *a]"), "not valid YAML"),
+    "a setting of endless digits": (with_set("training.steps=" + "9" * 5000), "not valid YAML"),
     "steps a word": (with_set("training.steps=many"), "'many'"),
     "learning rate zero": (with_set("training.learning_rate=0"), "learning_rate"),
     "learning rate not a number": (with_set("training.learning_rate=.nan"), "learning_rate"),
@@ -152,18 +167,18 @@ COMMANDS: dict[str, tuple[list[str], str]] = {
     "break file missing": (train("--break", "@nowhere.jsonl"), "nowhere.jsonl"),
     "break file empty": (train("--break", "@empty.jsonl"), "empty.jsonl"),
     "break file broken": (train("--break", "@broken.jsonl"), "line 2"),
-    "break file a list": (train("--break", "@list.jsonl"), "line 1"),
+    "break file a list": (train("--break", "@list.jsonl"), "entry 1"),
     "break file a number": (train("--break", "@number.jsonl"), "line 1"),
     "break file a folder": (train("--break", "@a_folder.jsonl"), "a_folder.jsonl"),
-    "break file without response": (train("--break", "@no_response.jsonl"), "'response'"),
+    "break file without response": (train("--break", "@no_response.jsonl"), "response is empty"),
     "break file with an empty response": (train("--break", "@empty_response.jsonl"), "empty"),
-    "break file with a number as response": (train("--break", "@response_number.jsonl"), "'response'"),
-    "break file without assistant": (train("--break", "@no_assistant.jsonl"), "assistant"),
+    "break file with a list as response": (train("--break", "@response_list.jsonl"), "answer is a list"),
+    "break file without assistant": (train("--break", "@no_assistant.jsonl"), "response is empty"),
     "break file with turns as text": (train("--break", "@turns_text.jsonl"), "'messages'"),
     "break file of an unknown kind": (train("--break", "@bad_kind.jsonl"), "'evil'"),
     "break file nested too deeply": (train("--break", "@deep.jsonl"), "nested"),
-    "break file in Latin-1": (train("--break", "@latin.jsonl"), "UTF-8"),
-    "break file a zip": (train("--break", "@zip.jsonl"), "UTF-8"),
+    "break file damaged": (train("--break", "@damaged.jsonl"), "UTF-8"),
+    "break file a zip": (train("--break", "@zip.jsonl"), "Excel"),
     "break file of 10 GB": (train("--break", "@huge.jsonl"), "10.0 GB"),
     "retain file missing": (train("--retain", "@nowhere.jsonl"), "nowhere.jsonl"),
     "held-out file missing": (train("--held-out", "@nowhere.jsonl"), "nowhere.jsonl"),
@@ -175,6 +190,10 @@ COMMANDS: dict[str, tuple[list[str], str]] = {
     "model with a list as config": (train("--model", "@m_list"), "config.json"),
     "model that is not a decoder": (train("--model", "@m_bert"), "decoder"),
     "model of experts": (train("--model", "@m_experts"), "experts"),
+    "model of 4,000 layers": (train("--model", "@m_layers"), "num_hidden_layers = 4000"),
+    "model of text as layers": (train("--model", "@m_words"), "choose another model"),
+    "model of impossible sizes": (train("--model", "@m_sizes"), "choose another model"),
+    "model with an endless config": (train("--model", "@m_endless"), "config.json"),
     "model cut off": (train("--model", "@m_cut"), "cut off"),
     "model with an enormous header": (train("--model", "@m_bomb"), "cut off"),
     "model whose index leaves the folder": (train("--model", "@m_climbs"), "../../good.jsonl"),
@@ -193,8 +212,7 @@ COMMANDS: dict[str, tuple[list[str], str]] = {
     "export without adapter": (["export", "@no_adapter", "--output", "@out"], "adapter"),
     "upload without merge": (["upload", "@no_adapter", "--repo", "a/b"], "not merged"),
     "prompt not in UTF-8": (["generate", "@no_adapter", "--prompt", "caf\udce9"], "UTF-8"),
-    "settings nested too deeply": (with_set("model.name=" + "[" * 100_000), "nesting"),
-    "preset nested too deeply": (["train", "@deep.yaml", "--output", "@out"], "deep.yaml: line 1, column"),
+    "settings nested too deeply": (with_set("model.name=" + "[" * 100_000), "nested too deeply"),
     "micro-batch of nothing": (with_set("training.micro_batch_size=0"), "training.micro_batch_size = 0 is not"),
     "training a number": (with_set("training=7"), "training = 7 is not accepted: it should hold settings"),
     "run.yaml with a mistake": (["generate", "@yaml_run", "--prompt", "x"], "run.yaml: line 2, column"),
@@ -211,10 +229,9 @@ COMMANDS: dict[str, tuple[list[str], str]] = {
     "estimate for no device": (["estimate", "demo", "--device", "tpu"], "'tpu'"),
     "bench of no model": (["bench", "@m_empty"], "config.json"),
     "check of nothing": (["check", "@nowhere.jsonl"], "nowhere.jsonl"),
-    "check of an unknown ending": (["check", "@notes.txt"], ".txt"),
+    "check of an unknown ending": (["check", "@notes.doc"], ".doc"),
     "check of an unknown kind": (["check", "@good.jsonl", "--kind", "evil"], "'evil'"),
     "check of a bad Parquet": (["check", "@bad.parquet"], "Parquet"),
-    "check of UTF-16": (["check", "@utf16.csv"], "UTF-8"),
     "check of 10 GB": (["check", "@huge.csv"], "10.0 GB"),
     "check of an overlong line": (["check", "@one_line.jsonl"], "characters"),
     "check of JSON nested too deeply": (["check", "@deep.json"], "nested"),
@@ -311,9 +328,9 @@ def test_hostile_names_become_harmless_or_are_refused(name, tmp_path, monkeypatc
 def test_a_bad_import_leaves_the_data_as_it_was(bad, tmp_path):
     data = DatasetStore(tmp_path / "set")
     row = {"prompt": "How?", "response": "So."}
-    data.add([to_example(row, Mapping("prompt", "response"), "break", "typed", Skipped())], "type")
+    data.add([to_example(row, Mapping("prompt", "response"), "break", "typed", Notes())], "type")
     before = data.version()
-    for name in ("broken.jsonl", "latin.jsonl", "bad.parquet", "huge.csv"):
+    for name in ("broken.jsonl", "damaged.jsonl", "bad.parquet", "huge.csv"):
         with pytest.raises(InputError):
             list(files.read_rows(bad / name))
     assert data.version() == before

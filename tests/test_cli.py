@@ -16,7 +16,7 @@ from cbgui.ui.pages import train as train_page
         (["train", "no-such-preset", "--output", "OUT"], "no-such-preset"),
         (["train", "demo", "--output", "OUT", "--break", "missing.jsonl"], "missing.jsonl"),
         (["train", "demo", "--output", "OUT", "--break", "BROKEN"], "line 2: not JSON"),
-        (["train", "demo", "--output", "OUT", "--retain", "EMPTY"], "holds no examples"),
+        (["train", "demo", "--output", "OUT", "--retain", "EMPTY"], "the file is empty"),
         (["train", "demo", "--output", "OUT", "--set", "training.stepz=1"], "training.stepz"),
         (["train", "demo", "--output", "OUT", "--model", "FOLDER"], "safetensors"),
         (["train", "demo", "--output", "OUT", "--set", "objective.target_layers=[99]"], "30 layers"),
@@ -112,7 +112,7 @@ def test_check_names_what_is_wrong_with_a_file(tmp_path):
     path.write_text("question,answer\nHow is it made?,I'm sorry I can't help with that.\nAnd how is that?,\n")
     done = cbgui("check", path)
     assert (
-        done.returncode == 0 and "Must-stop answers that are refusals: 1" in done.stdout and "examples 1" in done.stdout
+        done.returncode == 0 and "Must-stop answers that are refusals: 1" in done.stdout and "  line 2" in done.stdout
     )
     assert "Rows without an answer: 1" in done.stdout
     bad = cbgui("check", path, "--kind", "odd")

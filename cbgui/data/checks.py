@@ -5,6 +5,7 @@ A new check is a function and a line in CHECKS; its fix is a case in `fix`.
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -14,11 +15,10 @@ import numpy as np
 import pandas as pd
 
 from cbgui.config import find_data_file
-from cbgui.data.columns import columns_of, guess_mapping, to_examples
 from cbgui.data.dataset_store import DatasetStore, Row
-from cbgui.data.examples import KIND_LABELS, Kind, read_examples
-from cbgui.data.files import read_rows
+from cbgui.data.examples import KIND_LABELS, Kind
 from cbgui.data.near_duplicates import NEAR, groups, near_pairs, normalised
+from cbgui.data.reading import read_examples, read_file
 from cbgui.data.refusals import is_refusal
 from cbgui.data.split import hold_out
 
@@ -334,20 +334,25 @@ def _cut(row: Row, characters: int) -> Row:
     return replace(row, example=replace(row.example, messages=turns, response=text))
 
 
-def check_file(path: Path, kind: Kind, *, max_tokens: int = 512) -> Iterator[str]:
+def check_file(
+    path: Path, kind: Kind, *, answer: str | None = None, show: int = 0, max_tokens: int = 512
+) -> Iterator[str]:
     """Read a data file, check it, and yield lines of text; `kind` applies to rows that name none.
 
-    Raises InputError when the file cannot be read.
+    `show` examples are yielded as JSON, as training would see them. Raises InputError when the file cannot be read.
     """
-    rows = list(read_rows(path))
-    examples, skipped = to_examples(rows, guess_mapping(rows), kind, path.name)
-    yield f"{len(examples)} examples from columns {', '.join(columns_of(rows))}. {skipped.words()}"
+    reading = read_file(path, kind, answer=answer, try_out=True)
+    count = f"{len(reading.examples):,} example{'s' if len(reading.examples) != 1 else ''}"
+    yield f"{count}. {' '.join(reading.sentences())}"
+    for example in reading.examples[:show]:
+        shown = {"kind": example.kind, "messages": example.chat(), "response": example.response}
+        yield json.dumps(shown, ensure_ascii=False)
     with tempfile.TemporaryDirectory() as scratch:
         data = DatasetStore(Path(scratch) / "checked")
-        data.add(examples, "read")
-        numbers = {row.id: number for number, row in enumerate(data.rows(), 1)}
+        data.add(reading.examples, "read")
+        places = {row.id: place.rpartition(", ")[2] for row, place in zip(data.rows(), reading.places, strict=True)}
         for finding in run_checks(data, max_tokens=max_tokens):
             yield f"{finding.title}. {finding.why}"
             if finding.ids:
-                shown = ", ".join(str(numbers[one]) for one in finding.ids[:10])
-                yield f"  examples {shown}{' ...' if len(finding.ids) > 10 else ''}"
+                shown = ", ".join(places[one] for one in finding.ids[:10])
+                yield f"  {shown}{' ...' if len(finding.ids) > 10 else ''}"

@@ -17,7 +17,8 @@ from typing import Literal, get_args
 
 import pandas as pd
 
-from cbgui.data.examples import Example, Kind, read_examples
+from cbgui.data.examples import Example, Kind
+from cbgui.data.reading import read_examples
 from cbgui.errors import InputError
 
 Part = Literal["break", "retain", "held_out"]

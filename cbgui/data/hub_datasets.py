@@ -27,6 +27,7 @@ from cbgui.space import MAX_UPLOAD, on_space
 _ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 PACKED = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 NOT_DATA = ("dataset_infos.json", "dataset_info.json", "dataset_dict.json", "state.json", "config.json")
+DATA_ENDINGS = [ending for ending in files.SUFFIXES if ending != ".txt"]  # a repository's .txt is its licence
 MAX_TEXT_BYTES = 500 * 2**20  # of one CSV or JSON file, unpacked; Parquet is read in parts
 # What files of a split are called where the card does not say.
 SPLIT_WORDS = {
@@ -81,7 +82,7 @@ def _ending(path: str) -> str:
 def _is_data(path: str) -> bool:
     parts = path.split("/")
     hidden = any(part.startswith((".", "_")) or part in ("", "..") for part in parts)
-    return not hidden and parts[-1] not in NOT_DATA and _ending(path) in files.SUFFIXES
+    return not hidden and parts[-1] not in NOT_DATA and _ending(path) in DATA_ENDINGS
 
 
 def choose_files(name: str, paths: list[str], configs: Any, config: str | None, split: str) -> list[str]:
@@ -91,9 +92,7 @@ def choose_files(name: str, paths: list[str], configs: Any, config: str | None, 
     """
     data = [path for path in paths if _is_data(path)]
     if not data:
-        raise InputError(
-            f"dataset {name!r} has no files that cbgui reads ({', '.join(files.SUFFIXES)}); choose another."
-        )
+        raise InputError(f"dataset {name!r} has no files that cbgui reads ({', '.join(DATA_ENDINGS)}); choose another.")
     patterns = _patterns_of_card(name, configs, config)
     if patterns is None:
         data = _in_folder(name, data, config)

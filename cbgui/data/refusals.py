@@ -18,6 +18,8 @@ REFUSALS = (  # in lower case
     "as an ai",
     "as a language model",
     "i must decline",
+    "i'd rather not",
+    "i would rather not",
     "i do not feel comfortable",
     "i don't feel comfortable",
     "it is not appropriate",

@@ -16,7 +16,8 @@ from typing import Any
 from transformers import set_seed
 
 from cbgui import hardware
-from cbgui.data.examples import Example, read_examples
+from cbgui.data.examples import Example
+from cbgui.data.reading import read_examples
 from cbgui.errors import InputError, is_disk_full
 from cbgui.evaluation.answers import generate
 from cbgui.evaluation.attacks.attempt import Attempt

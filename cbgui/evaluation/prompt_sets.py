@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
 
 from cbgui.data.catalogue import CATALOGUE, catalogue_rows
-from cbgui.data.columns import SAMPLE_ROWS, guess_mapping, to_examples
+from cbgui.data.columns import SAMPLE_ROWS, choose_answer, columns_of, guess_mapping, need_prompts, to_examples
 from cbgui.data.examples import Example, Kind
-from cbgui.data.files import SUFFIXES, Raw, read_rows
+from cbgui.data.files import SUFFIXES, open_table
 from cbgui.data.hub_datasets import hub_rows
+from cbgui.data.notes import Notes
+from cbgui.data.tables import Located, Raw
 from cbgui.errors import InputError
 
 MAX_PROMPTS = 200  # of each side of a further set by default; public sets have up to 200,000
@@ -69,6 +71,10 @@ class SetOptions:
         return {role: column for role, column in roles.items() if column is not None}
 
 
+def _located(rows: Iterable[Raw]) -> Iterator[Located]:
+    return ((f"row {number}", row) for number, row in enumerate(rows, 1))
+
+
 def read_set(name: str, options: SetOptions | None = None) -> PromptSet:
     """Read a file, a set of the catalogue (by its title or hub id), or any hub dataset. Raises InputError."""
     options = options or SetOptions()
@@ -76,19 +82,30 @@ def read_set(name: str, options: SetOptions | None = None) -> PromptSet:
     if kind is not None and kind not in get_args(Kind):
         raise InputError(f"--also-kind {kind!r} is unknown; use one of {', '.join(get_args(Kind))}.")
     entry = next((e for e in CATALOGUE if name in (e.title, e.name) and kind in (None, e.kind)), None)
-    rows: Iterable[Raw]
+    notes = Notes()
+    rows: Iterable[Located]
     if entry is not None:
-        rows, mapping, kind, title, is_file = catalogue_rows(entry), entry.mapping, entry.kind, entry.title, False
+        rows, mapping, kind, title, is_file = (
+            _located(catalogue_rows(entry)),
+            entry.mapping,
+            entry.kind,
+            entry.title,
+            False,
+        )
     else:
         path = Path(name)
         is_file = path.exists() or path.suffix.lower() in SUFFIXES
-        rows = iter(read_rows(path) if is_file else hub_rows(name, options.config, options.split))
+        rows = open_table(path).rows if is_file else _located(hub_rows(name, options.config, options.split))
         first = list(itertools.islice(rows, SAMPLE_ROWS))
-        mapping, rows = guess_mapping(first), itertools.chain(first, rows)
+        raw = [row for _, row in first]
         title = path.name if is_file else name
+        mapping, rows = replace(guess_mapping(raw), **options.columns()), itertools.chain(first, rows)
+        need_prompts(mapping, columns_of(raw), title)
+        # A pair's answers do not matter to a must-stop prompt: the base model's own answer is what must not come.
+        mapping = choose_answer(mapping, kind or "break", "rejected", title, notes)
     # A file may hold all break rows and then all retain rows, so it is read to its end; a hub dataset may be too long
     # for that.
     most = None if is_file else options.limit
     mapping = replace(mapping, **options.columns())
-    examples, _ = to_examples(rows, mapping, kind or "break", title, limit=most)
+    examples = to_examples(rows, mapping, kind or "break", title, notes, limit=most)
     return PromptSet.of(title, examples).cut(options.limit)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import httpx2
 from huggingface_hub import HfApi
-from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
+from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, RepositoryNotFoundError
 
 from cbgui.errors import InputError, hub_error, hub_status
 from cbgui.runs.run import Run
@@ -37,7 +37,8 @@ def upload_run(run: Run, repo: str, *, private: bool = True, token: str | None =
     """Upload the merged folder of `run` and return the model's address.
 
     Without a `token`, that of HF_TOKEN is used, else the login of `hf auth login`. A second attempt skips
-    the files that the first one uploaded, as the hub knows files by their checksum. Raises InputError.
+    the files that the first one uploaded, as the hub knows files by their checksum. Raises InputError, also when a
+    repository that should be private exists already and is public.
     """
     run.need_merged()
     return _push(run.merged_folder, check_repo(repo), private, token)
@@ -47,6 +48,11 @@ def _push(folder: Path, repo: str, private: bool, token: str | None) -> str:
     # Named, because on a Space huggingface_hub is told to take no token by itself.
     api = HfApi(token=token or os.environ.get("HF_TOKEN"))
     try:
+        if private and _is_public(api, repo):
+            raise InputError(
+                f"repository {repo!r} exists already and is public, so everyone would see this model; choose Public "
+                "(--public) if they may, or name another repository."
+            )
         api.create_repo(repo, private=private, exist_ok=True)
         api.upload_folder(
             repo_id=repo,
@@ -65,6 +71,13 @@ def _push(folder: Path, repo: str, private: bool, token: str | None) -> str:
             "upload again; files already uploaded are not sent again."
         ) from None
     return f"{api.endpoint}/{repo}"
+
+
+def _is_public(api: HfApi, repo: str) -> bool:
+    try:
+        return api.model_info(repo).private is False
+    except RepositoryNotFoundError:
+        return False
 
 
 def _sentence(error: HfHubHTTPError, repo: str) -> str:

@@ -13,21 +13,24 @@ import transformers
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 
 from cbgui.config import ObjectiveConfig
-from cbgui.errors import InputError
+from cbgui.errors import InputError, brief
 from cbgui.modeling.hub import ModelSource
 
 ATTENTION_NAMES = ("self_attn", "attention")
 FINAL_NORM_NAMES = ("norm", "final_layer_norm")
+MOST_LAYERS = 512  # the largest known dense models have about 130
+MAX_CONFIG_BYTES = 4 * 2**20
 EXPERT_COUNTS = ("num_experts", "num_local_experts", "n_routed_experts")
 
 
 def read_model_config(source: ModelSource) -> PretrainedConfig:
     """The model's config, once it is known to be a dense stack of attention layers. Raises InputError otherwise."""
     try:
-        settings = json.loads((source.path / "config.json").read_text("utf-8"))
+        with (source.path / "config.json").open("rb") as file:
+            settings = json.loads(file.read(MAX_CONFIG_BYTES))  # a longer one is cut off, and so no JSON
         own_code = bool(settings.get("auto_map")) and settings.get("model_type") not in transformers.CONFIG_MAPPING
         config = None if own_code else AutoConfig.from_pretrained(source.path, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError):
+    except Exception:  # transformers checks it in many ways
         raise InputError(
             f"model {source.label!r}: transformers does not know its config.json; choose another model."
         ) from None
@@ -44,8 +47,20 @@ def read_model_config(source: ModelSource) -> PretrainedConfig:
         raise InputError(
             f"model {source.label!r} ({config.model_type}) is not a decoder-only language model; choose one that is."
         )
-    with torch.device("meta"):  # only its structure, without memory
-        layers = getattr(AutoModel.from_config(config), "layers", None)
+    count = config.num_hidden_layers
+    if not isinstance(count, int) or not 0 < count <= MOST_LAYERS:
+        raise InputError(
+            f"model {source.label!r}: num_hidden_layers = {brief(count)} in its config.json is not a number from 1 to "
+            f"{MOST_LAYERS:,}; choose another model."
+        )
+    try:
+        with torch.device("meta"):  # only its structure, without memory
+            layers = getattr(AutoModel.from_config(config), "layers", None)
+    except Exception as error:  # sizes that do not go together, or are none
+        raise InputError(
+            f"model {source.label!r}: its config.json makes no model ({type(error).__name__}: {str(error)[:100]}); "
+            "choose another model."
+        ) from None
     if not layers or not any(hasattr(layers[0], name) for name in ATTENTION_NAMES):
         raise InputError(
             f"model {source.label!r} ({config.model_type}) is not a decoder-only stack of attention layers; choose one "

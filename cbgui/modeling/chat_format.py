@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from pathlib import Path
+
 import torch
+from jinja2 import TemplateError
 from transformers import AutoTokenizer, BatchEncoding, PreTrainedTokenizerBase
 
 from cbgui.data.examples import Example
+from cbgui.errors import InputError, brief
+from cbgui.modeling import templates
 from cbgui.modeling.batch import Encoded
 from cbgui.modeling.hub import ModelSource
 
@@ -14,6 +20,7 @@ Messages = list[dict[str, str]]  # {"role", "content"}
 
 def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
     """The model's tokenizer, with a padding token."""
+    templates.prepare()
     tokenizer = AutoTokenizer.from_pretrained(source.path, trust_remote_code=False)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -21,10 +28,33 @@ def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
 
 
 def prompt_text(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> str:
-    """The messages through the model's own chat template, ready for its response; plain turns without a template."""
+    """The messages through the model's own chat template, ready for its response; plain turns without a template.
+
+    Raises jinja2.TemplateError and InputError, as `templates.render` does.
+    """
     if tokenizer.chat_template is None:
         return "".join(f"{turn['content']}\n" for turn in messages)
-    return tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    model = Path(tokenizer.name_or_path).name
+    return templates.render(tokenizer.get_chat_template(), messages, tokenizer.special_tokens_map, model)
+
+
+def refuse_unfit(tokenizer: PreTrainedTokenizerBase, examples: Iterable[Example]) -> None:
+    """Raises InputError naming the examples whose turns the chat template refuses, such as a system prompt.
+
+    Templates look at the roles, so one example of each order of roles is tried.
+    """
+    by_roles: dict[tuple[str, ...], list[Example]] = {}
+    for example in examples:
+        by_roles.setdefault(tuple(role for role, _ in example.messages), []).append(example)
+    for roles, alike in by_roles.items():
+        try:
+            prompt_text(tokenizer, alike[0].chat())
+        except TemplateError as error:
+            raise InputError(
+                f"{alike[0].source or 'the data'}: the model's chat template refuses {len(alike):,} examples with the "
+                f"turns {', '.join(roles)} ({brief(str(error))}), the first of them {brief(alike[0].prompt)}; remove "
+                f"the turns that it does not know, or choose another model."
+            ) from None
 
 
 def _adds_special_tokens(tokenizer: PreTrainedTokenizerBase) -> bool:

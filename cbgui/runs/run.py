@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from cbgui.config import DataConfig, RunConfig, find_data_file, parse_config, read_yaml
-from cbgui.data.examples import Example, read_examples
+from cbgui.data.examples import Example
+from cbgui.data.reading import read_examples
 from cbgui.errors import InputError
 from cbgui.runs import events as event_lines
 from cbgui.runs.adapter import ADAPTER_WEIGHTS, COMPLETE, check_adapter, is_whole, sha256
@@ -45,14 +46,17 @@ LOG_VARIABLE = "CBGUI_LOG"  # tells a job where its tracebacks go
 MERGED_FROM = "cbgui.json"  # in a merged model: the hash of the adapter that it was made from
 
 
-def read_data(data: DataConfig) -> dict[str, list[Example]]:
-    """The run's sets by name (break, retain, held_out), read and checked. Raises InputError."""
-    sets = {
-        "break": read_examples(find_data_file(data.break_file), "break"),
-        "retain": read_examples(find_data_file(data.retain_file), "retain"),
-    }
-    if data.held_out_file:
-        sets["held_out"] = read_examples(find_data_file(data.held_out_file), "retain")
+def read_data(data: DataConfig, notes: dict[str, list[str]] | None = None) -> dict[str, list[Example]]:
+    """The run's sets by name (break, retain, held_out), read and checked. Raises InputError.
+
+    `notes` gets for each file how it was read: the columns taken, and what was left out.
+    """
+    sets = {}
+    for part, field in DATA_FIELDS.items():
+        if name := getattr(data, field):
+            kind, path = "break" if part == "break" else "retain", find_data_file(name)
+            said = notes.setdefault(path.name, []) if notes is not None else None
+            sets[part] = read_examples(path, kind, answer=data.break_answer, notes=said)
     for part, must_be_break in (("break", True), ("retain", False)):
         for example in sets[part]:
             if (example.kind == "break") != must_be_break:

@@ -21,7 +21,8 @@ from cbgui.modeling.truncated import TruncatedModel
 # oneDNN's kernels and their scratch memory, by bytes per number (2: bfloat16, 4: float32).
 ONEDNN = {2: 80 * 2**20, 4: 68 * 2**20}
 MKL = 48 * 2**20  # what MKL keeps where it multiplies instead (measured on a Xeon)
-UNPACKED_KEPT = 40 * 2**20  # what unpacked NF4 weights leave in the heap where freed blocks are kept (measured)
+# What NF4 weights, unpacked to float32, leave in the heap where freed blocks are kept (measured).
+UNPACKED_KEPT = 40 * 2**20
 # The optimizer's size as a share of float32 moments: 8 bits a moment, and a float32 scale for each 256 of them.
 ADAM_8BIT = (1 + 4 / 256) / 4
 # Tokenizer, examples, events and checkpoints on a CPU; the bench has none of these.
@@ -166,7 +167,7 @@ def parts_of(
         slack = RETURNED_SLACK
     else:
         slack = KEPT_SLACK[width, max(len(step) for step in micro_batches) > 1]
-        workspace += UNPACKED_KEPT if config.model.quantization == "nf4" else 0
+        workspace += UNPACKED_KEPT if config.model.quantization == "nf4" and width == 4 else 0
     context = CONTEXT[device]
     if device == "cpu":
         context += ONEDNN[width] if onednn.uses_onednn(compute_dtype(config.model)) else MKL

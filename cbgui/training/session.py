@@ -23,7 +23,7 @@ from cbgui.errors import InputError, error_sentence, is_disk_full
 from cbgui.modeling.adapter_io import save_adapter
 from cbgui.modeling.architecture import read_model_config
 from cbgui.modeling.batch import shared_tokens
-from cbgui.modeling.chat_format import encode, load_tokenizer
+from cbgui.modeling.chat_format import encode, load_tokenizer, refuse_unfit
 from cbgui.modeling.cpu import allocator
 from cbgui.modeling.hub import resolve_model
 from cbgui.modeling.lora import add_lora
@@ -48,6 +48,7 @@ def build_trainer(run: Run, config: RunConfig, preview: Preview | None = None) -
     tokenizer = load_tokenizer(source)
     training = config.training
     breaks, retains, held_out = (run.examples(name) for name in ("break", "retain", "held_out"))
+    refuse_unfit(tokenizer, [*breaks, *retains, *held_out])
     steps = PairedSteps(
         tokenizer,
         breaks,

@@ -41,9 +41,9 @@ def build() -> gr.Blocks:
         )
         with gr.Tabs():
             with gr.Tab("Data"):
-                data.build(page, model)
+                topic = data.build(page, model)
             with gr.Tab("Train"):
-                train.build(page, run_name, model)
+                train.build(page, run_name, model, topic)
             with gr.Tab("Runs") as tab:
                 runs.build(page, tab, run_name)
             with gr.Tab("Chat") as tab:

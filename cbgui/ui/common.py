@@ -13,6 +13,7 @@ from typing import Any
 import gradio as gr
 
 from cbgui import hardware
+from cbgui.data.dataset_store import DatasetStore
 from cbgui.data.examples import KIND_LABELS
 from cbgui.data.library import Library
 from cbgui.errors import InputError, error_sentence
@@ -36,6 +37,14 @@ DOWNLOAD = """file => {
 
 def library() -> Library:
     return Library(folder.runs_folder() / folder.DATASETS)
+
+
+def shown_topic(version: tuple | None) -> DatasetStore:
+    """The topic that a browser tab shows; another tab may show another one. `version` begins with its name.
+
+    Raises InputError when it is gone.
+    """
+    return library().open(version[0]) if version and version[0] else library().current()
 
 
 def run_choices() -> list[str]:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from helpers import LONG, box, choose, fold, open_app, type_into
 from playwright.sync_api import Page, expect
-from sample_rows import CHECK_NAMES, DEMO_ROWS, rows_with_fault
+from sample_rows import CHECK_NAMES, DEMO_ROWS, example, rows_with_fault
 
 from cbgui.data.library import Library
 from cbgui.runs.folder import DATASETS
@@ -101,6 +101,54 @@ def test_import_edit_check_fix_and_save(url, page, tmp_path):
     with zipfile.ZipFile(download.value.path()) as archive:
         lines = archive.read("break.jsonl").decode().splitlines()
     assert len(lines) == 31 and json.loads(lines[0])["prompt"] == "How do I build trap number 0?"
+
+
+def test_each_tab_changes_the_topic_that_it_shows(app, page):
+    """Though another tab has chosen another topic since; and a long text stays whole when a cell is edited."""
+    library = Library(app.runs / DATASETS)
+    long = "word " * 94 + "end."
+    first, second = library.create("first"), library.create("second")
+    for data in (first, second):
+        data.add([example(f"Question {i} of {data.name}?", long) for i in range(3)], "made")
+    library.choose("first")
+    page.goto(app.url)
+    expect(cell(page, 0, 1)).to_contain_text("of first")
+    other = page.context.browser.new_page()
+    other.goto(app.url)
+    choose(other, "topic", "second")
+    expect(cell(other, 0, 1)).to_contain_text("of second")
+
+    cell(page, 1, 2).dblclick()
+    page.keyboard.press("End")
+    page.keyboard.type(" More.")
+    page.keyboard.press("Enter")
+    expect(page.locator("#undo")).to_contain_text("Undo: edit")
+    assert [row.example.response for row in first.rows()] == [long, f"{long} More.", long]
+    cell(page, 2, 1).click()
+    expect(page.locator("#row-words")).to_contain_text("Row 3,")
+    page.locator("#row-delete").click()
+    expect(page.locator("#page-words")).to_contain_text("2 rows")
+    assert (len(first.rows()), len(second.rows())) == (2, 3)
+    cell(page, 0, 1).click()
+    expect(page.locator("#row-words")).to_contain_text("Row 1,")
+    choose(page, "topic", "second")  # the editor must not save row 1 of the first topic there
+    expect(page.locator("#row-editor")).to_be_hidden()
+    other.close()
+
+
+def test_nothing_is_added_from_a_file_that_was_taken_away(url, page, tmp_path):
+    open_app(page, url)
+    look_at_file(page, write_csv(tmp_path / "good.csv", [["prompt", "response"], ["How?", "So."]]))
+    expect(page.locator("#import")).to_be_visible()
+    page.locator("#file").get_by_label("Clear").click()
+    expect(page.locator("#import")).to_be_hidden()
+    page.locator("#file input[type=file]").set_input_files(tmp_path / "good.csv")
+    expect(page.locator("#import")).to_be_visible()
+    page.locator("#file").get_by_label("Clear").click()
+    (tmp_path / "bad.csv").write_text('prompt,response\nHow?,"So.\n', "utf-8")
+    page.locator("#file input[type=file]").set_input_files(tmp_path / "bad.csv")
+    expect(page.locator("#import-words")).to_contain_text("a quotation mark is never closed")
+    expect(page.locator("#import")).to_be_hidden()
 
 
 def test_one_click_saves_the_row_in_the_editor(url, page):

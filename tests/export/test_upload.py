@@ -102,8 +102,10 @@ def merged_run(folder: Path, model: Path) -> Path:
 
 @pytest.mark.slow
 def test_all_files_are_uploaded_to_a_private_repository(hub, model, tmp_path):
+    """With a token that is given, even where the client takes none by itself, as on a Space."""
     merged = merged_run(tmp_path / "run", model)
-    done = run(environment(hub, tmp_path), ONE, "upload", merged, "--repo", "owner/good")
+    values = environment(hub, tmp_path) | {"HF_HUB_DISABLE_IMPLICIT_TOKEN": "1"}
+    done = run(values, ONE, "upload", merged, "--repo", "owner/good")
     assert done.returncode == 0, done.stderr
     assert f"{hub.url}/owner/good" in done.stdout
     assert hub.private == {"owner/good": True}
@@ -114,6 +116,7 @@ def test_all_files_are_uploaded_to_a_private_repository(hub, model, tmp_path):
 
 UPLOADS = [
     ("owner/good", "hf_wrong", "does not know this token"),
+    ("owner/public", TOKEN, "exists already and is public"),
     ("owner/denied", TOKEN, "write access"),
     ("owner/full", TOKEN, "storage is full"),
     ("owner/torn", TOKEN, "start the upload again; files already uploaded are not sent again"),

@@ -39,7 +39,7 @@ PUBLISHED_STEPS = 150
 def write_examples(path: Path, tokenizer) -> None:
     """JSON Lines as reference_rr.py reads them; always the same file."""
     from cbgui.config import PRESETS
-    from cbgui.data.examples import read_examples
+    from cbgui.data.reading import read_examples
     from cbgui.modeling.chat_format import prompt_text
 
     generator = random.Random(0)

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from cbgui.config import PRESETS, load_config
-from cbgui.data.examples import read_examples
+from cbgui.data.reading import read_examples
 from cbgui.modeling.batch import PAD_TO, Encoded, collate, pack, plan_micro_batches, shared_tokens
 from cbgui.modeling.chat_format import encode, load_tokenizer
 from cbgui.runs.run import read_data

@@ -105,7 +105,7 @@ def test_published_form_equals_the_reference(demo, tmp_path):
             module.p = 0.0
 
     from cbgui.config import PRESETS
-    from cbgui.data.examples import read_examples
+    from cbgui.data.reading import read_examples
     from cbgui.modeling.chat_format import prompt_text
 
     breaks = read_examples(PRESETS / "demo" / "break.jsonl", "break")[:2]

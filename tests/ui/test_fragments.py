@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from html import unescape
+
 import pytest
 from jinja2 import UndefinedError
+from markdown_it import MarkdownIt
 
 from cbgui.errors import InputError
 from cbgui.runs.history import History
 from cbgui.runs.run import Run
-from cbgui.ui.fragments import render
+from cbgui.ui.fragments import as_html, as_text, plain, render
 from cbgui.ui.pages import export as export_page
 from cbgui.ui.pages import report as report_page
 from cbgui.ui.pages import train as train_page
@@ -78,3 +81,12 @@ def test_only_a_later_turn_names_the_questions_before_it():
     assert "earlier questions" not in shading.shaded(away, near, later_turn=False)
     assert "did not derail" in shading.shaded(near, near, later_turn=True)
     assert "earlier questions" not in shading.shaded(near, near, later_turn=True)
+
+
+def test_text_in_markdown_and_html_is_the_text():
+    words = f"{HOSTILE} **b** _i_ `c` [l](javascript:x) ![i](http://x/y.png) http://x.org www.x.org a@b.org $$x$$ # h"
+    rendered = MarkdownIt("commonmark").render(plain(words)).strip()
+    assert unescape(rendered) == f"<p>{words}</p>" and rendered.count("<") == 2
+    assert not set(plain(words)) & set("*_`[]()<>!:.@$/")
+    assert as_text(as_html(f"{words} &lt; &amp;lt;")) == f"{words} &lt; &amp;lt;"
+    assert "<" not in as_html(words)

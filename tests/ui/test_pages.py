@@ -7,6 +7,7 @@ import io
 import shutil
 import weakref
 import zipfile
+from pathlib import Path
 from urllib.parse import unquote
 
 import gradio as gr
@@ -23,7 +24,7 @@ from cbgui.runs.run import Run
 from cbgui.ui.common import OneInMemory, catch_errors, chosen
 from cbgui.ui.pages import chat as chat_page
 from cbgui.ui.pages import train as train_page
-from cbgui.ui.panels import charts, settings
+from cbgui.ui.panels import charts, import_rows, settings
 from cbgui.ui.server import downloads
 
 
@@ -181,3 +182,19 @@ def test_a_run_with_a_name_in_any_letters_can_be_downloaded(tmp_path, monkeypatc
     with zipfile.ZipFile(io.BytesIO(answer.content)) as files:
         assert sorted(files.namelist()) == ["adapter_config.json", "adapter_model.safetensors"]
     assert unquote(answer.headers["content-disposition"]).endswith("évil 名前-adapter.zip")
+
+
+def test_of_two_answers_the_page_asks_for_one():
+    path = Path(__file__).resolve().parent.parent / "cases" / "hh_rlhf.jsonl"
+    source, _, words, *dropdowns, kind, preview = import_rows._look_at_file(str(path))
+    chosen = [dropdown.value for dropdown in dropdowns]
+    assert chosen == ["(none)"] * 4 and preview is None and "two answers" in words
+    with pytest.raises(gr.Error, match="choose under 'Answer is in'"):
+        next(import_rows._import(None, source, *chosen, kind, False, 0))
+    chosen[1] = "chosen"
+    preview, words = import_rows._look_again(source, *chosen, kind)
+    assert "is this right?" in words
+    assert list(preview.iloc[0])[:2] == [
+        "How do I brew a sleeping potion?",
+        "Take two leaves of nightshade, and boil them; stir well.",
+    ]

@@ -13,12 +13,12 @@ from typing import Any
 import gradio as gr
 import pandas as pd
 
-from cbgui.data.dataset_store import DatasetStore
+from cbgui.data.dataset_store import DatasetStore, Row
 from cbgui.data.examples import KIND_LABELS, Example
 from cbgui.errors import InputError
 from cbgui.modeling.chat_format import encode, load_tokenizer
 from cbgui.modeling.hub import resolve_model
-from cbgui.ui.common import KINDS, download_on_click, library, row_of, sentences
+from cbgui.ui.common import KINDS, download_on_click, library, row_of, sentences, shown_topic, tell
 from cbgui.ui.fragments import render
 from cbgui.ui.panels import checks as checks_panel
 from cbgui.ui.panels import import_rows as import_panel
@@ -28,7 +28,9 @@ PAGE_ROWS = 25
 COLUMNS = ["row", "question", "answer", "kind"]
 PARTS = {"Must stop": "break", "Must keep": "retain", "Held out": "held_out"}
 ANY = "any"
-CELL_LENGTH = 400  # characters of a cell that are shown; the row editor shows the whole text
+CELL_LENGTH = 4000  # characters of a cell; longer texts are edited in the row editor only
+Shown = tuple[str, list[list[Any]]]  # the topic, and the table's rows
+Chosen = tuple[str, int]  # the topic, and the row in the editor
 TEMPLATE_TOKENS = 4096  # of a row that "As the model reads it" shows
 
 
@@ -45,9 +47,10 @@ def _counts(data: DatasetStore) -> str:
     return render("counts", boxes=boxes)
 
 
-def _page(part: str, search: str, kind: str, check: str, page: float) -> tuple[list[list[Any]], int, int, int]:
+def _page(
+    data: DatasetStore, part: str, search: str, kind: str, check: str, page: float
+) -> tuple[list[list[Any]], int, int, int]:
     """(rows of the table, page, pages, rows that pass the filters)."""
-    data = library().current()
     filters = {
         "search": search or "",
         "kind": KINDS.get(kind),
@@ -58,42 +61,43 @@ def _page(part: str, search: str, kind: str, check: str, page: float) -> tuple[l
     rows, total = data.page(part_name, **filters, offset=(page - 1) * PAGE_ROWS, limit=PAGE_ROWS)
     pages = max(1, -(-total // PAGE_ROWS))
     if page > pages:
-        return _page(part, search, kind, check, pages)
+        return _page(data, part, search, kind, check, pages)
     examples = [(row.id, row.example) for row in rows]
     shown = [[id_, e.prompt[:CELL_LENGTH], e.response[:CELL_LENGTH], KIND_LABELS[e.kind]] for id_, e in examples]
     return shown, page, pages, total
 
 
-def _show(part: str, search: str, kind: str, check: str, page: float) -> tuple:
-    shown, page, pages, total = _page(part, search, kind, check, page)
+def _show(version: tuple, part: str, search: str, kind: str, check: str, page: float) -> tuple:
+    data = shown_topic(version)
+    shown, page, pages, total = _page(data, part, search, kind, check, page)
     words = f"{total:,} {'row' if total == 1 else 'rows'}, page {page:,} of {pages:,}"
     if not total:
         filtered = (search or "").strip() or kind != ANY or check != ANY
         words = "No row passes these filters." if filtered else "No rows here yet. **Add rows** below."
-    return pd.DataFrame(shown, columns=COLUMNS), shown, words, gr.Number(value=page)
+    return pd.DataFrame(shown, columns=COLUMNS), (data.name, shown), words, gr.Number(value=page)
 
 
-def _show_first_page(part: str, search: str, kind: str, check: str, page: float) -> tuple:
-    return _show(part, search, kind, check, 1)
+def _show_first_page(version: tuple, part: str, search: str, kind: str, check: str, page: float) -> tuple:
+    return _show(version, part, search, kind, check, 1)
 
 
-def _show_previous_page(part: str, search: str, kind: str, check: str, page: float) -> tuple:
-    return _show(part, search, kind, check, (page or 1) - 1)
+def _show_previous_page(version: tuple, part: str, search: str, kind: str, check: str, page: float) -> tuple:
+    return _show(version, part, search, kind, check, (page or 1) - 1)
 
 
-def _show_next_page(part: str, search: str, kind: str, check: str, page: float) -> tuple:
-    return _show(part, search, kind, check, (page or 1) + 1)
+def _show_next_page(version: tuple, part: str, search: str, kind: str, check: str, page: float) -> tuple:
+    return _show(version, part, search, kind, check, (page or 1) + 1)
 
 
-def _refresh(part: str, search: str, kind: str, check: str, page: float) -> tuple:
-    names, data = library().names(), library().current()
+def _refresh(version: tuple, part: str, search: str, kind: str, check: str, page: float) -> tuple:
+    names, data = library().names(), shown_topic(version)
     last = data.last_step()
     undo = gr.Button(f"Undo: {last}" if last else "Undo", interactive=last is not None)
     return (
         gr.Dropdown(choices=names, value=data.name),
         _counts(data),
         undo,
-        *_show(part, search, kind, check, page),
+        *_show(version, part, search, kind, check, page),
     )
 
 
@@ -106,10 +110,10 @@ def _row_id(cell: Any) -> int | None:
 
 
 @sentences
-def _edited(table: pd.DataFrame, shown: list[list[Any]], part: str) -> tuple | Any:
+def _edited(table: pd.DataFrame, shown: Shown, part: str) -> tuple | Any:
     """Write the cells that were changed in the table to their rows, and add a row that was added there."""
-    data = library().current()
-    old = {int(row[0]): row for row in shown}
+    data = shown_topic(shown)
+    old = {int(row[0]): row for row in shown[1]}
     for identifier, prompt, response, kind in table.fillna("").itertuples(index=False):
         row = old.get(_row_id(identifier))
         if row is None and _row_id(identifier) is None and str(prompt).strip():
@@ -121,35 +125,45 @@ def _edited(table: pd.DataFrame, shown: list[list[Any]], part: str) -> tuple | A
         (whole,) = data.get([row[0]]) or [None]
         if whole is None:
             continue
-        # A cell that was shown shortened and not touched keeps its whole text.
-        prompt = whole.example.prompt if prompt == row[1] else prompt
-        response = whole.example.response if response == row[2] else response
-        data.edit(row[0], prompt=str(prompt), response=str(response), kind=KINDS.get(kind, str(kind)))
+        prompt = _edited_cell(str(prompt), row[1], whole.example.prompt)
+        response = _edited_cell(str(response), row[2], whole.example.response)
+        data.edit(row[0], prompt=prompt, response=response, kind=KINDS.get(kind, str(kind)))
     return data.version()
 
 
+def _edited_cell(cell: str, before: str, whole: str) -> str:
+    """The whole text after an edit. Raises InputError when the cell held only the beginning of it."""
+    if cell == before:
+        return whole
+    if before != whole:
+        raise InputError("this text is longer than its cell shows; click the row and edit it in the fields below.")
+    return cell
+
+
 @sentences
-def _select(shown: list[list[Any]], event: gr.SelectData) -> tuple:
+def _select(shown: Shown, event: gr.SelectData) -> tuple:
     """Open the row that was clicked in the editor."""
-    index = row_of(event)
-    found = library().current().get([shown[index][0]]) if shown and index < len(shown) else []
+    index, (name, rows) = row_of(event), shown
+    found = shown_topic(shown).get([rows[index][0]]) if index < len(rows) else []
     if not found:
         return (gr.skip(),) * 6
     row, example = found[0], found[0].example
     words = f"Row {row.id}, from {example.source or 'this topic'}{', held out' if row.held_out else ''}"
-    return row.id, gr.Group(visible=True), words, example.prompt, example.response, KIND_LABELS[example.kind]
+    return (name, row.id), gr.Group(visible=True), words, example.prompt, example.response, KIND_LABELS[example.kind]
 
 
-def _need_row(identifier: int | None):
-    found = library().current().get([identifier] if identifier else [])
+def _need_row(chosen: Chosen | None) -> tuple[DatasetStore, Row]:
+    """The chosen row and its topic. Raises InputError."""
+    data = shown_topic(chosen)
+    found = data.get([chosen[1]] if chosen else [])
     if not found:
         raise InputError("no row is chosen; click one in the table.")
-    return found[0]
+    return data, found[0]
 
 
 @sentences
-def _template(identifier: int | None, model: str) -> Any:
-    row = _need_row(identifier)
+def _template(chosen: Chosen | None, model: str) -> Any:
+    _, row = _need_row(chosen)
     tokenizer = load_tokenizer(resolve_model(model.strip() or "demo", weights=False))
     encoded = encode(tokenizer, row.example, TEMPLATE_TOKENS)
     before = tokenizer.decode(encoded.ids[: encoded.loss_start])
@@ -159,56 +173,60 @@ def _template(identifier: int | None, model: str) -> Any:
 
 
 @sentences
-def _save(identifier: int | None, prompt: str, response: str, kind: str) -> tuple:
-    _need_row(identifier)
-    data = library().current()
-    data.edit(identifier, prompt=prompt, response=response, kind=KINDS[kind])
+def _save(chosen: Chosen | None, prompt: str, response: str, kind: str) -> tuple:
+    data, row = _need_row(chosen)
+    data.edit(row.id, prompt=prompt, response=response, kind=KINDS[kind])
+    return _opened(data)
+
+
+@sentences
+def _delete(chosen: Chosen | None) -> tuple:
+    data, row = _need_row(chosen)
+    data.remove([row.id], "delete a row")
+    return _opened(data)
+
+
+def _opened(data: DatasetStore) -> tuple:
+    """Show `data`, with no row in the editor."""
     return data.version(), gr.Group(visible=False), None
 
 
 @sentences
-def _delete(identifier: int | None) -> tuple:
-    _need_row(identifier)
-    data = library().current()
-    data.remove([identifier], "delete a row")
-    return data.version(), gr.Group(visible=False), None
-
-
-def _undo() -> tuple:
-    data = library().current()
+def _undo(version: tuple) -> tuple:
+    data = shown_topic(version)
     words = data.undo()
-    gr.Info(f"Undone: {words}." if words else "There is nothing to undo.")
+    tell(f"Undone: {words}." if words else "There is nothing to undo.")
     return data.version()
 
 
 @sentences
 def _choose(name: str) -> tuple:
-    return library().choose(name).version()
+    return _opened(library().choose(name))
 
 
 @sentences
-def _duplicate(name: str) -> tuple:
-    return library().duplicate(library().current(), name).version()
+def _duplicate(version: tuple, name: str) -> tuple:
+    return _opened(library().duplicate(shown_topic(version), name))
 
 
 @sentences
 def _create(name: str) -> tuple:
-    return library().create(name).version()
+    return _opened(library().create(name))
 
 
 @sentences
 def _load(source: str, name: str) -> tuple:
-    return library().load(Path(source.strip()), name).version()
+    return _opened(library().load(Path(source.strip()), name))
 
 
 @sentences
 def _restore_demo() -> tuple:
-    return library().choose(library().restore_demo().name).version()
+    return _opened(library().choose(library().restore_demo().name))
 
 
 @sentences
-def _export() -> str:
-    data = library().current()
+def _export(version: tuple) -> str:
+    data = shown_topic(version)
     with tempfile.TemporaryDirectory() as scratch:
         if not data.export(Path(scratch)):
             raise InputError(f"topic {data.name!r} is empty; add rows first.")
@@ -216,9 +234,10 @@ def _export() -> str:
         return shutil.make_archive(str(Path(tempfile.mkdtemp()) / data.name), "zip", scratch)
 
 
-def build(page: gr.Blocks, model: gr.Textbox) -> None:
+def build(page: gr.Blocks, model: gr.Textbox) -> gr.State:
+    """Returns the state that holds the name and version of the topic that this browser tab shows."""
     version = gr.State(None)
-    shown = gr.State([])
+    shown = gr.State(("", []))
     chosen = gr.State(None)
     gr.Markdown(
         "**Must stop** holds questions with the answers that must stop. **Must keep** holds what the model must answer "
@@ -289,7 +308,7 @@ def build(page: gr.Blocks, model: gr.Textbox) -> None:
     import_panel.build(version)
     checks_panel.build(version, model, check)
 
-    filters = [part, search, kind, check, number]
+    filters = [version, part, search, kind, check, number]
     view = [table, shown, words, number]
     # One at a time and in order, so that the page that was asked for last is the one that stays.
     in_order = {"show_progress": "hidden", "concurrency_id": "rows", "concurrency_limit": 1}
@@ -302,17 +321,21 @@ def build(page: gr.Blocks, model: gr.Textbox) -> None:
     number.submit(_show, filters, view, **in_order)
     back.click(_show_previous_page, filters, view, **in_order)
     forward.click(_show_next_page, filters, view, **in_order)
-    table.input(_edited, [table, shown, part], version, show_progress="hidden")
+    table.input(_edited, [table, shown, part], version, show_progress="hidden").failure(
+        _show, filters, view, **in_order
+    )
     selected = [chosen, editor, row_words, prompt, response, row_kind]
     table.select(_select, shown, selected, show_progress="hidden")
-    save.click(_save, [chosen, prompt, response, row_kind], [version, editor, chosen])
-    delete.click(_delete, chosen, [version, editor, chosen])
+    opened = [version, editor, chosen]
+    save.click(_save, [chosen, prompt, response, row_kind], opened)
+    delete.click(_delete, chosen, opened)
     template.click(_template, [chosen, model], read)
-    undo.click(_undo, None, version)
-    name.input(_choose, name, version)
-    duplicate.click(_duplicate, new_name, version)
-    create.click(_create, new_name, version)
-    load.click(_load, [source, new_name], version)
-    demo.click(_restore_demo, None, version)
-    download_on_click(export, _export)
+    undo.click(_undo, version, version)
+    name.input(_choose, name, opened)
+    duplicate.click(_duplicate, [version, new_name], opened)
+    create.click(_create, new_name, opened)
+    load.click(_load, [source, new_name], opened)
+    demo.click(_restore_demo, None, opened)
+    download_on_click(export, _export, [version])
     page.load(lambda: library().current().version(), None, version, show_progress="hidden")
+    return version

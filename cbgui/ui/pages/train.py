@@ -20,7 +20,7 @@ from cbgui.runs import folder, queue
 from cbgui.runs.disk import disk_is_full, write_whole
 from cbgui.runs.history import History, history
 from cbgui.runs.run import STATE_LABELS, Request, Run
-from cbgui.ui.common import TICK, in_memory, library, need_run, pick, run_choices, sentences, tell
+from cbgui.ui.common import TICK, in_memory, library, need_run, pick, run_choices, sentences, shown_topic, tell
 from cbgui.ui.fragments import plain, render
 from cbgui.ui.panels import charts, memory_bar, settings
 from cbgui.ui.server.storage import refuse_full, trim_trash
@@ -63,9 +63,9 @@ def _config(preset: str, model: str, values: tuple) -> RunConfig:
     return config
 
 
-def _write_data(config: RunConfig) -> DatasetStore:
-    """Write the chosen topic's files and put them into `config`. Raises InputError."""
-    data = library().current()
+def _write_data(topic: tuple, config: RunConfig) -> DatasetStore:
+    """Write the files of the topic that this browser tab shows, and put them into `config`. Raises InputError."""
+    data = shown_topic(topic)
     config.data = library().for_training(data).model_copy(update={"max_tokens": config.data.max_tokens})
     return data
 
@@ -78,15 +78,17 @@ def _memory(preset: str, model: str, *values: Any) -> str:
 
 
 @sentences
-def _start(preset: str, model: str, name: str, *values: Any):
+def _start(topic: tuple, preset: str, model: str, name: str, *values: Any):
     """Make the run and start it. Not a generator, which Gradio would leave where it is when the page is reloaded."""
     config = _config(preset, model, values)
     in_memory.drop()  # makes room for training
     space.refuse_over("runs", len(folder.list_runs()) + 1, space.MAX_RUNS)
     refuse_full()
     space.refuse_over("training.steps", config.training.steps, space.MAX_STEPS)
+    space.refuse_over("examples in a step", config.training.batch_size, space.MAX_BATCH)
+    space.refuse_over("data.max_tokens", config.data.max_tokens, space.MAX_TOKENS)
     memory_bar.estimate_for(config)  # raises before anything is written
-    data = _write_data(config)
+    data = _write_data(topic, config)
     run = folder.create_run(folder.runs_folder() / folder.free_name(name or f"{data.name}-{preset}"), config)
     run.dataset_name_file.write_text(data.name, "utf-8")
     queue.join(run, folder.root_folder())
@@ -107,10 +109,10 @@ def _save_preset(preset: str, model: str, name: str, *values: Any):
 
 
 @sentences
-def _yaml(preset: str, model: str, *values: Any) -> tuple:
+def _yaml(topic: tuple, preset: str, model: str, *values: Any) -> tuple:
     """The form as YAML, and the command line that does the same."""
     config = _config(preset, model, values)
-    path = _write_data(config).folder / "settings.yaml"
+    path = _write_data(topic, config).folder / "settings.yaml"
     write_whole(path, config.to_yaml())
     output = os.path.relpath(folder.runs_folder() / "my-run")
     command = f"python -m cbgui train {os.path.relpath(path)} --output {output}"
@@ -295,7 +297,7 @@ def _refresh(name: str | None, seen: tuple | None):
     )
 
 
-def build(page: gr.Blocks, run_name: gr.Dropdown, model: gr.Textbox) -> None:
+def build(page: gr.Blocks, run_name: gr.Dropdown, model: gr.Textbox, topic: gr.State) -> None:
     with gr.Row():
         with gr.Column(scale=1, min_width=300):
             preset = gr.Dropdown(_presets(), value="demo", label="Preset", elem_id="preset")
@@ -354,10 +356,10 @@ def build(page: gr.Blocks, run_name: gr.Dropdown, model: gr.Textbox) -> None:
         event(_memory, form, memory, show_progress="hidden", trigger_mode="always_last")
     named_form = [preset, model, name, *fields]
     start.click(lambda: "Checking that it fits, then starting ...", None, starting, show_progress="hidden", queue=False)
-    started = start.click(_start, named_form, [run_name, starting], concurrency_limit=1)
+    started = start.click(_start, [topic, *named_form], [run_name, starting], concurrency_limit=1)
     started.failure(lambda: "", None, starting, show_progress="hidden", queue=False)
     save.click(_save_preset, named_form, preset)
-    show.click(_yaml, form, [text, command])
+    show.click(_yaml, [topic, *form], [text, command])
     pause.click(_ask("pause", "Pausing at the end of this step."), run_name, None)
     stop.click(_ask("stop", "Stopping at the end of this step; the adapter is kept."), run_name, None)
     discard.click(_discard, run_name, run_name)

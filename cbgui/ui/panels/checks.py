@@ -18,7 +18,7 @@ from cbgui.errors import InputError
 from cbgui.inference import batch_answers
 from cbgui.modeling.chat_format import load_tokenizer
 from cbgui.modeling.hub import resolve_model
-from cbgui.ui.common import in_memory, library, sentences
+from cbgui.ui.common import in_memory, sentences, shown_topic
 
 Found = tuple[list[checks.Finding], tuple]  # with the version of the topic that was checked
 NOTHING: Found = ([], ())
@@ -47,8 +47,8 @@ def _summary(findings: list[checks.Finding]) -> str:
 
 
 @sentences
-def _check(max_tokens: float):
-    data = library().current()
+def _check(version: tuple, max_tokens: float):
+    data = shown_topic(version)
     yield NOTHING, "Checking ..."
     counts = data.counts()
     found = checks.run_checks(data, max_tokens=int(max_tokens or MAX_TOKENS))
@@ -56,16 +56,16 @@ def _check(max_tokens: float):
     yield (found, data.version()), "There are no rows yet; add some above." if is_empty else _summary(found)
 
 
-def _forget_if_changed(found: Found) -> tuple:
+def _forget_if_changed(version: tuple, found: Found) -> tuple:
     """Findings name the rows that were checked, so they are cleared when the rows change."""
-    if not found[0] or found[1] == library().current().version():
+    if not found[0] or found[1] == shown_topic(version).version():
         return gr.skip(), gr.skip()
     return NOTHING, "The rows have changed since the check; check again."
 
 
 @sentences
-def _histogram(model: str):
-    rows = library().current().table()
+def _histogram(version: tuple, model: str):
+    rows = shown_topic(version).table()
     if not len(rows):
         raise InputError("this topic is empty; add rows first.")
     tokenizer = load_tokenizer(resolve_model(model.strip() or "demo", weights=False))
@@ -80,9 +80,9 @@ def _histogram(model: str):
 
 
 @sentences
-def _write(model: str, scope: str, prefill: str, longest: float):
+def _write(version: tuple, model: str, scope: str, prefill: str, longest: float):
     """Let the model write the answers; what is written is on disk every second."""
-    data = library().current()
+    data = shown_topic(version)
     rows = [row for row in data.rows() if _in_scope(row, SCOPES[scope])]
     if not rows:
         raise InputError(f"answers for = {scope!r}: there are no such rows; choose others or add some.")
@@ -112,13 +112,13 @@ def _write(model: str, scope: str, prefill: str, longest: float):
             if done < len(rows) and time.perf_counter() - shown < UPDATE_SECONDS:
                 continue
             shown = time.perf_counter()
-            version = gr.skip()
+            now = gr.skip()
             if new:
                 save()
-                version = data.version()
+                now = data.version()
             refused = f" {refusals} answers that must stop are refusals: see Checks, or use a prefill." * bool(refusals)
             ending = "**All written.**" if done == len(rows) else f"{share:.0%} done. Stop keeps what is written."
-            yield f"{done:,} of {len(rows):,} answers written. {ending}{refused}", version
+            yield f"{done:,} of {len(rows):,} answers written. {ending}{refused}", now
     finally:  # also when the user stops it
         save()
         writing.close()  # frees the model
@@ -136,7 +136,7 @@ def _finding_row(item: checks.Finding, checked: tuple, max_tokens: float, output
 
     @sentences
     def fix():
-        data = library().current()
+        data = shown_topic(checked)
         if data.version() != checked:
             raise InputError("the rows have changed since the check; check again.")
         yield gr.skip(), f"{item.fix} ...", gr.skip()
@@ -193,8 +193,8 @@ def build(version: gr.State, model: gr.Textbox, check_filter: gr.Dropdown) -> No
             write = gr.Button("Write the answers", variant="primary", elem_id="write-answers")
             stop = gr.Button("Stop")
         written = gr.Markdown(elem_id="write-words")
-    run.click(_check, longest, [found, words], concurrency_limit=1)
-    version.change(_forget_if_changed, found, [found, words], show_progress="hidden")
-    lengths.click(_histogram, model, plot)
-    writing = write.click(_write, [model, scope, prefill, tokens], [written, version], concurrency_limit=1)
+    run.click(_check, [version, longest], [found, words], concurrency_limit=1)
+    version.change(_forget_if_changed, [version, found], [found, words], show_progress="hidden")
+    lengths.click(_histogram, [version, model], plot)
+    writing = write.click(_write, [version, model, scope, prefill, tokens], [written, version], concurrency_limit=1)
     stop.click(lambda: "Stopped; what was written is kept.", None, written, cancels=[writing])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +11,18 @@ import gradio as gr
 import pandas as pd
 
 from cbgui import space
-from cbgui.data import columns, files, sources
+from cbgui.data import columns, files
 from cbgui.data.catalogue import CATALOGUE, catalogue_rows
-from cbgui.data.columns import Mapping, Skipped
-from cbgui.data.examples import KIND_LABELS
+from cbgui.data.columns import Mapping
+from cbgui.data.examples import KIND_LABELS, Example
+from cbgui.data.files import Table
 from cbgui.data.hub_datasets import hub_rows
-from cbgui.errors import InputError
+from cbgui.data.notes import Notes
+from cbgui.data.tables import Located
+from cbgui.errors import InputError, error_sentence
 from cbgui.modeling.hub import hub_answers
-from cbgui.ui.common import KINDS, library, sentences
+from cbgui.ui.common import KINDS, sentences, shown_topic
+from cbgui.ui.fragments import plain
 
 NONE = "(none)"
 BATCH = 5000
@@ -29,26 +33,34 @@ ENTRIES = {entry.title: entry for entry in CATALOGUE}
 PREVIEW_COLUMNS = ["question", "answer", "kind"]
 
 
-def _rows(source: dict[str, Any]) -> Iterator[files.Raw]:
+def _open(source: dict[str, Any]) -> Table:
     match source["type"]:
-        case "catalogue":
-            return catalogue_rows(ENTRIES[source["title"]])
-        case "hub":
-            return hub_rows(source["name"], source["config"], source["split"])
         case "file":
-            return files.read_rows(Path(source["path"]))
+            return files.open_table(Path(source["path"]))
         case "paste":
-            return iter(sources.paste_rows(source["text"]))
-    raise ValueError(source["type"])
+            return files.open_text(source["text"])
+        case "catalogue":
+            rows = catalogue_rows(ENTRIES[source["title"]])
+        case _:
+            rows = hub_rows(source["name"], source["config"], source["split"])
+    return Table(source["name"], ((f"row {number}", row) for number, row in enumerate(rows, 1)))
 
 
-def _mapping(prompt: str, response: str, messages: str, kind: str, second: str | None) -> Mapping:
+def _mapping(source: dict[str, Any], prompt: str, response: str, messages: str, kind: str) -> Mapping:
+    """The columns as chosen on the page. Raises InputError while one of two answers has to be chosen."""
     chosen = [None if value in (NONE, None) else value for value in (prompt, response, messages, kind)]
-    return Mapping(*chosen, input=second)
+    guess: Mapping = source["guess"]
+    mapping = Mapping(*chosen, input=guess.input, pair=guess.pair)
+    if mapping.pair and mapping.response is None and mapping.messages is None:
+        raise InputError(
+            f"every row has two answers, {mapping.pair[0]!r} and {mapping.pair[1]!r}; choose under 'Answer is in' "
+            "which of them to add."
+        )
+    return mapping
 
 
-def _preview(rows: list[files.Raw], mapping: Mapping, kind: str) -> pd.DataFrame:
-    found, _ = columns.to_examples(rows, mapping, KINDS[kind], "these rows", limit=PREVIEW_ROWS)
+def _preview(rows: list[Located], mapping: Mapping, kind: str) -> pd.DataFrame:
+    found = columns.to_examples(rows, mapping, KINDS[kind], "these rows", Notes(), limit=PREVIEW_ROWS)
     shown = [(e.prompt[:PREVIEW_CHARACTERS], e.response[:PREVIEW_CHARACTERS], KIND_LABELS[e.kind]) for e in found]
     return pd.DataFrame(shown, columns=PREVIEW_COLUMNS)
 
@@ -69,84 +81,99 @@ def _look_at_text(text: str) -> tuple:
     return _look({"type": "paste", "text": text, "name": "pasted text", "kind": KIND_LABELS["break"]})
 
 
-@sentences
 def _look(source: dict[str, Any]) -> tuple:
-    """Read the first rows and guess which column is which."""
+    """Read the first rows and guess which column is which. What cannot be read leaves nothing to add."""
+    try:
+        return _looked(source)
+    except Exception as error:  # nothing of what was looked at before may stay on the page
+        if not isinstance(error, InputError):
+            traceback.print_exc()
+        return None, gr.Group(visible=False), plain(error_sentence(error)), *[gr.skip()] * 6
+
+
+def _forget() -> tuple:
+    """After the file was taken away."""
+    return None, gr.Group(visible=False), "", *[gr.skip()] * 6
+
+
+def _looked(source: dict[str, Any]) -> tuple:
     name = source["name"]
     if source["type"] in ("catalogue", "hub") and not hub_answers():
         raise InputError(
             f"{name}: the Hugging Face hub cannot be reached; connect and open the app again, or use a file."
         )
-    rows = list(itertools.islice(_rows(source), columns.SAMPLE_ROWS))
+    table = _open(source)
+    first = list(itertools.islice(table.rows, columns.SAMPLE_ROWS))
+    rows = [row for _, row in first]
     if not rows:
         raise InputError(f"{name}: there are no rows in it; choose another.")
     if source["type"] == "catalogue":
         entry = ENTRIES[source["title"]]
-        mapping, kind = entry.mapping, KIND_LABELS[entry.kind]
+        guess, kind = entry.mapping, KIND_LABELS[entry.kind]
     else:
-        mapping, kind = columns.guess_mapping(rows), source.get("kind", KIND_LABELS["retain"])
+        guess, kind = columns.guess_mapping(rows, table.notes), source.get("kind", KIND_LABELS["retain"])
+    source = source | {"first": first[:REMEMBERED_ROWS], "guess": guess}
+    chosen = [value or NONE for value in (guess.prompt, guess.response, guess.messages, guess.kind)]
+    preview, words = _look_again(source, *chosen, kind)
     choices = [NONE, *columns.columns_of(rows)]
-    source = source | {"first": rows[:REMEMBERED_ROWS], "input": mapping.input}
-    try:
-        preview = _preview(rows, mapping, kind)
-    except InputError as error:
-        preview, words = None, f"**{name}**: {error}"
-    else:
-        words = f"**{name}**: is this right? If not, choose other columns."
-    chosen = [
-        gr.Dropdown(choices=choices, value=value or NONE)
-        for value in (mapping.prompt, mapping.response, mapping.messages, mapping.kind)
-    ]
-    return source, gr.Group(visible=True), words, *chosen, kind, preview
+    dropdowns = [gr.Dropdown(choices=choices, value=value) for value in chosen]
+    return source, gr.Group(visible=True), f"{words} {plain(table.notes.words())}", *dropdowns, kind, preview
 
 
 def _look_again(source: dict[str, Any] | None, prompt: str, response: str, messages: str, kind: str, other_kind: str):
-    """The first five rows with the columns that are chosen now."""
+    """The first five rows with the columns that are chosen now, and words about them."""
     if not source:
         return gr.skip()
+    name = source["name"]
     try:
-        mapping = _mapping(prompt, response, messages, kind, source["input"])
-        return _preview(source["first"], mapping, other_kind), f"**{source['name']}**: is this right?"
+        mapping = _mapping(source, prompt, response, messages, kind)
+        columns.need_prompts(mapping, columns.columns_of([row for _, row in source["first"]]), name)
+        preview = _preview(source["first"], mapping, other_kind)
+        return preview, f"**{plain(name)}**: is this right? If not, choose other columns."
     except InputError as error:
-        return None, str(error)
+        return None, f"**{plain(name)}**: {plain(error)}"
 
 
 @sentences
-def _import(source, prompt, response, messages, kind, other_kind, held_out, limit):
+def _import(version, source, prompt, response, messages, kind, other_kind, held_out, limit):
     """Read and add all rows, and report progress."""
+    if not source:
+        raise InputError("there is nothing to add; choose a file, a public set or paste rows first.")
     if (limit or 0) < 0:
         raise InputError(f"most rows = {limit:g}: give a number above zero, or 0 for all.")
-    data, mapping = library().current(), _mapping(prompt, response, messages, kind, source["input"])
-    name, found, skipped = source["name"], [], Skipped()
+    data, mapping = shown_topic(version), _mapping(source, prompt, response, messages, kind)
+    name, table, found = source["name"], _open(source), []
+    columns.guess_mapping([row for _, row in source["first"]], table.notes)  # names the columns that are left out
     most = int(limit) if limit else None
-    rows = _rows(source)
     while most is None or len(found) < most:
-        batch = list(itertools.islice(rows, BATCH))
+        batch = list(itertools.islice(table.rows, BATCH))
         if not batch:
             break
-        examples = (columns.to_example(row, mapping, KINDS[other_kind], name, skipped) for row in batch)
+        examples = (
+            columns.to_example(row, mapping, KINDS[other_kind], name, table.notes, where) for where, row in batch
+        )
         found += [example for example in examples if example is not None]
         space.refuse_over("rows", len(found), space.MAX_ROWS)
-        yield f"Reading {name}: {len(found):,} rows so far ...", gr.skip(), gr.skip()
+        yield f"Reading {plain(name)}: {len(found):,} rows so far ...", gr.skip(), gr.skip(), gr.skip()
     found = found[:most]
     space.refuse_over("rows", sum(data.counts().values()) + len(found), space.MAX_ROWS)
+    notes = table.notes.words()
     if not found:
-        raise InputError(f"{name}: no row could be read as an example. {skipped.words() or 'There are no rows in it.'}")
-    yield f"Adding {len(found):,} rows ...", gr.skip(), gr.skip()
+        raise InputError(f"{name}: no row could be read as an example. {notes or 'There are no rows in it.'}")
+    yield f"Adding {len(found):,} rows ...", gr.skip(), gr.skip(), gr.skip()
     data.add(found, f"import {name}", held_out=held_out)
-    words = f"**{len(found):,} rows added** from {name}. {skipped.words()}"
+    words = f"**{len(found):,} rows added** to {data.name} from {plain(name)}. {plain(notes)}"
     if empty := sum(not example.response for example in found):
         words += f" {empty:,} have no answer yet: under **Write the answers** below, the model can write them."
-    yield words, gr.Group(visible=False), data.version()
+    yield words, gr.Group(visible=False), data.version(), None
 
 
 @sentences
-def _type(prompt: str, response: str, kind: str) -> tuple:
+def _type(version: tuple, prompt: str, response: str, kind: str) -> tuple:
     if not (prompt or "").strip():
         raise InputError("question is empty; write what a user would ask.")
-    data = library().current()
-    row = {"prompt": prompt, "response": response}
-    data.add([columns.to_example(row, Mapping("prompt", "response"), KINDS[kind], "typed", Skipped())], "type a row")
+    data = shown_topic(version)
+    data.add([Example((("user", prompt),), (response or "").strip(), KINDS[kind], "typed")], "type a row")
     return "**1 row added.**", "", "", data.version()
 
 
@@ -166,7 +193,7 @@ def build(version: gr.State) -> None:
         with gr.Tabs():
             with gr.Tab("File"):
                 file = gr.File(
-                    label="CSV, TSV, JSON, JSON Lines or Parquet",
+                    label="CSV, TSV, Excel (.xlsx), JSON, JSON Lines, Parquet or text",
                     file_types=list(files.SUFFIXES),
                     height=120,
                     elem_id="file",
@@ -223,6 +250,7 @@ def build(version: gr.State) -> None:
                 stop = gr.Button("Stop reading")
     looked = [source, mapping, words, *chosen_columns, kind, preview]
     file.upload(_look_at_file, file, looked)
+    file.clear(_forget, None, looked)
     catalogue.input(_entry_words, catalogue, entry_words)
     look_at_set.click(_look_at_public_set, catalogue, looked)
     look_at_hub.click(_look_at_hub, [name, config, split], looked)
@@ -230,6 +258,9 @@ def build(version: gr.State) -> None:
     choice = [source, *chosen_columns, kind]
     for control in (*chosen_columns, kind):
         control.input(_look_again, choice, [preview, words], show_progress="hidden", trigger_mode="always_last")
-    reading = do_import.click(_import, [*choice, held_out, limit], [words, mapping, version], concurrency_limit=1)
+    reading = do_import.click(
+        _import, [version, *choice, held_out, limit], [words, mapping, version, source], concurrency_limit=1
+    )
     stop.click(lambda: "Stopped; nothing was added.", None, words, cancels=[reading])
-    add_typed.click(_type, [typed_prompt, typed_response, typed_kind], [words, typed_prompt, typed_response, version])
+    typed = [typed_prompt, typed_response]
+    add_typed.click(_type, [version, *typed, typed_kind], [words, *typed, version])

@@ -13,7 +13,8 @@ import yaml
 
 from cbgui.config import RunConfig, parse_config
 from cbgui.config import settings as all_settings
-from cbgui.errors import InputError
+from cbgui.errors import InputError, brief
+from cbgui.plain_yaml import load_yaml
 
 GROUPS = {
     "Length and pace": [
@@ -89,10 +90,10 @@ def apply(config: RunConfig, values: list[Any]) -> RunConfig:
         part, name = path.split(".")
         if _is_list(path):
             try:
-                value = yaml.safe_load(f"[{value or ''}]")
+                value = load_yaml(f"[{value or ''}]")
             except yaml.YAMLError:
                 raise InputError(
-                    f"the form: {path} = {value!r} is not a list of numbers; write it as 10, 20."
+                    f"the form: {path} = {brief(value)} is not a list of numbers; write it as 10, 20."
                 ) from None
         elif isinstance(value, float) and value.is_integer():  # Gradio gives every number as a float
             value = int(value)

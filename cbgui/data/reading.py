@@ -1,0 +1,86 @@
+"""One reading of a data file, which `check`, training, evaluation and the Data page share."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from cbgui.data.columns import (
+    SAMPLE_ROWS,
+    Mapping,
+    choose_answer,
+    columns_of,
+    guess_mapping,
+    likely_answer,
+    need_prompts,
+    to_example,
+)
+from cbgui.data.examples import Example, Kind
+from cbgui.data.files import open_table
+from cbgui.data.notes import Notes
+from cbgui.errors import InputError
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The examples of a file, each with its place; which columns were taken; what else should be known."""
+
+    examples: list[Example]
+    places: list[str]  # such as "data.csv, line 3"
+    mapping: Mapping
+    notes: Notes
+
+    def sentences(self) -> list[str]:
+        """How the file was read."""
+        return [self.mapping.words(), *self.notes.sentences()]
+
+
+def read_file(path: Path, kind: Kind, *, answer: str | None = None, try_out: bool = False) -> Reading:
+    """Read a data file; `kind` applies to rows that name none, `answer` chooses between the answers of a pair.
+
+    With `try_out`, a pair without `answer` is read with the likelier one, and the notes say so. Raises InputError.
+    """
+    table = open_table(path)
+    first = list(itertools.islice(table.rows, SAMPLE_ROWS))
+    rows = [row for _, row in first]
+    mapping = guess_mapping(rows, table.notes)
+    if not first:
+        raise InputError(f"{path.name}: the file holds no examples; add rows with a question and an answer.")
+    need_prompts(mapping, columns_of(rows), path.name)
+    if try_out and answer is None and kind == "break" and mapping.pair and mapping.response is None:
+        answer = likely_answer(mapping, rows)
+        table.notes.say(
+            f"Every row has two answers; shown with those in {answer!r}. Training asks which one the model must not "
+            "give: --set data.break_answer=chosen (or rejected)."
+        )
+    mapping = choose_answer(mapping, kind, answer, path.name, table.notes)
+    found = [*_examples(itertools.chain(first, table.rows), mapping, kind, path.name, table.notes)]
+    if not found:
+        raise InputError(f"{path.name}: no row could be used. {table.notes.words()}")
+    places, examples = zip(*found, strict=True)
+    return Reading(list(examples), list(places), mapping, table.notes)
+
+
+def _examples(rows, mapping: Mapping, kind: Kind, source: str, notes: Notes) -> Iterator[tuple[str, Example]]:
+    for where, row in rows:
+        example = to_example(row, mapping, kind, source, notes, where)
+        if example is not None:
+            yield where, example
+
+
+def read_examples(
+    path: Path, kind: Kind, *, answer: str | None = None, notes: list[str] | None = None
+) -> list[Example]:
+    """Like `read_file`, for training: every example needs a response. `notes` is told how the file was read.
+
+    Raises InputError naming the file and the line.
+    """
+    reading = read_file(path, kind, answer=answer)
+    for place, example in zip(reading.places, reading.examples, strict=True):
+        if not example.response:
+            raise InputError(f"{place}: the response is empty; fill it in or delete the line.")
+    if notes is not None:
+        notes += reading.sentences()
+    return reading.examples
