@@ -54,7 +54,7 @@ def read_yaml(text: str, origin: str) -> Any:
         mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
         why = getattr(error, "problem", None) or next(iter(str(error).splitlines()), "")
-        raise InputError(f"{origin}: {where}not YAML that can be read ({why}); correct it.") from None
+        raise InputError(f"{origin}: {where}not valid YAML ({why}); correct it.") from None
 
 
 def refuse_broken_text(arguments: list[str]) -> None:

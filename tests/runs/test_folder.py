@@ -102,14 +102,20 @@ def test_names_that_windows_or_the_app_keeps_are_no_runs(name, run, tmp_path, sh
     assert folder.rename(run, "CON").name == "CON-run"
 
 
-def test_a_run_that_cannot_be_written_leaves_nothing(tmp_path, short_config):
-    broken = tmp_path / "broken.jsonl"
-    broken.write_text('{"prompt": "How?", "response": "\\ud800"}\n', "utf-8")  # half a character
-    short_config.data.break_file = str(broken)
-    with pytest.raises(InputError, match="UTF-8|character"):
+def test_a_run_that_cannot_be_written_leaves_nothing(tmp_path, short_config, monkeypatch):
+    def broken(path, examples):
+        path.write_text("\ud800" if path.stem == "retain" else "{}", "utf-8")  # half a character
+
+    with monkeypatch.context() as patch, pytest.raises(InputError, match="half a character"):
+        patch.setattr(folder, "write_examples", broken)
         create_run(tmp_path / "run", short_config)
     assert not (tmp_path / "run").exists()
-    short_config.data.break_file = "demo/break.jsonl"
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").touch()  # a folder that was there before stays
+    with monkeypatch.context() as patch, pytest.raises(InputError, match="half a character"):
+        patch.setattr(folder, "write_examples", broken)
+        create_run(tmp_path / "mine", short_config)
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["notes.txt"]
     with pytest.raises(InputError, match="File name too long"):
         create_run(tmp_path / ("a" * 300), short_config)
     (tmp_path / "file").touch()
