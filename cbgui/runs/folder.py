@@ -7,6 +7,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from filelock import lock_descriptor
@@ -91,7 +92,13 @@ def create_run(path: Path, config: RunConfig) -> Run:
             setattr(config.data, DATA_FIELDS[part], str(run.data_file(part)))  # written relative to the run
         run.write_config(config)
     except BaseException as error:
-        shutil.rmtree(run.path if new else run.data_file("break").parent, ignore_errors=True)
+        if new:
+            shutil.rmtree(run.path, ignore_errors=True)
+        else:  # the folder and what else is in it are the user's
+            with suppress(OSError):
+                for part in sets:
+                    run.data_file(part).unlink(missing_ok=True)
+                run.data_file("break").parent.rmdir()
         if isinstance(error, UnicodeError):
             raise InputError(
                 f"run {str(path)!r}: an example holds half a character (a lone surrogate), which no file can hold; "
