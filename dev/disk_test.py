@@ -144,7 +144,7 @@ def main(sizes: int = 20, *names: str) -> int:
                 size = before + int((1.25 * (after - before) + 64 * BLOCK) * number / (sizes - 1))
                 with disk(mounted, LARGE) as resize:
                     job.prepare(mounted)
-                    resize(max(size, used(mounted)))
+                    resize(max(size, used(mounted), BLOCK))  # 0 would mean no limit
                     first = job.do(mounted)
                     resize(LARGE)
                     again = first if first.ended else job.do(mounted)
