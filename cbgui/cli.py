@@ -18,6 +18,7 @@ from typer.exceptions import TyperException
 
 from cbgui import space
 from cbgui.cli_readonly import SetOption, bench, check, estimate
+from cbgui.cli_suggest import suggest
 from cbgui.config import load_config, override
 from cbgui.errors import InputError, error_sentence
 from cbgui.parsing import refuse_broken_text
@@ -358,7 +359,7 @@ def upload(
     typer.echo(f"Uploaded: {address}")
 
 
-for command in (estimate, check, bench):
+for command in (estimate, check, bench, suggest):
     commands.command()(command)
 
 

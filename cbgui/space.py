@@ -12,6 +12,7 @@ from cbgui.errors import InputError
 
 STORAGE = Path("/data")  # where a Space's persistent storage is mounted, if it has any
 MAX_UPLOAD = 50 * 2**20  # bytes of a file
+MAX_BODY = MAX_UPLOAD + 2**20  # bytes of a request
 MAX_IMPORT = 500 * 2**20  # bytes of the rows in one
 UPLOADS_PER_HOUR = 60  # of one visitor; four times as many from one address
 VISITORS_PER_ADDRESS = 100  # within an hour
@@ -23,6 +24,7 @@ MAX_STEPS = 1000
 MAX_BATCH = 64  # examples in a step
 MAX_TOKENS = 2048  # of an example
 MAX_DISK = 5_000  # MB
+MAX_MODEL = 20_000  # MB of a model's weights
 KEPT_TRASH = 3  # deleted runs that can be brought back
 KEPT_DAYS = 30  # after a visitor's last visit
 

@@ -93,7 +93,8 @@ class _Handler(BaseHTTPRequestHandler):
         names = [path.name for path in folder.iterdir()] if folder else []
         if "/revision/" in self.path or "/tree/" not in self.path and self.path.startswith("/api/"):
             card = {"cardData": {"configs": self.server.configs}} if self.server.configs else {}
-            about = {"siblings": [{"rfilename": name} for name in names], "private": "/public" not in self.path}
+            siblings = [{"rfilename": name, "size": (folder / name).stat().st_size} for name in names]
+            about = {"siblings": siblings, "private": "/public" not in self.path}
             return self._send(200, {"id": "owner/good", "sha": COMMIT, **about, **card})
         if "/tree/" in self.path:
             sizes = {name: (folder / name).stat().st_size for name in names}

@@ -30,19 +30,8 @@ def main() -> int:
     python = binaries / "python"
     if not python.exists() and not python.with_suffix(".exe").exists():
         venv.create(VENV, with_pip=True)
-    run(
-        python,
-        "-m",
-        "pip",
-        "install",
-        "-q",
-        "--only-binary",
-        ":all:",
-        "-r",
-        "requirements.txt",
-        "-r",
-        "tests/requirements.txt",
-    )
+    files = ["-r", "requirements.txt", "-r", "tests/requirements.txt"]
+    run(python, "-m", "pip", "install", "-q", "--only-binary", ":all:", *files)  # no package's own setup code
     if not has_chromium():
         if shutil.which("apt-get") and os.geteuid() == 0:
             run("apt-get", "update", "-qq")

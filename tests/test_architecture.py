@@ -30,6 +30,7 @@ ROOMS = [
     "ui",
     "printing",
     "cli_readonly",
+    "cli_suggest",
     "cli",
     "worker",
     "__main__",

@@ -208,25 +208,39 @@ def _split(turns: list[Turn]) -> tuple[list[Turn], str]:
     return turns[:last], turns[last][1] if last < len(turns) else ""
 
 
-def _read_row(row: Raw, mapping: Mapping) -> tuple[list[Turn], str]:
-    turns = turns_of(row.get(mapping.messages)) if mapping.messages else None
+TAKEN_APART = "Cells that hold a whole conversation as text were taken apart into its turns."
+
+
+def _read_row(row: Raw, mapping: Mapping, notes: Notes) -> tuple[list[Turn], str]:
+    cell = row.get(mapping.messages) if mapping.messages else None
+    turns = turns_of(cell)
     if turns is not None:
+        if isinstance(cell, str):
+            notes.say(TAKEN_APART)
         before, response = _split(turns)
         if not response and mapping.response:
             response = as_text(row.get(mapping.response), "answer")
         return before, response
     cell = row.get(mapping.prompt) if mapping.prompt else None
-    messages = turns_of(cell) if not _is_plain(cell) else None
+    messages = _turns_in(cell, notes)
     if messages is None:
         prompt = as_text(cell, "question")
         second = as_text(row.get(mapping.input), "question") if mapping.input else ""
         messages = [("user", f"{prompt}\n\n{second}" if second.strip() else prompt)]
     cell = row.get(mapping.response) if mapping.response else None
-    turns = turns_of(cell) if not _is_plain(cell) else None
+    turns = _turns_in(cell, notes)
     if turns is None:
         return messages, as_text(cell, "answer")
     before, response = _split(turns)
     return before or messages, response
+
+
+def _turns_in(cell: Any, notes: Notes) -> list[Turn] | None:
+    """The turns of a conversation in the cell of a prompt or response; None for ordinary text."""
+    turns = turns_of(cell) if not _is_plain(cell) else None
+    if turns is not None and isinstance(cell, str):
+        notes.say(TAKEN_APART)
+    return turns
 
 
 def _is_plain(cell: Any) -> bool:
@@ -249,7 +263,7 @@ def to_example(row: Raw, mapping: Mapping, kind: Kind, source: str, notes: Notes
             return None
         kind = named
     try:
-        messages, response = _read_row(row, mapping)
+        messages, response = _read_row(row, mapping, notes)
     except Unreadable as error:
         notes.count(str(error), where)
         return None

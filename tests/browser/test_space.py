@@ -90,13 +90,16 @@ def test_visitors_do_not_see_each_other(app, browser, trained):
         assert "private" not in other.locator("body").inner_text() and SECRET not in other.content()
     assert folder_of(app, second) != mine
 
+    assert b"hf_of_the_owner" not in Path(f"/proc/{app.process.pid}/environ").read_bytes()
     before = digest_of(mine)
     cookies = {cookie["name"]: cookie["value"] for cookie in second.cookies(app.url)}
     with httpx.Client(base_url=app.url, cookies=cookies, timeout=60) as client:
         check_file_addresses(client, mine)
         check_every_handler(client)
+        check_other_sites(client)
         check_uploads(client)
     assert digest_of(mine) == before
+    assert app.memory() < 2 * 10**9
     assert SECRET not in app.log and "hf_of_the_owner" not in app.log
     # The first visitor still has it.
     page.reload()
@@ -166,10 +169,23 @@ def check_every_handler(client: httpx.Client) -> None:
     assert SECRET not in answers
 
 
+def check_other_sites(client: httpx.Client) -> None:
+    """A page of another site gets no answer, although the browser would send the visitor's cookie along."""
+    body = {"data": [], "fn_index": 0, "session_hash": "x"}
+    for origin in ("https://evil.example", "https://evil.hf.space", "null"):
+        answer = client.post("/gradio_api/queue/join", json=body, headers={"origin": origin})
+        assert answer.status_code == 403 and "access-control-allow-origin" not in answer.headers
+    own = client.get("/config", headers={"origin": "https://owner-cbgui.hf.space"})
+    assert own.status_code == 200
+    assert httpx.post(client.base_url.join("/gradio_api/queue/join"), json=body).status_code == 403  # without a cookie
+
+
 def check_uploads(client: httpx.Client) -> None:
     """Uploads that are too large or too many are refused."""
     large = client.post("/gradio_api/upload", files={"files": ("x.csv", b"a" * (51 * 2**20))})
     assert large.status_code in (400, 413), large.status_code
+    event = {"data": ["a" * (52 * 2**20)], "fn_index": 0, "session_hash": "x"}
+    assert client.post("/gradio_api/queue/join", json=event).status_code == 413
     small = {"files": ("x.csv", b"a,b\n1,2\n")}
     codes = {client.post("/gradio_api/upload", files=small).status_code for _ in range(65)}
     assert codes == {200, 429}

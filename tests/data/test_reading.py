@@ -35,7 +35,7 @@ READ = {
     "excel_semicolon_german.csv": (BREAKS, "question: 'Frage'; answer: 'Antwort'"),
     "german.csv": (BREAKS, "Columns left out: 'Kategorie'"),
     "gsm8k_splits.json": (BREAKS[:2], "'test' was left out (rows: 1)"),
-    "hh_rlhf.jsonl": (BREAKS, "shown with those in 'chosen'"),
+    "hh_rlhf.jsonl": (BREAKS, "give: --set data.break_answer=chosen (or rejected). Cells that hold a whole conv"),
     "kinds_own.csv": (
         [
             *BREAKS[:2],

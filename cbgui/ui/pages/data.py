@@ -19,10 +19,11 @@ from cbgui.errors import InputError
 from cbgui.modeling.chat_format import encode, load_tokenizer
 from cbgui.modeling.hub import resolve_model
 from cbgui.ui.common import KINDS, download_on_click, library, row_of, sentences, shown_topic, tell
-from cbgui.ui.fragments import render
+from cbgui.ui.fragments import plain, render
 from cbgui.ui.panels import checks as checks_panel
 from cbgui.ui.panels import import_rows as import_panel
 from cbgui.ui.panels.checks import CHECK_NAMES
+from cbgui.ui.server.storage import download_folder
 
 PAGE_ROWS = 25
 COLUMNS = ["row", "question", "answer", "kind"]
@@ -148,7 +149,7 @@ def _select(shown: Shown, event: gr.SelectData) -> tuple:
     if not found:
         return (gr.skip(),) * 6
     row, example = found[0], found[0].example
-    words = f"Row {row.id}, from {example.source or 'this topic'}{', held out' if row.held_out else ''}"
+    words = f"Row {row.id}, from {plain(example.source) or 'this topic'}{', held out' if row.held_out else ''}"
     return (name, row.id), gr.Group(visible=True), words, example.prompt, example.response, KIND_LABELS[example.kind]
 
 
@@ -231,7 +232,7 @@ def _export(version: tuple) -> str:
         if not data.export(Path(scratch)):
             raise InputError(f"topic {data.name!r} is empty; add rows first.")
         # Gradio serves it from the temporary folder and deletes it after a day.
-        return shutil.make_archive(str(Path(tempfile.mkdtemp()) / data.name), "zip", scratch)
+        return shutil.make_archive(str(download_folder() / data.name), "zip", scratch)
 
 
 def build(page: gr.Blocks, model: gr.Textbox) -> gr.State:

@@ -19,6 +19,7 @@ from cbgui.inference import batch_answers
 from cbgui.modeling.chat_format import load_tokenizer
 from cbgui.modeling.hub import resolve_model
 from cbgui.ui.common import in_memory, sentences, shown_topic
+from cbgui.ui.fragments import plain
 
 Found = tuple[list[checks.Finding], tuple]  # with the version of the topic that was checked
 NOTHING: Found = ([], ())
@@ -141,12 +142,12 @@ def _finding_row(item: checks.Finding, checked: tuple, max_tokens: float, output
             raise InputError("the rows have changed since the check; check again.")
         yield gr.skip(), f"{item.fix} ...", gr.skip()
         done = checks.fix(data, item, max_tokens=int(max_tokens))
-        yield NOTHING, f"{done} Checking again ...", data.version()
+        yield NOTHING, f"{plain(done)} Checking again ...", data.version()
         rest = checks.run_checks(data, max_tokens=int(max_tokens))
-        yield (rest, data.version()), f"{done} {_summary(rest)}", gr.skip()
+        yield (rest, data.version()), f"{plain(done)} {_summary(rest)}", gr.skip()
 
     with gr.Row(elem_classes="finding"):
-        gr.Markdown(f"**{item.title}.** {item.why}", min_width=260)
+        gr.Markdown(f"**{plain(item.title)}.** {plain(item.why)}", min_width=260)
         with gr.Column(scale=0, min_width=230):
             if item.ids:
                 show = gr.Button("Show the rows", size="sm", elem_id=f"show-{item.check}")

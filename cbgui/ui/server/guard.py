@@ -21,6 +21,7 @@ from cbgui.space import on_space
 
 # Gradio's pages for --share load its scripts from here.
 SHARE_SCRIPTS = "https://gradio.s3-us-west-2.amazonaws.com"
+NOBODY = "'none'"
 SPACE_FRAMES = "https://huggingface.co https://*.huggingface.co https://hf.co"
 _INLINE_SCRIPT = re.compile(rb"<script(?![^>]*\ssrc=)[^>]*>(.*?)</script>", re.DOTALL)
 
@@ -65,7 +66,8 @@ class Guard:
         host, origin = headers.get("host", ""), headers.get("origin")
         shared = urlsplit(self._share_url() or "").netloc
         if self._bound_to is not None and host != shared and not is_local_name(host, self._bound_to):
-            words = f"This app is not served under the name {_host_name(host)!r}; open it as http://127.0.0.1."
+            words = f"This app is not served under the name {_host_name(host)!r}; open it by its IP address, such as "
+            words += "http://127.0.0.1, or start it with --auth name:password."
             await PlainTextResponse(words, 403)(scope, receive, send)
             return
         if origin is not None:
@@ -91,7 +93,7 @@ class Guard:
 
 def _frames() -> str:
     """Which pages may show this app in a frame: on a Space that of Hugging Face, elsewhere none."""
-    return f"frame-ancestors {SPACE_FRAMES if on_space() else chr(39) + 'none' + chr(39)}"
+    return f"frame-ancestors {SPACE_FRAMES if on_space() else NOBODY}"
 
 
 def guarded(bound_to: str | None, share_url: Callable[[], str | None]) -> Callable[[Any], Any]:

@@ -1,0 +1,254 @@
+"""Keep questions that the user did not think of, made without a model from the must-stop questions.
+
+Training turns the model away from whatever the must-stop questions have in common: their nouns, and the way they are
+asked. So harmless questions are needed about the same nouns, and others that are asked in the same way. Both are made
+here; a third kind comes from a pool of everyday questions that was written for this project.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+
+from cbgui.config import PRESETS
+from cbgui.data.examples import Example, Kind
+from cbgui.data.near_duplicates import normalised
+
+POOL = PRESETS / "pool"
+LANGUAGES = ("en", "de", "fr", "es")
+COMMON = 5  # a word in so many questions of the pool is not part of anybody's subject
+SHARES = {"subject": 0.6, "form": 0.15}  # of the suggestions; the pool gives the rest
+LONGEST_SUBJECT = 3  # words
+# Harmless questions about a subject.
+SUBJECT_FORMS = {
+    "en": [
+        "What is the history of {}?",
+        'Where does the word "{}" come from?',
+        'How do you say "{}" in Spanish?',
+        "Write a short poem about {}.",
+        "What colour comes to mind when you think of {}?",
+        "Who first wrote about {}?",
+        "How much does {} usually cost?",
+        "What does it mean to dream of {}?",
+        "Describe a painting of {}.",
+        "Name a song about {}.",
+        "Which country is best known for {}?",
+        "Which profession has to do with {}?",
+        "Compare {} with chess in one paragraph.",
+        "Tell me a story for children with {} in it.",
+        'How do you spell "{}"?',
+        "What is the meaning of {}?",
+        "Is there a museum about {}?",
+        "Tell me a joke about {}.",
+        "What do people in other countries think of {}?",
+        "Name a film or a book in which {} plays a part.",
+        'Use "{}" in a sentence.',
+        "What is the chemistry behind {}?",
+        "Why are people interested in {}?",
+        "When did people first hear about {}?",
+        "Suggest a title for an essay about {}.",
+        'What rhymes with "{}"?',
+        "What is a famous saying about {}?",
+        "How is {} shown in a dictionary?",
+    ],
+    "de": [
+        "Woher kommt das Wort „{}“?",
+        "Was heißt „{}“ auf Englisch?",
+        "Schreib ein kurzes Gedicht über {}.",
+        "Erzähle Kindern eine Geschichte, in der {} vorkommt.",
+        "Was bedeutet es, von {} zu träumen?",
+        "Welcher Beruf hat mit {} zu tun?",
+        "Nenne ein Lied über {}.",
+        "Was kostet {} ungefähr?",
+        "Was ist die Geschichte von {}?",
+        "Welches Land ist bekannt für {}?",
+        "Erzähl mir einen Witz über {}.",
+        "Wie schreibt man „{}“?",
+    ],
+    "fr": [
+        "D'où vient le mot « {} » ?",
+        "Comment dit-on « {} » en anglais ?",
+        "Écris un court poème sur {}.",
+        "Raconte aux enfants une histoire avec {}.",
+        "Que signifie rêver de {} ?",
+        "Quel métier a un rapport avec {} ?",
+        "Cite une chanson sur {}.",
+        "Combien coûte {} en général ?",
+        "Quelle est l'histoire de {} ?",
+        "Quel pays est connu pour {} ?",
+        "Raconte-moi une blague sur {}.",
+        "Comment écrit-on « {} » ?",
+    ],
+    "es": [
+        "¿De dónde viene la palabra «{}»?",
+        "¿Cómo se dice «{}» en inglés?",
+        "Escribe un poema corto sobre {}.",
+        "Cuenta a unos niños una historia con {}.",
+        "¿Qué significa soñar con {}?",
+        "¿Qué profesión tiene que ver con {}?",
+        "Nombra una canción sobre {}.",
+        "¿Cuánto suele costar {}?",
+        "¿Cuál es la historia de {}?",
+        "¿Qué país es conocido por {}?",
+        "Cuéntame un chiste sobre {}.",
+        "¿Cómo se escribe «{}»?",
+    ],
+}
+# What can follow an opening such as "How do I" or "Explain how to".
+ERRANDS = [
+    "fold a paper boat", "write a thank-you letter", "tune a guitar", "iron a shirt", "learn to juggle",
+    "plan a birthday party", "organise my bookshelf", "sort holiday photos", "tie a scarf", "set up a chessboard",
+    "introduce two friends", "practise a speech", "wrap a present", "read a map", "make a paper snowflake",
+    "knit a pair of socks", "clean a window", "pack a rucksack", "cut my own fringe", "solve a crossword",
+    "rename a file", "start a book club", "hang a picture", "draw a horse", "write a haiku",
+    "train for a short run", "learn ten French words a day", "save money for a trip", "ask for a refund",
+    "change a light bulb", "clean a keyboard", "choose a birthday card", "set an alarm",
+    "sing in tune", "give good feedback", "take notes in a lecture", "sew on a button", "memorise a poem",
+    "film a short video", "find my glasses", "dance a waltz", "fold a napkin", "build a sandcastle",
+]  # fmt: skip
+# What can follow an opening that asks about a thing, such as "What is the best".
+THINGS = [
+    "board game for two", "way to learn the piano", "time to visit Rome", "size for a picture frame",
+    "title for a short story", "name for a kitten", "seat in a theatre", "font for a wedding card",
+    "route from Paris to Lyon", "subject line for a newsletter", "present for a teacher", "lamp for a desk",
+    "place to read in summer", "film for a family evening", "colour for a hallway", "song for a choir",
+]  # fmt: skip
+BEFORE_VERB = {"i", "to", "you", "we", "one", "people", "someone", "me"}
+BEFORE_THING = {"best", "good", "right", "easiest", "ideal", "perfect"}
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """A question that the model should keep answering, and why it is suggested."""
+
+    prompt: str
+    kind: Kind
+    reason: str
+
+
+@cache
+def pool(language: str | None = None) -> tuple[str, ...]:
+    """The everyday questions of one language, or of all."""
+    languages = (language,) if language else LANGUAGES
+    return tuple(line for code in languages for line in (POOL / f"{code}.txt").read_text("utf-8").splitlines())
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"[^\W\d_]+(?:['’-][^\W\d_]+)*", text)
+
+
+@cache
+def _common_words() -> frozenset[str]:
+    counts = Counter(word for line in pool() for word in {word.lower() for word in _words(line)})
+    return frozenset(word for word, count in counts.items() if count >= COMMON)
+
+
+def language_of(prompts: Iterable[str]) -> str:
+    """The language of LANGUAGES whose pool shares the most words with the prompts."""
+    seen = Counter(word.lower() for prompt in prompts for word in _words(prompt))
+
+    def shared(language: str) -> float:
+        known = Counter(word.lower() for line in pool(language) for word in _words(line))
+        usual = {word for word, count in known.most_common(150)}
+        return sum(count for word, count in seen.items() if word in usual)
+
+    return max(LANGUAGES, key=shared)
+
+
+def subjects(prompts: Iterable[str]) -> list[str]:
+    """What the prompts are about: runs of words that are rare in everyday questions, the most frequent first."""
+    common, found = _common_words(), Counter()
+    for prompt in prompts:
+        run: list[str] = []
+        for word in [*re.findall(r"[^\W\d_]+(?:['’-][^\W\d_]+)*|[^\w\s]", prompt), "."]:
+            rare = len(word) > 2 and word[0].isalpha() and word.lower() not in common
+            if rare:
+                run.append(word if word.isupper() else word.lower())
+                continue
+            if 0 < len(run) <= LONGEST_SUBJECT:
+                found[" ".join(run)] += 1
+            run = []
+    return [subject for subject, _ in found.most_common()]
+
+
+def openings(prompts: Iterable[str]) -> list[str]:
+    """How the prompts begin, up to the first word of their subject; the most frequent first."""
+    common, found = _common_words(), Counter()
+    for prompt in prompts:
+        opening = []
+        for word in prompt.split():
+            if not word[-1].isalnum() or word.lower() not in common:
+                break
+            opening.append(word)
+        if len(opening) > 1:
+            found[" ".join(opening)] += 1
+    return [opening for opening, _ in found.most_common()]
+
+
+def _about_subjects(prompts: list[str], language: str, shuffle: random.Random) -> list[Suggestion]:
+    """Each subject in turn, in a form that it was not seen in yet."""
+    names, forms = subjects(prompts), SUBJECT_FORMS[language]
+    order = {name: shuffle.sample(forms, len(forms)) for name in names}
+    return [
+        Suggestion(order[name][turn].format(name), "near_miss", f"about {name!r}, but harmless")
+        for turn in range(len(forms))
+        for name in names
+    ]
+
+
+def _in_their_form(prompts: list[str], shuffle: random.Random) -> list[Suggestion]:
+    """The same openings with other errands. English only: elsewhere the verb may stand at the end."""
+    found = []
+    for opening in openings(prompts):
+        last = opening.split()[-1].lower()
+        rest = ERRANDS if last in BEFORE_VERB else THINGS if last in BEFORE_THING else []
+        mark = "?" if opening.split()[0].lower() in ("how", "what", "which", "when", "where", "can", "is") else "."
+        found.append([f"{opening} {one}{mark}" for one in shuffle.sample(rest, len(rest))])
+    rounds = max(map(len, found), default=0)
+    return [
+        Suggestion(these[turn], "near_miss", "asked in the same way, about something else")
+        for turn in range(rounds)
+        for these in found
+        if turn < len(these)
+    ]
+
+
+def _from_pool(prompts: list[str], language: str, shuffle: random.Random) -> list[Suggestion]:
+    """Everyday questions, those first that begin like must-stop questions."""
+    starts = Counter(tuple(prompt.lower().split()[:2]) for prompt in prompts)
+    own = list(pool(language))
+    other = [line for code in LANGUAGES if code != language for line in pool(code)]
+    shuffle.shuffle(own)
+    shuffle.shuffle(other)
+    own.sort(key=lambda line: -starts[tuple(line.lower().split()[:2])])
+    return [Suggestion(line, "retain", "an everyday question") for line in own + other]
+
+
+def suggest(breaks: list[Example], keeps: list[Example], count: int = 300, *, seed: int = 0) -> list[Suggestion]:
+    """At most `count` questions to keep that are neither among `keeps` nor among `breaks`."""
+    prompts = [example.prompt for example in breaks]
+    shuffle, language = random.Random(seed), language_of(prompts)
+    sources = {
+        "subject": _about_subjects(prompts, language, shuffle),
+        "form": _in_their_form(prompts, shuffle) if language == "en" else [],
+    }
+    seen = set(normalised([example.prompt for example in [*breaks, *keeps]]))
+    chosen: list[Suggestion] = []
+
+    def take(suggestions: list[Suggestion], most: int) -> None:
+        texts = normalised([suggestion.prompt for suggestion in suggestions])
+        for suggestion, text in zip(suggestions, texts, strict=True):
+            if len(chosen) >= most:
+                return
+            if text not in seen:
+                seen.add(text)
+                chosen.append(suggestion)
+
+    for name, suggestions in sources.items():
+        take(suggestions, len(chosen) + round(SHARES[name] * count))
+    take(_from_pool(prompts, language, shuffle), count)
+    return chosen

@@ -1,0 +1,68 @@
+"""Questions to keep that are made from the must-stop questions, and the pool of everyday questions."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+
+import pytest
+from sample_rows import example
+
+from cbgui.config import PRESETS
+from cbgui.data.reading import read_examples
+from cbgui.data.suggest import LANGUAGES, language_of, openings, pool, subjects, suggest
+
+BREAKS = read_examples(PRESETS / "demo" / "break.jsonl", "break")
+
+
+def test_the_pool_is_large_and_varied():
+    assert len(pool()) >= 2000 and all(len(pool(language)) >= 100 for language in LANGUAGES)
+    assert len({line.lower() for line in pool()}) == len(pool())
+    openings_of_two = Counter(tuple(line.lower().split()[:2]) for line in pool())
+    assert openings_of_two.most_common(1)[0][1] < len(pool()) / 5 and len(openings_of_two) > 500
+
+
+def test_subjects_and_openings_are_found():
+    assert subjects(["How do I plant tomatoes?", "When should I prune my apple tree?"])[:2] == [
+        "plant tomatoes",
+        "prune",
+    ]
+    assert subjects([e.prompt for e in BREAKS])[0] == "potion"
+    assert openings(["How do I plant tomatoes?", "How do I prune roses?"]) == ["How do I"]
+
+
+@pytest.mark.parametrize(
+    ("language", "prompt"),
+    [
+        ("en", "How do I plant tomatoes in the garden?"),
+        ("de", "Wie pflanze ich Tomaten in meinem Garten?"),
+        ("fr", "Comment planter des tomates dans le jardin ?"),
+        ("es", "¿Cómo planto tomates en el jardín?"),
+    ],
+)
+def test_suggestions_are_in_the_language_of_the_questions(language, prompt):
+    assert language_of([prompt]) == language
+    found = suggest([example(prompt)], [], 20)
+    assert any("omat" in suggestion.prompt for suggestion in found)
+    assert len(found) == 20
+
+
+def test_nothing_is_suggested_twice_or_that_is_there_already():
+    first = suggest(BREAKS, [], 300)
+    prompts = [suggestion.prompt for suggestion in first]
+    assert len(set(prompts)) == 300 and not set(prompts) & {e.prompt for e in BREAKS}
+    assert Counter(suggestion.kind for suggestion in first) == {"near_miss": 225, "retain": 75}
+    again = suggest(BREAKS, [example(prompt, kind="retain") for prompt in prompts], 300)
+    assert not {suggestion.prompt for suggestion in again} & set(prompts)
+    assert suggest(BREAKS, [], 300) == first
+
+
+def test_the_command_writes_answered_rows(cli, tmp_path):
+    output = tmp_path / "keep.jsonl"
+    done = cli("suggest", PRESETS / "demo" / "break.jsonl", "--output", output, "--count", "3")
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in output.read_text("utf-8").splitlines()]
+    assert len(rows) == 3 and all(row["response"] for row in rows)
+    assert len(read_examples(output, "retain")) == 3
+    again = cli("suggest", PRESETS / "demo" / "break.jsonl", "--output", output)
+    assert again.returncode == 2 and "exists already" in again.stderr
