@@ -214,6 +214,7 @@ BAD = {
     "a compressed file": ("a.jsonl", b"\x1f\x8b\x08", "unpack it first"),
     "a broken Excel file": ("a.xlsx", b"PK\x03\x04junk", "not an Excel file"),
     "a broken line": ("a.jsonl", '{"prompt": "Who?", "response": "Me."}\n{"prompt": ', "line 2: not JSON"),
+    "a JSON bomb": ("a.json", "[" + "{}," * 10_000_001 + "{}]", "too many to parse at once"),
     "two answers": ("a.jsonl", '{"prompt": "Who?", "chosen": "Me.", "rejected": "No."}\n', "data.break_answer"),
 }  # fmt: skip
 
