@@ -79,6 +79,10 @@ def _rows(path: Path, notes: Notes) -> Iterator[Located]:
             yield from _excel_rows(path, notes)
         else:
             encoding = text_encoding(path, notes)
+            if kind == ".json":  # often one long line
+                text = _whole(path, encoding)
+                yield from _text_rows(text_lines(text), name, notes, lambda: text, kind)
+                return
             with path.open(encoding=encoding, newline="") as file:
                 yield from _text_rows(_lines(file, name), name, notes, lambda: _whole(path, encoding), kind)
     except UnicodeError:
