@@ -4,13 +4,14 @@ Exit codes: 0 done or paused, 1 failed with a message or interrupted, 2 bad inpu
 
 from __future__ import annotations
 
+import errno
 import os
+import socket
 import sys
 import threading
 import time
-import traceback
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from typer.exceptions import TyperException
@@ -18,12 +19,18 @@ from typer.exceptions import TyperException
 from cbgui import space
 from cbgui.cli_readonly import SetOption, bench, check, estimate
 from cbgui.cli_suggest import suggest
-from cbgui.config import CACHE, load_config, override
+from cbgui.config import load_config, override
 from cbgui.errors import InputError, error_sentence
-from cbgui.printing import event_line, progress_lines, report_lines, say_starting
+from cbgui.parsing import refuse_broken_text
+from cbgui.printing import event_line, log_traceback, progress_lines, report_lines, say_starting, tell
 from cbgui.runs import folder
+from cbgui.runs.disk import disk_is_full
+from cbgui.runs.jobs import alone
 from cbgui.runs.process import hold
-from cbgui.runs.run import LOG_VARIABLE, TRAIN, Run, read_data
+from cbgui.runs.run import EVALUATE, EXPORT, TRAIN, UPLOAD, Run, read_data
+
+if TYPE_CHECKING:
+    from accelerate import PartialState
 
 # torch and transformers take seconds to import, so each command imports what needs them after its input is checked.
 commands = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
@@ -47,6 +54,7 @@ def open_app(
         raise InputError("--auth needs a name and a password; write it as --auth name:password.")
     if port is not None and not 0 < port < 65536:
         raise InputError(f"--port {port} is not a port; use a number from 1 to 65535.")
+    _check_address(host, port)
     local = host in ("127.0.0.1", "localhost", "::1")
     if (not local or share) and not (auth or open_to_network or space.on_space()):
         option = "--share" if local else f"--host {host!r}"
@@ -68,6 +76,20 @@ def open_app(
     from cbgui.ui.build import launch
 
     launch(host, port, share=share, auth=(name, password) if auth else None)
+
+
+def _check_address(host: str, port: int | None) -> None:
+    """Raises InputError when the app cannot listen there. Without a port, Gradio looks for a free one."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port or 0, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as trial:
+            if os.name != "nt":  # a port that was closed a moment ago is free
+                trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            trial.bind(address)
+    except (OSError, UnicodeError) as error:
+        if isinstance(error, OSError) and error.errno in (errno.EADDRINUSE, errno.EACCES):
+            raise InputError(f"--port {port} is in use or not allowed; choose another, or leave --port out.") from None
+        raise InputError(f"--host {host!r} is not an address of this machine; use 127.0.0.1, or 0.0.0.0.") from None
 
 
 @commands.command()
@@ -103,8 +125,13 @@ def train(
             run.ask("pause")
             offset = run.events()[1]
     state = run.state()
+    if state == "failed" and not run.newest("status")["status"].get("resume"):
+        raise typer.Exit(1)  # its error, printed above, says what to change
     if state in ("failed", "interrupted"):
-        typer.echo(f"The run was {state}; continue with: python -m cbgui train --resume --output {output}", err=True)
+        if state == "interrupted" and disk_is_full(run.path):
+            typer.echo("The disk is full; free some space.", err=True)
+        ended = "The run failed" if state == "failed" else "The run was interrupted"
+        typer.echo(f"{ended}; go on with: python -m cbgui train --resume --output {output}", err=True)
         raise typer.Exit(1)
 
 
@@ -162,7 +189,7 @@ def _train_in_this_process(run: Run) -> int:
     state = PartialState(cpu=not torch.cuda.is_available())
     state.wait_for_everyone()  # until the first process has created the run directory
     if not state.is_main_process:
-        return train_with_previews(run)
+        return _leave_together(state, train_with_previews(run))
     with hold(run.lock_file(TRAIN)) as held:
         if not held:
             raise InputError(f"run {run.name!r} is running already; stop it first.")
@@ -177,6 +204,14 @@ def _train_in_this_process(run: Run) -> int:
         threading.Thread(target=tell, daemon=True).start()
         code = train_with_previews(run)
         time.sleep(0.5)  # the last lines
+    return _leave_together(state, code)
+
+
+def _leave_together(state: PartialState, code: int) -> int:
+    """End the connection of the processes; one that ends while another still uses it would abort that."""
+    if code == 0:
+        state.wait_for_everyone()
+    state.destroy_process_group()
     return code
 
 
@@ -243,26 +278,28 @@ def evaluate(
     from cbgui.evaluation.evaluate import evaluate_run
     from cbgui.evaluation.prompt_sets import SetOptions
 
-    report = evaluate_run(
-        run,
-        held_out=held_out,
-        also=also,
-        also_options=SetOptions(
-            kind=also_kind,
-            prompt=also_prompt,
-            response=also_response,
-            messages=also_messages,
-            config=also_config,
-            split=also_split,
-            limit=also_limit,
-        ),
-        attacks=names or None,
-        judge=JudgeChoice(judge, judge_label, judge_template) if judge else None,
-        tasks=_names(tasks),
-        max_new_tokens=max_new_tokens,
-        limit=limit,
-        progress=progress,
+    also_options = SetOptions(
+        kind=also_kind,
+        prompt=also_prompt,
+        response=also_response,
+        messages=also_messages,
+        config=also_config,
+        split=also_split,
+        limit=also_limit,
     )
+    with alone(run, EVALUATE):
+        report = evaluate_run(
+            run,
+            held_out=held_out,
+            also=also,
+            also_options=also_options,
+            attacks=names or None,
+            judge=JudgeChoice(judge, judge_label, judge_template) if judge else None,
+            tasks=_names(tasks),
+            max_new_tokens=max_new_tokens,
+            limit=limit,
+            progress=progress,
+        )
     for line in report_lines(report):
         typer.echo(line)
     typer.echo(f"Report: {run.report_page}")
@@ -290,6 +327,7 @@ def export(
     run_dir: RunArgument,
     output: Annotated[Path, typer.Option(help="a folder that does not exist yet")],
     max_shard_size: Annotated[str | None, typer.Option(help="such as 5GB; by default as the base model's")] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="replace an earlier merged model at --output")] = False,
 ) -> None:
     """Merge the adapter into the base model: safetensors that any transformers program loads."""
     run = _with_adapter(run_dir)
@@ -297,7 +335,8 @@ def export(
     progress(0.0, "Starting")
     from cbgui.export.merge import export_run
 
-    difference = export_run(run, output, max_shard_size=max_shard_size, progress=progress)
+    with alone(run, EXPORT):
+        difference = export_run(run, output, max_shard_size=max_shard_size, replace=replace, progress=progress)
     typer.echo(
         f"{output}: the merged model and base + adapter differ by at most {difference:.2g} in any token's probability."
     )
@@ -311,10 +350,13 @@ def upload(
 ) -> None:
     """Push the merged model to the Hugging Face hub, with its card."""
     run = folder.open_run(run_dir)
+    run.need_merged()
     from cbgui.export.upload import upload_run
 
     typer.echo(f"10% Uploading to {repo}")
-    typer.echo(f"Uploaded: {upload_run(run, repo, private=not public)}")
+    with alone(run, UPLOAD):
+        address = upload_run(run, repo, private=not public)
+    typer.echo(f"Uploaded: {address}")
 
 
 for command in (estimate, check, bench, suggest):
@@ -331,33 +373,22 @@ def _with_adapter(run_dir: Path) -> Run:
     return run
 
 
-def _log_traceback() -> Path:
-    """Append the current traceback to the run's log for background jobs, otherwise to the user's errors.log."""
-    log = Path(os.environ.get(LOG_VARIABLE) or CACHE / "errors.log")
-    try:
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("a", encoding="utf-8", errors="backslashreplace") as file:
-            traceback.print_exc(file=file)
-    except OSError:  # a full disk or a read-only home
-        traceback.print_exc()
-    return log
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code; `arguments` are the process's own by default."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     try:
+        refuse_broken_text(sys.argv[1:] if arguments is None else arguments)
         code = commands(arguments, standalone_mode=False)
     except InputError as error:
-        typer.echo(str(error), err=True)
+        tell(str(error))
         return 2
     except TyperException as error:  # an option that typer refuses, as one sentence without the usage box
         if type(error).__name__ != "NoArgsIsHelpError":  # its help is on the screen already; the class is private
-            typer.echo(f"{error.format_message().rstrip('.')}; see --help.", err=True)
+            tell(f"{error.format_message().rstrip('.')}; see --help.")
         return getattr(error, "exit_code", 2)
     except (typer.Abort, KeyboardInterrupt):
         return 1
     except Exception as error:
-        typer.echo(f"{error_sentence(error)} Details: {_log_traceback()}", err=True)
+        tell(f"{error_sentence(error)} Details: {log_traceback()}")
         return 1
     return code if isinstance(code, int) else 0

@@ -18,8 +18,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
-from cbgui.errors import InputError, brief
-from cbgui.plain_yaml import load_yaml
+from cbgui.errors import InputError
+from cbgui.parsing import mistake_sentence, read_yaml
 
 PRESETS = Path(__file__).resolve().parent / "presets"
 CACHE = Path(os.environ.get("CBGUI_CACHE", Path.home() / ".cache" / "cbgui"))  # the demo model, and errors.log
@@ -277,16 +277,6 @@ def settings() -> list[SettingInfo]:
     return found
 
 
-def _sentence(error: ValidationError, origin: str) -> str:
-    """The first mistake of a pydantic error as one sentence."""
-    first = error.errors()[0]
-    field = ".".join(str(part) for part in first["loc"]) or "the file"
-    if first["type"] == "extra_forbidden":
-        return f"{origin}: unknown key {field!r}; remove it or check its spelling."
-    value = first.get("input")
-    return f"{origin}: {field} = {brief(value)} is not accepted: {first['msg'].lower()}."
-
-
 def parse_config(values: Any, origin: str = "the settings") -> RunConfig:
     """Validate plain values (as read from YAML). Raises InputError with one sentence."""
     if not isinstance(values, dict):
@@ -296,7 +286,7 @@ def parse_config(values: Any, origin: str = "the settings") -> RunConfig:
     try:
         return RunConfig.model_validate(values)
     except ValidationError as error:
-        raise InputError(_sentence(error, origin)) from None
+        raise InputError(mistake_sentence(error, origin, RunConfig)) from None
 
 
 def preset_names() -> list[str]:
@@ -313,9 +303,10 @@ def load_config(preset_or_yaml: str) -> RunConfig:
             "choose one of these."
         )
     try:
-        values = load_yaml(path.read_text("utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not readable as YAML ({str(error).splitlines()[0]}); correct the file.") from None
+        text = path.read_text("utf-8")
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: not YAML in UTF-8; save the file as UTF-8.") from None
+    values = read_yaml(text, str(path))
     config = parse_config(values or {}, str(path))
     for field in (
         "break_file",
@@ -341,10 +332,7 @@ def override(config: RunConfig, assignments: list[str]) -> RunConfig:
             node = node.get(parent) if isinstance(node, dict) else None
         if not isinstance(node, dict) or leaf not in node:
             raise InputError(f"--set: unknown key {key.strip()!r}; remove it or check its spelling.")
-        try:
-            node[leaf] = load_yaml(text)
-        except yaml.YAMLError:
-            raise InputError(f"--set {key.strip()}: {text!r} is not valid YAML; put it in quotes.") from None
+        node[leaf] = read_yaml(text, f"--set {key.strip()}")
     return parse_config(values, "--set")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import sys
 from pathlib import Path
 from typing import Literal
@@ -17,7 +18,13 @@ GIB = 2**30
 CONTEXT = {"cpu": 520 * 2**20, "cuda": 800 * 2**20}
 CUDA_BUILD = 363 * 2**20  # what PyTorch's CUDA build takes in addition when the CPU computes (measured)
 CUBLAS = 32 * 2**20  # workspace of cuBLAS on a GPU
-OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "CUBLAS_STATUS_ALLOC_FAILED")
+OUT_OF_MEMORY = (
+    "can't allocate memory",
+    "not enough memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "MPS backend out of memory",
+    "Invalid buffer size",  # Metal's words for a tensor that is larger than its memory
+)
 
 
 def device() -> torch.device:
@@ -37,6 +44,7 @@ def fast_dtype(kind: str | None = None) -> torch.dtype:
     kind = kind or device().type
     if kind == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    # "mps": float32, because bfloat16 needs macOS 14 and an M2.
     if kind == "cpu" and torch.cpu.get_capabilities().get("avx512_bf16", False):
         return torch.bfloat16
     return torch.float32
@@ -46,14 +54,14 @@ def memory_for_training() -> int:
     """Bytes that a training process could use: free memory plus what this process holds already."""
     if torch.cuda.is_available():
         return free_memory() + torch.cuda.memory_reserved()
-    return psutil.virtual_memory().available + psutil.Process().memory_info().rss
+    return free_memory() + psutil.Process().memory_info().rss
 
 
 def step_memory() -> int:
     """What a step's event reports: peak bytes on the GPU, or the resident bytes of this process on a CPU."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
-    return psutil.Process().memory_info().rss
+    return psutil.Process().memory_info().rss + _metal_memory()
 
 
 def peak_memory() -> int:
@@ -72,13 +80,27 @@ def peak_memory() -> int:
 
 
 def free_memory() -> int:
-    """Free bytes of the GPU, or of RAM where there is no GPU."""
-    return _gpu_memory()[0] if torch.cuda.is_available() else free_ram()
+    """Free bytes of the GPU, or of RAM where there is no GPU. Metal allows a part of RAM."""
+    if torch.cuda.is_available():
+        return _gpu_memory()[0]
+    if device().type == "mps":
+        return max(0, min(free_ram(), torch.mps.recommended_max_memory() - _metal_memory()))
+    return free_ram()
 
 
 def free_ram() -> int:
     """Free bytes of RAM."""
     return psutil.virtual_memory().available
+
+
+def _metal_memory() -> int:
+    """Bytes that this process holds on Apple's GPU; they are RAM, but not resident memory of the process."""
+    return torch.mps.driver_allocated_memory() if device().type == "mps" else 0
+
+
+def _own_gpu() -> int:
+    """The number of the GPU that this process computes on: each of several processes has its own."""
+    return int(os.environ.get("LOCAL_RANK", 0)) % max(1, torch.cuda.device_count())
 
 
 def _gpu_memory() -> tuple[int, int]:
@@ -89,7 +111,7 @@ def _gpu_memory() -> tuple[int, int]:
     """
     try:
         pynvml.nvmlInit()
-        handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(0).uuid}")
+        handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(_own_gpu()).uuid}")
         memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
     except pynvml.NVMLError:  # AMD's cards, for example
         return torch.cuda.mem_get_info()
@@ -108,15 +130,18 @@ def free_cached_memory() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+    elif device().type == "mps":
+        torch.mps.empty_cache()
 
 
 def describe() -> str:
     """The device in one line, for the header and the log."""
     if torch.cuda.is_available():
-        properties = torch.cuda.get_device_properties(0)
+        properties = torch.cuda.get_device_properties(_own_gpu())
         return f"{properties.name}, {properties.total_memory / GIB:.0f} GiB"
     memory = psutil.virtual_memory()
-    return f"CPU, {psutil.cpu_count()} cores, {memory.total / GIB:.0f} GiB memory"
+    kind = "Apple GPU" if device().type == "mps" else "CPU"
+    return f"{kind}, {psutil.cpu_count()} cores, {memory.total / GIB:.0f} GiB memory"
 
 
 def memory_in_words() -> str:

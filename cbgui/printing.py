@@ -1,12 +1,19 @@
-"""What the command line prints: events, progress and reports as lines of text."""
+"""What the command line prints: events, progress, reports and errors as lines of text."""
 
 from __future__ import annotations
 
+import os
 import sys
+import traceback
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import typer
+
+from cbgui.config import CACHE
+from cbgui.runs.run import LOG_VARIABLE
 
 
 def event_line(event: dict[str, Any]) -> str | None:
@@ -62,3 +69,22 @@ def report_lines(report: dict[str, Any]) -> Iterator[str]:
         f"top-1 {retain['top1']:.4f}"
     )
     yield " ".join([report["verdict"]["words"], *report["verdict"]["advice"]])
+
+
+def tell(words: str) -> None:
+    """Print a sentence about what went wrong."""
+    with suppress(OSError):  # the output goes to a full disk, or nobody reads it any more
+        typer.echo(words, err=True)
+
+
+def log_traceback() -> Path:
+    """Append the current traceback to the run's log for background jobs, otherwise to the user's errors.log."""
+    log = Path(os.environ.get(LOG_VARIABLE) or CACHE / "errors.log")
+    try:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("a", encoding="utf-8", errors="backslashreplace") as file:
+            traceback.print_exc(file=file)
+    except OSError:  # a full disk or a read-only home
+        with suppress(OSError):
+            traceback.print_exc()
+    return log

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from cbgui.modeling.cpu.allocator import restart_with_settings
@@ -27,7 +28,8 @@ def _job(run: Run, command: list[str]) -> int:
         code = cli.main(command)
     except SystemExit as error:
         code = error.code if isinstance(error.code, int) else 1
-    print(f"{ENDED} {code}", flush=True)
+    with suppress(OSError):  # the disk is full
+        print(f"{ENDED} {code}", flush=True)
     return code
 
 
@@ -42,6 +44,7 @@ def main() -> int:
             print(f"{task} of run {run.name!r} is running already.", flush=True)
             return ALREADY_RUNNING
         if task == TRAIN:
+            run.waiting_file.unlink(missing_ok=True)  # also when the app that started this process has been killed
             from cbgui.inference.previews import train_with_previews  # imports torch, so only here
 
             return train_with_previews(run)

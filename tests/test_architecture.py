@@ -17,6 +17,7 @@ ROOMS = [
     "errors",
     "plain_yaml",
     "space",
+    "parsing",
     "config",
     "hardware",
     "data",

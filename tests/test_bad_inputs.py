@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import socket
 import struct
 import subprocess
 import sys
@@ -74,6 +75,11 @@ def _files(folder: Path) -> None:
     (run / "run.yaml").write_text("{}", "utf-8")
     (folder / "bad_run").mkdir()
     (folder / "bad_run" / "run.yaml").write_text("training: {steps: -1}", "utf-8")
+    cut = folder / "cut_adapter"
+    (cut / "adapter").mkdir(parents=True)
+    (cut / "run.yaml").write_text("{}", "utf-8")
+    (cut / "adapter" / "adapter_model.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0{")
+    (cut / "adapter" / "adapter_config.json").write_text('{"r": 16, "lora_alpha": 16}', "utf-8")
     (folder / "yaml_run").mkdir()
     (folder / "yaml_run" / "run.yaml").write_text("training: [", "utf-8")
 
@@ -205,6 +211,15 @@ COMMANDS: dict[str, tuple[list[str], str]] = {
     "limit zero": (["evaluate", "@no_adapter", "--limit", "0"], "--limit"),
     "export without adapter": (["export", "@no_adapter", "--output", "@out"], "adapter"),
     "upload without merge": (["upload", "@no_adapter", "--repo", "a/b"], "not merged"),
+    "prompt not in UTF-8": (["generate", "@no_adapter", "--prompt", "caf\udce9"], "UTF-8"),
+    "settings nested too deeply": (with_set("model.name=" + "[" * 100_000), "nested too deeply"),
+    "micro-batch of nothing": (with_set("training.micro_batch_size=0"), "training.micro_batch_size = 0 is not"),
+    "training a number": (with_set("training=7"), "training = 7 is not accepted: it should hold settings"),
+    "run.yaml with a mistake": (["generate", "@yaml_run", "--prompt", "x"], "run.yaml: line 2, column"),
+    "run with a cut adapter": (["evaluate", "@cut_adapter"], "its adapter is damaged or cut off"),
+    "output with a name of 300 letters": (["train", "demo", "--output", "@" + "a" * 300], "File name too long"),
+    "output with a name of Windows": (["train", "demo", "--output", "@con"], "such as CON"),
+    "output among the special folders": (["train", "demo", "--output", "@_trash"], "begin with '_'"),
     "negative seed": (train("--set", "training.seed=-1"), "training.seed"),
     "enormous seed": (train("--set", "training.seed=99999999999"), "training.seed"),
     "infinite learning rate": (train("--set", "training.learning_rate=.inf"), "training.learning_rate"),
@@ -234,7 +249,8 @@ def bad(tmp_path_factory) -> Path:
 def is_a_sentence(text: str) -> bool:
     """Whether the text is one line that ends like a sentence and shows no traceback or Python class."""
     text = text.strip()
-    return "\n" not in text and text.endswith((".", "?")) and not re.search(r"Traceback|Error\(|<class", text)
+    strange = r"Traceback|Error\(|<class|constrained|Unexpected error|trainingconfig"  # Python's and pydantic's names
+    return "\n" not in text and text.endswith((".", "?")) and not re.search(strange, text)
 
 
 @pytest.mark.parametrize("case", COMMANDS)
@@ -268,6 +284,18 @@ def test_the_app_refuses_to_start(case):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment, timeout=60)
     assert done.returncode == 2 and words in done.stderr and is_a_sentence(done.stderr), done.stderr
     assert "secret" not in done.stderr
+
+
+def test_a_busy_port_is_told_before_the_app_is_loaded(capsys):
+    with socket.socket() as busy:
+        busy.bind(("127.0.0.1", 0))
+        busy.listen()
+        port = busy.getsockname()[1]
+        assert cli.main(["app", "--port", str(port)]) == 2
+    said = capsys.readouterr().err
+    assert is_a_sentence(said) and f"--port {port} is in use" in said and "GRADIO" not in said
+    assert cli.main(["app", "--host", "192.0.2.1", "--open-to-network"]) == 2
+    assert "--host '192.0.2.1' is not an address of this machine" in capsys.readouterr().err
 
 
 NAMES = [

@@ -4,6 +4,10 @@ import sys
 
 import pytest
 from cli_process import ROOT, cbgui
+from made_runs import EMPTY_WEIGHTS, finished_run
+
+from cbgui.runs.run import Run
+from cbgui.ui.pages import train as train_page
 
 
 @pytest.mark.parametrize(
@@ -55,7 +59,8 @@ def test_bad_input_is_told_without_waiting_for_torch(tmp_path, arguments, words)
     """Its import takes many times what finding these mistakes does."""
     (tmp_path / "run.yaml").write_text("{}", "utf-8")
     (tmp_path / "adapter").mkdir()
-    (tmp_path / "adapter" / "adapter_model.safetensors").touch()
+    (tmp_path / "adapter" / "adapter_model.safetensors").write_bytes(EMPTY_WEIGHTS)
+    (tmp_path / "adapter" / "adapter_config.json").write_text('{"r": 16, "lora_alpha": 16}', "utf-8")
     command = [sys.executable, "-c", NO_TORCH, *(str(tmp_path) if a == "OUT" else a for a in arguments)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 2 and words in done.stderr, done.stderr
@@ -112,3 +117,21 @@ def test_check_names_what_is_wrong_with_a_file(tmp_path):
     assert "Rows without an answer: 1" in done.stdout
     bad = cbgui("check", path, "--kind", "odd")
     assert bad.returncode == 2 and "'odd' is unknown" in bad.stderr
+
+
+@pytest.mark.parametrize(("resume", "hint"), [(True, "go on with: python -m cbgui train --resume"), (False, None)])
+def test_resume_is_offered_only_where_it_can_help(resume, hint, tmp_path, monkeypatch, cli):
+    run = finished_run(tmp_path / "run")
+
+    def start(one):
+        one.append_event("error", text="It failed.")
+        one.append_event("status", state="failed", text="It failed.", resume=resume)
+        return 0
+
+    monkeypatch.setattr(Run, "start", start)
+    run.append_event("status", state="paused", text="Paused")
+    done = cli("train", "--resume", "--output", run.path)
+    assert done.returncode == 1 and "It failed." in done.stderr
+    assert (hint in done.stderr) if hint else ("--resume" not in done.stderr)
+    monkeypatch.setenv("CBGUI_RUNS", str(tmp_path))
+    assert ("Press **Resume**" in train_page._refresh("run", None)[0]) is resume

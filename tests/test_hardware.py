@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from cbgui import hardware
+from cbgui.modeling.batch import longest_micro_batch
 from cbgui.modeling.cpu import onednn
 
 
@@ -41,3 +42,34 @@ def test_float32_goes_to_onednn_on_amd_alone(name, expected, monkeypatch):
         assert onednn.uses_onednn(torch.float32) is expected and onednn.uses_onednn(torch.bfloat16)
     finally:
         onednn.uses_onednn.cache_clear()
+
+
+def test_apples_gpu_is_counted_as_what_it_is(monkeypatch):
+    """Simulated, as nothing has run on a Mac yet: its memory is the part of RAM that Metal allows, its precision
+    float32, and what it holds is not in the process's resident memory."""
+    free, allowed, taken, emptied = 20 * 2**30, 10 * 2**30, 3 * 2**30, []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr(torch.mps, "recommended_max_memory", lambda: allowed)
+    monkeypatch.setattr(torch.mps, "driver_allocated_memory", lambda: taken)
+    monkeypatch.setattr(torch.mps, "empty_cache", lambda: emptied.append(True))
+    monkeypatch.setattr(hardware, "free_ram", lambda: free)
+    resident = hardware.psutil.Process().memory_info().rss
+    assert hardware.device().type == "mps" and hardware.fast_dtype() == torch.float32
+    assert hardware.free_memory() == allowed - taken
+    assert hardware.memory_for_training() >= allowed - taken
+    assert hardware.step_memory() > taken + resident / 2
+    assert hardware.describe().startswith("Apple GPU")
+    assert longest_micro_batch("mps") == longest_micro_batch(hardware.memory_kind())  # as the estimate plans it
+    hardware.free_cached_memory()
+    assert emptied
+    for words in ("MPS backend out of memory (MPS allocated: 9 GB)", "Invalid buffer size: 40.00 GiB"):
+        assert hardware.is_out_of_memory(RuntimeError(words))
+
+
+def test_each_of_several_processes_asks_for_its_own_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert hardware._own_gpu() == 1
+    monkeypatch.delenv("LOCAL_RANK")
+    assert hardware._own_gpu() == 0

@@ -26,6 +26,7 @@ from cbgui.errors import InputError
 
 SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".xlsx", ".txt")
 MAX_JSON_BYTES = 500 * 2**20  # a .json list is parsed at once; the other forms are read row by row
+MAX_JSON_VALUES = 10_000_000  # an empty object takes three bytes in a file, and over sixty in memory
 MAX_SHEET_BYTES = 100 * 2**20  # of an Excel file's contents once unpacked
 MAX_FILE_BYTES = 4 * 2**30
 MAX_LINE = 16 * 2**20  # characters of one row; far more than any model reads
@@ -91,6 +92,10 @@ def _rows(path: Path, notes: Notes) -> Iterator[Located]:
             yield from _excel_rows(path, notes)
         else:
             encoding = text_encoding(path, notes)
+            if kind == ".json":  # often one long line
+                text = _whole(path, encoding)
+                yield from _text_rows(text_lines(text), name, notes, lambda: text, kind)
+                return
             with path.open(encoding=encoding, newline="") as file:
                 yield from _text_rows(_lines(file, name), name, notes, lambda: _whole(path, encoding), kind)
     except UnicodeError:
@@ -269,6 +274,10 @@ def _is_conversation(value: Any) -> bool:
 
 def _json_rows(text: str, name: str, notes: Notes) -> Iterator[Located]:
     """Rows of a JSON text: a list, or one of the objects in which tables are stored."""
+    if text.count(",") + text.count("[") + text.count("{") > MAX_JSON_VALUES:
+        raise InputError(
+            f"{name}: over {MAX_JSON_VALUES:,} values, too many to parse at once; save it as JSON Lines (.jsonl)."
+        )
     try:
         content = _load(text, notes)
     except (ValueError, RecursionError) as error:

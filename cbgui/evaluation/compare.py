@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from typing import Any
+from typing import Any, NotRequired
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
+from typing_extensions import TypedDict
 
 from cbgui.config import flatten
 from cbgui.errors import InputError
@@ -12,16 +14,77 @@ from cbgui.runs.run import Run
 
 # Keys of a report -> what differs: plural nouns for the sentence "measured with different ..." of the page.
 CONDITIONS = {"held_out": "numbers of questions", "max_new_tokens": "lengths of answers"}
+_config = with_config(ConfigDict(extra="allow"))
+
+
+@_config
+class _Rate(TypedDict):
+    rate: float | None
+    count: int
+    of: int
+    low: float
+    high: float
+
+
+@_config
+class _Rates(TypedDict):
+    answered: _Rate
+    derailed: _Rate
+    classified: NotRequired[_Rate]
+
+
+@_config
+class _Attack(TypedDict):
+    name: str
+    title: str
+    base: _Rates
+    short_circuited: _Rates
+
+
+@_config
+class _Retain(TypedDict):
+    falsely_derailed: _Rate
+    base_falsely_derailed: _Rate
+    refused: _Rate
+    kl: float
+    top1: float
+    perplexity_ratio: float
+
+
+@_config
+class _Verdict(TypedDict):
+    name: str
+    words: str
+    advice: list[str]
+
+
+@_config
+class _Report(TypedDict):
+    """What is read from a report other than by the page that is written together with it."""
+
+    created: str
+    settings: dict[str, Any]
+    max_new_tokens: int
+    held_out: dict[str, int]
+    attacks: list[_Attack]
+    retain: _Retain
+    worst_retain: list[dict[str, Any]]
+    verdict: _Verdict
+
+
+_report: TypeAdapter[dict[str, Any]] = TypeAdapter(_Report)
 
 
 def read_report(run: Run) -> dict[str, Any]:
     """The run's report.json, under the run's present name. Raises InputError if the run was not evaluated."""
     try:
-        report = json.loads(run.report_file.read_text("utf-8"))
-    except (OSError, ValueError):
+        report = _report.validate_json(run.report_file.read_bytes())
+    except OSError:
         raise InputError(f"run {run.name!r} is not evaluated yet; evaluate it first.") from None
-    if "worst_retain" not in report:
-        raise InputError(f"run {run.name!r} was evaluated by an earlier version of cbgui; evaluate it again.")
+    except ValidationError:
+        raise InputError(
+            f"run {run.name!r}: its report is damaged, or of an earlier version of cbgui; evaluate it again."
+        ) from None
     return report | {"run": run.name}
 
 

@@ -35,8 +35,22 @@ class PromptSet:
         return cls(title, breaks, [example for example in examples if example.kind != "break"])
 
     def cut(self, limit: int | None) -> PromptSet:
-        """The first `limit` examples of each side."""
-        return replace(self, breaks=self.breaks[:limit], retains=self.retains[:limit])
+        """At most `limit` examples of each side, as many of each kind as there are; the same ones each time."""
+        return replace(self, breaks=_sample(self.breaks, limit), retains=_sample(self.retains, limit))
+
+
+def _sample(examples: list[Example], limit: int | None) -> list[Example]:
+    """At most `limit` examples in their order: from each kind as many, spread over the whole list."""
+    if limit is None or len(examples) <= limit:
+        return examples
+    of_kind: dict[str, list[int]] = {}
+    for row, example in enumerate(examples):
+        of_kind.setdefault(example.kind, []).append(row)
+    chosen: list[int] = []
+    for left, rows in zip(range(len(of_kind), 0, -1), sorted(of_kind.values(), key=len), strict=True):
+        count = min(len(rows), (limit - len(chosen)) // left)  # what a rare kind lacks, the others get
+        chosen += [rows[number * len(rows) // count] for number in range(count)]
+    return [examples[row] for row in sorted(chosen)]
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import math
@@ -16,17 +15,20 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
+from cbgui import hardware
 from cbgui.config import parse_size
-from cbgui.errors import InputError
+from cbgui.errors import InputError, is_disk_full
 from cbgui.export.model_card import write_card
 from cbgui.export.verify import verify
 from cbgui.modeling.adapter_io import adapter_deltas
 from cbgui.modeling.hub import ModelSource, resolve_model, weight_files
-from cbgui.runs.run import PART, Run, write_whole
+from cbgui.runs.disk import PART, move, write_whole
+from cbgui.runs.run import MERGED_FROM, Run
 
 Progress = Callable[[float, str], None]  # share done, words
 PROGRESS_SECONDS = 0.5  # between two reports of progress
 WEIGHTS, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"  # transformers' names
+OLD = ".old"  # ending of a merged model that is being replaced
 DISK_FACTOR = 1.02  # disk space needed, times the size of the weights
 
 
@@ -84,18 +86,30 @@ def _plan(shards: list[Path], max_shard_size: int | None) -> Iterator[list[tuple
     yield current
 
 
-def export_run(run: Run, output: Path, *, max_shard_size: str | None = None, progress: Progress | None = None) -> float:
-    """Merge the adapter of `run` into its base model, verify the result and write it to the new folder `output`.
+def export_run(
+    run: Run,
+    output: Path,
+    *,
+    max_shard_size: str | None = None,
+    replace: bool = False,
+    progress: Progress | None = None,
+) -> float:
+    """Merge the adapter of `run` into its base model, verify the result and write it to the folder `output`.
 
     Returns the largest absolute difference of any next token's probability between the merged model and base + adapter.
-    `output` appears only when it is complete and verified; until then the files are in a folder that ends in PART.
-    Raises InputError.
+    `output` appears only when it is complete and verified; until then the files are in a folder that ends in PART. With
+    `replace`, an earlier merged model there stays until then. Raises InputError.
     """
     progress = progress or (lambda share, words: None)
     limit = parse_size(max_shard_size, "--max-shard-size") if max_shard_size else None
     run.need_adapter()
-    if output.exists():
-        raise InputError(f"--output {str(output)!r} exists already; choose another folder.")
+    part, old = (output.with_name(output.name + ending) for ending in (PART, OLD + PART))
+    if old.exists() and not output.exists():  # killed between the two renames of `_put_in_place`
+        move(old, output)
+    ours = (output / MERGED_FROM).is_file() or output.resolve() == run.merged_folder.resolve()
+    if output.exists() and not (replace and ours):
+        remedy = "choose another folder" if replace else "choose another folder, or pass --replace"
+        raise InputError(f"--output {str(output)!r} exists already; {remedy}.")
     config = run.config()
     source = resolve_model(config.model.name)
     shards = weight_files(source.path)
@@ -103,18 +117,20 @@ def export_run(run: Run, output: Path, *, max_shard_size: str | None = None, pro
     output.parent.mkdir(parents=True, exist_ok=True)
     if shutil.disk_usage(output.parent).free < needed * DISK_FACTOR:
         raise InputError(f"--output {str(output)!r}: needs {needed / 1e9:.1f} GB of disk space; free some.")
-    part = output.with_name(output.name + PART)
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir()
     try:
+        adapter = run.adapter_hash()
         _merge(run, source, part, list(_plan(shards, limit)), needed, progress)
         difference = verify(run, source, part, lambda words: progress(0.85, words))
+        hardware.free_cached_memory()  # a folder whose files are mapped cannot be renamed on Windows
         write_card(run, source, part)
+        write_whole(part / MERGED_FROM, json.dumps({"adapter_sha256": adapter}))
         progress(0.95, "Computing the files' checksums")
         write_whole(part / "SHA256SUMS", _sums(part))
-        part.rename(output)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        _put_in_place(part, output, old)
+    except Exception as error:
+        if not is_disk_full(error):
             raise
         raise InputError(
             f"--output {str(output)!r}: the disk is full; free {needed / 1e9:.1f} GB and export again."
@@ -123,6 +139,15 @@ def export_run(run: Run, output: Path, *, max_shard_size: str | None = None, pro
         shutil.rmtree(part, ignore_errors=True)
     progress(1.0, "Done")
     return difference
+
+
+def _put_in_place(part: Path, output: Path, old: Path) -> None:
+    """Rename the finished folder; what it replaces is deleted only then."""
+    if output.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        move(output, old)
+    move(part, output)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _merge(

@@ -40,12 +40,8 @@ def upload_run(run: Run, repo: str, *, private: bool = True, token: str | None =
     the files that the first one uploaded, as the hub knows files by their checksum. Raises InputError, also when a
     repository that should be private exists already and is public.
     """
-    folder = run.merged_folder
-    if not folder.is_dir():
-        raise InputError(
-            f"run {run.name!r} is not merged; run python -m cbgui export {run.path} --output {folder} first."
-        )
-    return _push(folder, check_repo(repo), private, token)
+    run.need_merged()
+    return _push(run.merged_folder, check_repo(repo), private, token)
 
 
 def _push(folder: Path, repo: str, private: bool, token: str | None) -> str:

@@ -130,6 +130,8 @@ def load_chat_model(run: Run, checkpoint: str = FINAL) -> ChatModel:
     config, known = run.config(), adapters(run)
     if checkpoint not in known:
         raise InputError(f"checkpoint {checkpoint!r} of run {run.name!r} does not exist; choose one from the list.")
+    if checkpoint == FINAL:
+        run.need_adapter()
     source = resolve_model(config.model.name)
     with tempfile.TemporaryDirectory() as scratch:
         adapter = known[checkpoint]

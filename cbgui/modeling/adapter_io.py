@@ -16,7 +16,8 @@ from cbgui.modeling.architecture import decoder_prefix
 from cbgui.modeling.hub import DEMO_ID, ModelSource
 from cbgui.modeling.lora import ADAPTER
 from cbgui.modeling.truncated import TruncatedModel
-from cbgui.runs.run import ADAPTER_CONFIG, ADAPTER_WEIGHTS, PART
+from cbgui.runs.adapter import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from cbgui.runs.disk import PART, move, write_whole
 
 
 def save_adapter(truncated: TruncatedModel, source: ModelSource, model_name: str, folder: Path) -> None:
@@ -52,8 +53,8 @@ def _write_adapter(
         "layers_pattern": "layers",
     }
     text = json.dumps(settings, indent=2, default=lambda value: sorted(value) if isinstance(value, set) else str(value))
-    (folder / ADAPTER_CONFIG).write_text(text, "utf-8")
-    part.replace(folder / ADAPTER_WEIGHTS)
+    write_whole(folder / ADAPTER_CONFIG, text)
+    move(part, folder / ADAPTER_WEIGHTS)
 
 
 def adapter_deltas(adapter: Path) -> dict[str, tuple[torch.Tensor, torch.Tensor, float]]:

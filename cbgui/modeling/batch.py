@@ -18,7 +18,7 @@ PAD_TO = 32
 
 def longest_micro_batch(device: str) -> int | None:
     """The most tokens of a micro-batch on "cpu" or "cuda"; a longer example gets its own micro-batch."""
-    return CPU_MICRO_BATCH_TOKENS if device == "cpu" else None
+    return None if device == "cuda" else CPU_MICRO_BATCH_TOKENS  # Apple's GPU is planned as a CPU is
 
 
 def padded(tokens: int) -> int:

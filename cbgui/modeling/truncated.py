@@ -146,13 +146,14 @@ class TruncatedModel:
         examples = [Encoded(tuple(ids[0].tolist()), 0, False), Encoded(tuple(ids[1, :9].tolist()), 0, False)]
         training = self.model.training
         self.set_training(False)
+        bfloat16 = self.model.dtype == torch.bfloat16  # as in training; PEFT's own forward, with dropout, relies on it
         try:
-            _, packed = self.hidden_states(self._pack(examples, 0).to(self.device))
+            with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=bfloat16):
+                _, packed = self.hidden_states(self._pack(examples, 0).to(self.device))
+                _, rows = self.hidden_states(collate(examples, 0).to(self.device))
         except Exception:  # the model cannot read a packed row; the run's log says why
             traceback.print_exc()
             return False
-        else:
-            _, rows = self.hidden_states(collate(examples, 0).to(self.device))
         finally:
             self.set_training(training)
         last = self.retain_layers[-1]

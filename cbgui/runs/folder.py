@@ -7,13 +7,15 @@ import re
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from filelock import lock_descriptor
 
 from cbgui.config import RunConfig
 from cbgui.data.examples import write_examples
-from cbgui.errors import InputError
+from cbgui.errors import InputError, is_disk_full
+from cbgui.runs.disk import move, version
 from cbgui.runs.run import CONFIG_NAME, DATA_FIELDS, Run, read_data
 
 TRASH = "_trash"
@@ -49,17 +51,39 @@ def runs_folder() -> Path:
 
 
 def refuse_existing(path: Path) -> None:
-    """Raises InputError when `path` holds a run already."""
-    if (path / CONFIG_NAME).exists():
+    """Raises InputError when `path` holds a run already, or is no name for one."""
+    name = path.name
+    if name.startswith("_") or name.endswith((".", " ")) or _is_reserved(name):
+        raise InputError(
+            f"--output {str(path)!r}: a run's name may not begin with '_', end with a dot or a space, or be one that "
+            "Windows keeps for a device, such as CON; choose another."
+        )
+    try:
+        taken = (path / CONFIG_NAME).exists()
+    except OSError as error:
+        raise _cannot_be_written(path, error) from None
+    if taken:
         raise InputError(f"run {str(path)!r} exists already; choose another --output, or pass --resume.")
 
 
+def _is_reserved(name: str) -> bool:
+    """Whether Windows takes the name for a device, whatever its ending."""
+    return re.fullmatch(r"(CON|PRN|AUX|NUL|(COM|LPT)[0-9\u00b9\u00b2\u00b3])(\..*)?", name, re.IGNORECASE) is not None
+
+
+def _cannot_be_written(path: Path, error: OSError) -> InputError:
+    shown = str(path) if len(str(path)) < 200 else f"{str(path)[:200]}..."
+    why = "the disk is full; free some space" if is_disk_full(error) else f"{error.strerror}; choose another folder"
+    return InputError(f"run {shown!r} cannot be written ({why}).")
+
+
 def create_run(path: Path, config: RunConfig) -> Run:
-    """Make a run directory with the resolved settings and copies of the data. Raises InputError."""
+    """Make a run directory with the resolved settings and copies of the data. Raises InputError, and leaves nothing."""
     refuse_existing(path)
     sets = read_data(config.data)
     config = config.model_copy(deep=True)
     run = Run(path.resolve())
+    new = not run.path.exists()
     try:
         run.path.mkdir(parents=True, exist_ok=True)
         for part, examples in sets.items():
@@ -67,8 +91,22 @@ def create_run(path: Path, config: RunConfig) -> Run:
             write_examples(run.data_file(part), examples)
             setattr(config.data, DATA_FIELDS[part], str(run.data_file(part)))  # written relative to the run
         run.write_config(config)
-    except OSError as error:
-        raise InputError(f"run {str(path)!r} cannot be written ({error.strerror}); choose another folder.") from None
+    except BaseException as error:
+        if new:
+            shutil.rmtree(run.path, ignore_errors=True)
+        else:  # the folder and what else is in it are the user's
+            with suppress(OSError):
+                for part in sets:
+                    run.data_file(part).unlink(missing_ok=True)
+                run.data_file("break").parent.rmdir()
+        if isinstance(error, UnicodeError):
+            raise InputError(
+                f"run {str(path)!r}: an example holds half a character (a lone surrogate), which no file can hold; "
+                "correct it in the data file."
+            ) from None
+        if isinstance(error, OSError):
+            raise _cannot_be_written(path, error) from None
+        raise
     return run
 
 
@@ -87,7 +125,9 @@ def list_runs() -> list[Run]:
 def runs_in(folder: Path) -> list[Run]:
     """The runs in `folder`, newest first."""
     found = [path for path in folder.glob(f"*/{CONFIG_NAME}") if not path.parent.name.startswith("_")]
-    return [Run(path.parent) for path in sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)]
+    # A run may be deleted meanwhile.
+    newest_first = sorted(found, key=lambda path: version(path) or (0, 0, 0), reverse=True)
+    return [Run(path.parent) for path in newest_first]
 
 
 def all_runs(root: Path) -> list[Run]:
@@ -104,7 +144,7 @@ def delete(run: Run) -> Path:
     trash = run.path.parent / TRASH
     trash.mkdir(parents=True, exist_ok=True)
     trashed_run = trash / f"{time.time_ns()}-{run.name}"
-    run.path.rename(trashed_run)
+    move(run.path, trashed_run)
     return trashed_run
 
 
@@ -113,7 +153,7 @@ def restore(place: Path) -> Run:
     if place.parent != runs_folder() / TRASH or not place.is_dir():
         raise InputError("this run is no longer in the trash.")
     run = Run(runs_folder() / free_name(place.name.split("-", 1)[1]))
-    place.rename(run.path)
+    move(place, run.path)
     return run
 
 
@@ -152,7 +192,7 @@ def rename(run: Run, name: str) -> Run:
         raise InputError(
             f"name of the run = {name!r}: it is taken, unchanged, or has no letters or digits; choose another."
         )
-    run.path.rename(place)
+    move(run.path, place)
     return Run(place)
 
 
@@ -166,7 +206,8 @@ def duplicate(run: Run, name: str = "") -> Run:
 
 def cleaned_name(name: str) -> str:
     """A name of letters, digits, "-" and "_", which may be empty. Those that begin with "_" are special folders'."""
-    return re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-").lstrip("_-")[:LONGEST_NAME]
+    cleaned = re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-").lstrip("_-")[:LONGEST_NAME]
+    return f"{cleaned}-run" if _is_reserved(cleaned) else cleaned
 
 
 def free_name(wanted: str) -> str:

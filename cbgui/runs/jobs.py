@@ -5,14 +5,17 @@ A job is a command of the command line. The last line that it printed is its pro
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from cbgui.errors import InputError
 from cbgui.runs.folder import all_runs
-from cbgui.runs.process import BackgroundProcess
-from cbgui.runs.run import EVALUATE, EXPORT, UPLOAD, Run
+from cbgui.runs.process import BackgroundProcess, hold, is_held
+from cbgui.runs.run import EVALUATE, EXPORT, LOG_VARIABLE, UPLOAD, Run
 
 JOBS = (EVALUATE, EXPORT, UPLOAD)
 ENDED = "exit"  # the last line of a job that ended by itself, followed by its exit code
@@ -39,7 +42,7 @@ class Job:
         """Whether it runs, or how it ended: read from the lock and from the last line that it printed."""
         if self.process.is_running():
             return "running"
-        if not self.process.was_started():
+        if not self.output.exists():  # the command line, which prints elsewhere, may have left the lock file
             return "none"
         last = (self.lines() or [""])[-1]
         return {f"{ENDED} 0": "done", STOPPED: "stopped"}.get(last, "failed")
@@ -67,3 +70,19 @@ def running_jobs(root: Path) -> Iterator[Job]:
     """Everybody's jobs that are running now."""
     for run in all_runs(root):
         yield from (job for name in JOBS if (job := Job(run, name)).process.is_running())
+
+
+@contextmanager
+def alone(run: Run, task: str) -> Iterator[None]:
+    """Hold the task's lock, as a job that the app starts does. Raises InputError when it is running already."""
+    if LOG_VARIABLE in os.environ:  # this is such a job, whose process holds it
+        yield
+        return
+    with ExitStack() as stack:
+        try:
+            held = not is_held(run.lock_file(task)) and stack.enter_context(hold(run.lock_file(task)))
+        except OSError:  # a read-only run can be exported elsewhere; what has to be written in it is checked there
+            held = True
+        if not held:
+            raise InputError(f"run {run.name!r}: {task} is running already; stop it first, or wait for it.")
+        yield

@@ -96,6 +96,14 @@ class BackgroundProcess:
         except (OSError, ValueError):  # it took the lock a moment ago and has not written yet
             return None
 
+    def is_suspended(self) -> bool:
+        """Whether the live process was stopped (SIGSTOP, Ctrl-Z) and does nothing."""
+        pid = self.pid()
+        try:
+            return pid is not None and psutil.Process(pid).status() == psutil.STATUS_STOPPED
+        except psutil.Error:
+            return False
+
     def start(
         self,
         *arguments: str,

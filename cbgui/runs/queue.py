@@ -11,16 +11,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cbgui.errors import InputError
+from cbgui.runs.disk import version, write_whole
 from cbgui.runs.folder import all_runs
-from cbgui.runs.run import Run, write_whole
+from cbgui.runs.run import Run
 
 _lock = threading.Lock()
 
 
 def waiting_runs(root: Path) -> list[Run]:
     """The runs that wait, in the order in which they came."""
-    waiting = [run for run in all_runs(root) if run.waiting_file.is_file()]
-    return sorted(waiting, key=lambda run: run.waiting_file.stat().st_mtime)
+    since = {run: version(run.waiting_file) for run in all_runs(root)}
+    return sorted((run for run in since if since[run] is not None), key=since.__getitem__)
 
 
 def join(run: Run, root: Path) -> None:
@@ -42,7 +43,11 @@ def start_next(root: Path, make_room: Callable[[], None] = lambda: None) -> None
         waiting = waiting_runs(root)
         if waiting and not any(run.training.is_running() for run in all_runs(root)):
             make_room()
-            waiting[0].start()
+            try:
+                waiting[0].start()
+            except Exception:  # one run that cannot start must not hold up the others
+                leave(waiting[0])
+                raise
 
 
 def keep_going(root: Path, make_room: Callable[[], None], every_seconds: float = 2.0) -> None:
@@ -53,7 +58,7 @@ def keep_going(root: Path, make_room: Callable[[], None], every_seconds: float =
             time.sleep(every_seconds)
             try:
                 start_next(root, make_room)
-            except Exception as error:  # one run that cannot start must not hold up the others
+            except Exception as error:
                 print(f"queue: {type(error).__name__}: {error}", flush=True)
 
     threading.Thread(target=loop, daemon=True).start()

@@ -9,20 +9,21 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-import yaml
-
-from cbgui.config import DataConfig, RunConfig, find_data_file, parse_config
+from cbgui.config import DataConfig, RunConfig, find_data_file, parse_config, read_yaml
 from cbgui.data.examples import Example
 from cbgui.data.reading import read_examples
 from cbgui.errors import InputError
-from cbgui.plain_yaml import load_yaml
+from cbgui.runs import events as event_lines
+from cbgui.runs.adapter import ADAPTER_WEIGHTS, COMPLETE, check_adapter, is_whole, sha256
+from cbgui.runs.disk import PART as PART
+from cbgui.runs.disk import version, write_whole
+from cbgui.runs.events import MEASURED, Event
 from cbgui.runs.process import BackgroundProcess, is_held
 
 State = Literal["new", "waiting", "running", "paused", "stopped", "failed", "interrupted", "done"]
@@ -42,27 +43,7 @@ TRAIN, EVALUATE, EXPORT, UPLOAD = TASKS = ("train", "evaluate", "export", "uploa
 DATA_FIELDS = {"break": "break_file", "retain": "retain_file", "held_out": "held_out_file"}
 CONFIG_NAME = "run.yaml"
 LOG_VARIABLE = "CBGUI_LOG"  # tells a job where its tracebacks go
-ADAPTER_WEIGHTS = "adapter_model.safetensors"  # PEFT's names
-ADAPTER_CONFIG = "adapter_config.json"
-COMPLETE = "complete"  # marks a whole checkpoint, and holds the sizes of its files
-CHECKPOINT_FILES = (ADAPTER_WEIGHTS, "optimizer.pt", "scheduler.pt", "trainer_state.json")  # the Trainer's names
-MEASURED = ("step", "validation", "samples", "checkpoint")  # events of one step
-PART = ".part"  # ending of a file or folder that is still being written
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write to a temporary file (*.part) and rename it, so that a reader never sees half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix=f"{path.name}.", suffix=PART, dir=path.parent)
-    part = Path(name)
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-        part.chmod(0o644)  # mkstemp's files are private
-        part.replace(path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
+MERGED_FROM = "cbgui.json"  # in a merged model: the hash of the adapter that it was made from
 
 
 def read_data(data: DataConfig, notes: dict[str, list[str]] | None = None) -> dict[str, list[Example]]:
@@ -187,12 +168,12 @@ class Run:
     def config(self) -> RunConfig:
         """The settings, with the paths of the run's own data. Raises InputError when they are missing or damaged."""
         try:
-            values = load_yaml(self.config_file.read_text("utf-8"))
+            text = self.config_file.read_text("utf-8")
         except OSError:
             raise InputError(f"run {str(self.path)!r} has no {CONFIG_NAME}; give the folder of a run.") from None
-        except (yaml.YAMLError, UnicodeDecodeError):
-            raise InputError(f"run {str(self.path)!r}: its {CONFIG_NAME} is not YAML; start a new run.") from None
-        config = parse_config(values, str(self.config_file))
+        except UnicodeDecodeError:
+            raise InputError(f"{self.config_file}: not YAML in UTF-8; save the file as UTF-8.") from None
+        config = parse_config(read_yaml(text, str(self.config_file)), str(self.config_file))
         for part, field in DATA_FIELDS.items():
             if getattr(config.data, field):  # wherever the folder was copied or moved to
                 setattr(config.data, field, str(self.data_file(part)))
@@ -216,42 +197,41 @@ class Run:
     def dataset_name(self) -> str | None:
         """The name of the data set that the run was started with; None for plain files."""
         try:
-            return self.dataset_name_file.read_text("utf-8").strip() or None
+            return self.dataset_name_file.read_text("utf-8", errors="replace").strip() or None
         except OSError:
             return None
 
     # Events
 
-    def events(self, offset: int = 0) -> tuple[list[dict[str, Any]], int]:
+    def events(self, offset: int = 0) -> tuple[list[Event], int]:
         """Complete events from byte `offset` on, and the offset to go on from."""
-        try:
-            with self.events_file.open("rb") as file:
-                file.seek(offset)
-                data = file.read()
-        except FileNotFoundError:
-            return [], 0
-        whole = data[: data.rfind(b"\n") + 1]
-        events = []
-        for line in whole.splitlines():
-            try:
-                event = json.loads(line)
-            except ValueError:  # a line cut by kill -9 or a full disk
-                continue
-            if isinstance(event, dict) and "kind" in event:
-                events.append(event)
-        return events, offset + len(whole)
+        return event_lines.read(self.events_file, offset)
+
+    def first_event(self) -> Event | None:
+        return event_lines.first(self.events_file)
+
+    def newest(self, *kinds: str) -> dict[str, Event]:
+        """The newest event of each kind, where the end of the file holds one; a long run takes no longer than a short
+        one."""
+        found: dict[str, Event] = {}
+        for event in event_lines.newest_first(self.events_file):
+            if event["kind"] in kinds:
+                found.setdefault(event["kind"], event)
+                if len(found) == len(kinds):
+                    break
+        return found
 
     def append_event(self, kind: str, **values: Any) -> None:
         """Append one line to events.jsonl; does nothing in a process that does not write (`writes`)."""
         if not self.writes:
             return
-        line = json.dumps({"time": time.time(), "kind": kind, **values}) + "\n"
+        line = json.dumps({"time": time.time(), "kind": kind, **values}, ensure_ascii=False) + "\n"
         with self.events_file.open("ab+") as file:
             if file.tell():  # a killed process may have left half a line
                 file.seek(-1, os.SEEK_END)
                 if file.read(1) != b"\n":
                     line = "\n" + line
-            file.write(line.encode())
+            file.write(line.encode("utf-8", "replace"))  # half a character, from a name or an error, becomes "?"
             file.flush()
 
     def forget_after(self, step: int) -> int:
@@ -263,10 +243,10 @@ class Run:
         kept = [event for event in events if event["kind"] not in MEASURED or event.get("step", 0) <= step]
         if len(kept) == len(events):
             return size
-        write_whole(self.events_file, "".join(json.dumps(event) + "\n" for event in kept))
+        write_whole(self.events_file, "".join(json.dumps(event, ensure_ascii=False) + "\n" for event in kept))
         return self.events_file.stat().st_size
 
-    def follow(self, offset: int = 0, poll_seconds: float = 0.3) -> Iterator[dict[str, Any]]:
+    def follow(self, offset: int = 0, poll_seconds: float = 0.3) -> Iterator[Event]:
         """Events from byte `offset` on as they come, until the training process has ended."""
         while True:
             alive = self.training.is_running()
@@ -285,15 +265,18 @@ class Run:
         return BackgroundProcess(self.path, TRAIN, self.lock_file(TRAIN), self.log_file)
 
     def state(self) -> State:
-        """A live process or a place in the queue counts first; otherwise the last status in the events decides."""
+        """A live process or a place in the queue counts first; otherwise the newest event decides."""
         if self.training.is_running():
             return "running"
         if self.waiting_file.is_file():
             return "waiting"
-        states = [event.get("state") for event in self.events()[0] if event["kind"] == "status"]
-        if not states:
+        newest = next(
+            (e for e in event_lines.newest_first(self.events_file) if e["kind"] in ("status", *MEASURED)), None
+        )
+        if newest is None:
             return "interrupted" if self.training.was_started() else "new"
-        return states[-1] if states[-1] in FINISHED else "interrupted"
+        state = newest.get("state")  # a run that has ended measures nothing more
+        return state if newest["kind"] == "status" and state in FINISHED else "interrupted"
 
     def running_task(self) -> str | None:
         """The task that runs on this directory now, training first; None when there is none."""
@@ -309,18 +292,19 @@ class Run:
         def prepare() -> None:
             nonlocal offset
             self.ask("run")
-            self.waiting_file.unlink(missing_ok=True)
             offset = self.forget_after(max(self.complete_checkpoints(), default=0))
 
         self.training.start(append=True, prepare=prepare)
+        self.waiting_file.unlink(missing_ok=True)  # not before, or the run would be shown as interrupted meanwhile
         return offset
 
     def request(self) -> Request:
         """What the user last asked of the training process."""
         try:
-            return json.loads(self.request_file.read_text("utf-8"))["request"]
-        except (OSError, ValueError, KeyError, TypeError):
+            request = json.loads(self.request_file.read_text("utf-8"))["request"]
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return "run"
+        return request if request in get_args(Request) else "run"
 
     def ask(self, request: Request) -> None:
         """Ask the training process to go on, to pause or to stop after its current step."""
@@ -332,15 +316,54 @@ class Run:
         """Raises InputError when there is no adapter to chat with, evaluate or export."""
         if not self.adapter_file.is_file():
             raise InputError(f"run {self.name!r} has no adapter yet; let training finish, or stop it.")
+        try:
+            settings = check_adapter(self.adapter_folder)
+        except ValueError:
+            raise InputError(
+                f"run {self.name!r}: its adapter is damaged or cut off; restore {str(self.adapter_folder)!r} from a "
+                "backup, or duplicate the run and train it again."
+            ) from None
+        self.need_same_lora(settings, "the adapter was")
+
+    def need_same_lora(self, trained: dict[str, Any], what: str) -> None:
+        """Raises InputError when run.yaml was changed since `what` trained with these settings."""
+        lora = self.config().lora
+        for name, value in trained.items():
+            if getattr(lora, name) != value:
+                raise InputError(
+                    f"{self.config_file}: lora.{name} = {getattr(lora, name)}, but {what} trained with {value}; set it "
+                    f"back to {value}, or train a new run."
+                )
+
+    def need_merged(self) -> None:
+        """Raises InputError when there is no merged model to upload."""
+        if not self.merged_folder.is_dir():
+            raise InputError(
+                f"run {self.name!r} is not merged; first run python -m cbgui export {self.path} --output "
+                f"{self.merged_folder}."
+            )
+
+    def adapter_hash(self) -> str:
+        """SHA-256 of the adapter's weights, which is what a merged model or an answer belongs to."""
+        return sha256(self.adapter_file, version(self.adapter_file))
+
+    def is_merged(self) -> bool:
+        """Whether the merged model holds the adapter as it is now; training may have gone on."""
+        try:
+            made_from = json.loads((self.merged_folder / MERGED_FROM).read_text("utf-8"))["adapter_sha256"]
+            return made_from == self.adapter_hash()
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            return False
 
     def complete_checkpoints(self) -> dict[int, Path]:
         """Step -> folder of each checkpoint that is whole, in the order of their steps."""
-        found = {}
-        for mark in self.checkpoints_folder.glob(f"checkpoint-*/{COMPLETE}"):
-            step = mark.parent.name.removeprefix("checkpoint-")
-            if step.isdecimal() and _is_whole(mark):
-                found[int(step)] = mark.parent
-        return dict(sorted(found.items()))
+        return {step: folder for step, folder in self.checkpoints().items() if is_whole(folder / COMPLETE)}
+
+    def checkpoints(self) -> dict[int, Path]:
+        """Step -> folder of each checkpoint, whole or not, in the order of their steps."""
+        folders = [path for path in self.checkpoints_folder.glob("checkpoint-*") if path.is_dir()]
+        steps = {path.name.removeprefix("checkpoint-"): path for path in folders}
+        return dict(sorted((int(step), path) for step, path in steps.items() if step.isdecimal()))
 
     def mark_complete(self, step: int) -> None:
         """Call this once all of the checkpoint is on disk."""
@@ -350,18 +373,6 @@ class Run:
 
     def delete_checkpoints_after(self, step: int) -> None:
         """Delete checkpoints of later steps: they are incomplete or damaged, and would be taken for newer ones."""
-        for folder in self.checkpoints_folder.glob("checkpoint-*"):
-            number = folder.name.removeprefix("checkpoint-")
-            if number.isdecimal() and int(number) > step:
+        for number, folder in self.checkpoints().items():
+            if number > step:
                 shutil.rmtree(folder, ignore_errors=True)
-
-
-def _is_whole(mark: Path) -> bool:
-    """Whether all files of a checkpoint are there, in the sizes that `mark` holds."""
-    try:
-        sizes = json.loads(mark.read_text("utf-8"))
-        there = {name: (mark.parent / name).stat().st_size == size for name, size in sizes.items()}
-    except (OSError, ValueError, AttributeError):
-        return False
-    random_state = any(name.startswith("rng_state") for name in there)
-    return random_state and all(there.values()) and all(name in there for name in CHECKPOINT_FILES)

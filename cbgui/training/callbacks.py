@@ -29,17 +29,19 @@ class RunCallback(TrainerCallback):
 
     def __init__(self, run: Run, held_out: list[Encoded]) -> None:
         self.run, self.held_out = run, held_out
-        self.validated_on = "held out" if run.data_file("held_out").is_file() else "training"
+        self.validated_on = "held out"  # or "training", or "partly held out"
         self.trainer: RerouteTrainer | None = None
         self.previewed: list[Example] = []  # examples whose answers are shown during training
         self.ended_by: str | None = None  # "paused" or "stopped"
         self.validations: list[diagnostics.Validation] = []
         self.warned: set[str] = set()
+        self.trained_seconds = 0.0  # of all steps so far
 
     def resume_after(self, step: int) -> None:
         """Continue with the validations up to `step`, as if the run had never been interrupted."""
-        events, _ = self.run.events()
-        self.validations = [event for event in events if event["kind"] == "validation" and event["step"] <= step]
+        events = [event for event in self.run.events()[0] if event.get("step", 0) <= step]
+        self.validations = [event for event in events if event["kind"] == "validation"]
+        self.trained_seconds = sum(event["seconds"] for event in events if event["kind"] == "step")
 
     def _validate(self, step: int, steps: int) -> None:
         trainer = self.trainer
@@ -71,6 +73,7 @@ class RunCallback(TrainerCallback):
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         trainer, training = self.trainer, self.trainer.config.training
         seconds = time.perf_counter() - trainer.step_started  # with the optimizer's step
+        self.trained_seconds += seconds
         self.run.append_event(
             "step",
             step=state.global_step,
@@ -78,6 +81,7 @@ class RunCallback(TrainerCallback):
             learning_rate=kwargs["lr_scheduler"].get_last_lr()[0],
             memory_bytes=hardware.step_memory(),
             seconds=seconds,
+            trained_seconds=self.trained_seconds,
             tokens_per_second=trainer.tokens / seconds,
             **trainer.last,
         )

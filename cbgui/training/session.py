@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import traceback
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import torch
+from accelerate.utils import broadcast_object_list, gather_object
+from peft import get_peft_model_state_dict
+from safetensors import safe_open
 from safetensors.torch import load_file
 from transformers import set_seed
 
 from cbgui import hardware
 from cbgui.config import RunConfig
-from cbgui.errors import FULL, error_sentence
+from cbgui.data.examples import Example
+from cbgui.errors import InputError, error_sentence, is_disk_full
 from cbgui.modeling.adapter_io import save_adapter
 from cbgui.modeling.architecture import read_model_config
 from cbgui.modeling.batch import shared_tokens
@@ -22,7 +28,8 @@ from cbgui.modeling.cpu import allocator
 from cbgui.modeling.hub import resolve_model
 from cbgui.modeling.lora import add_lora
 from cbgui.modeling.truncated import load_truncated_model
-from cbgui.runs.run import ADAPTER_WEIGHTS, Run
+from cbgui.runs.adapter import ADAPTER_WEIGHTS, read_lora_settings
+from cbgui.runs.run import Run
 from cbgui.training.memory import estimate_memory
 from cbgui.training.steps import PairedSteps
 from cbgui.training.trainer import Preview, RerouteTrainer, make_trainer
@@ -59,16 +66,16 @@ def build_trainer(run: Run, config: RunConfig, preview: Preview | None = None) -
     choice = estimate_memory(
         read_model_config(source),
         config,
-        hardware.memory_for_training(),
+        _smallest_memory(),
         hardware.memory_kind(),
         steps=[[len(e.ids) for e in step] for step in steps],
         shared=shared_tokens([e for step in steps for e in step]),
     )
-    config = choice.config
+    config = _decided_by_the_first(choice.config)
     if run.writes:
         run.write_config(config)
-    if not held_out:
-        words = "No held-out examples; some of the training examples are validated"
+    if lacking := _without_held_out(held_out):
+        words = f"No held-out {lacking}; some of the training examples are validated"
         run.append_event("status", state="loading", text=words)
     if choice.reasons:
         run.append_event("status", state="loading", text="Chosen: " + "; ".join(choice.reasons))
@@ -81,16 +88,42 @@ def build_trainer(run: Run, config: RunConfig, preview: Preview | None = None) -
     add_lora(truncated, config.lora, training.seed)
     trainer = make_trainer(run, config, truncated, steps, validated, tokenizer.pad_token_id)
     trainer.source, trainer.preview = source, preview
+    trainer.run_callback.validated_on = {"": "held out", "examples": "training"}.get(lacking, "partly held out")
     trainer.run_callback.previewed = [*sides[0][:PREVIEWED_BREAK], *sides[1][:PREVIEWED_RETAIN]]
     return trainer
+
+
+def _is_one_of_several() -> bool:
+    return int(os.environ.get("WORLD_SIZE", 1)) > 1
+
+
+def _smallest_memory() -> int:
+    """Bytes that every process may use: those of the one that has least, as all train with the same settings."""
+    memory = hardware.memory_for_training()
+    return min(gather_object([memory])) if _is_one_of_several() else memory
+
+
+def _decided_by_the_first(config: RunConfig) -> RunConfig:
+    """The first process's settings. Free memory differs from moment to moment, so another might choose otherwise."""
+    return broadcast_object_list([config])[0] if _is_one_of_several() else config
+
+
+def _without_held_out(held_out: list[Example]) -> str:
+    """Which examples are not held out, in words; "" where both sides are."""
+    sides = {example.kind == "break" for example in held_out}
+    return {(): "examples", (True,): "must-keep examples", (False,): "must-stop examples"}.get(tuple(sides), "")
 
 
 def train(run: Run, preview: Preview | None = None) -> None:
     """Train or resume `run` until it ends, is paused or stopped; saves the adapter unless it was paused."""
     config = run.config()
     run.append_event("status", state="starting", text=f"Starting on {hardware.describe()}")
-    trainer = build_trainer(run, config, preview)
     step, checkpoint = _prepare_resume(run)
+    if checkpoint:
+        run.need_same_lora(read_lora_settings(checkpoint), f"the checkpoint of step {step} was")
+    trainer = build_trainer(run, config, preview)
+    if checkpoint:
+        _need_same_layers(run, trainer, checkpoint)
     trainer.run_callback.resume_after(step)
     words = f"Resuming from {checkpoint.name}" if checkpoint else "Training"
     run.append_event("status", state="training", text=words, model=trainer.source.label)
@@ -111,7 +144,7 @@ def _prepare_resume(run: Run) -> tuple[int, Path | None]:
     readable = [(step, path) for step, path in reversed(whole.items()) if _can_be_read(path)]
     step, checkpoint = readable[0] if readable else (0, None)
     if run.writes:
-        newest = max((int(path.name.split("-")[1]) for path in run.checkpoints_folder.glob("checkpoint-*")), default=0)
+        newest = max(run.checkpoints(), default=0)
         if newest > step:
             words = f"going on from step {step}" if step else "starting over"
             run.append_event(
@@ -120,6 +153,18 @@ def _prepare_resume(run: Run) -> tuple[int, Path | None]:
         run.delete_checkpoints_after(step)
         run.forget_after(step)
     return step, checkpoint
+
+
+def _need_same_layers(run: Run, trainer: RerouteTrainer, checkpoint: Path) -> None:
+    """Raises InputError when the checkpoint was trained on other layers, or on another model."""
+    with safe_open(checkpoint / ADAPTER_WEIGHTS, "pt") as file:
+        trained = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    now = {name: tuple(part.shape) for name, part in get_peft_model_state_dict(trainer.truncated.model).items()}
+    if trained != now:
+        raise InputError(
+            f"{run.config_file}: objective.target_layers or model.name was changed since {checkpoint.name} was "
+            "written; set it back, or start a new run."
+        )
 
 
 def _can_be_read(checkpoint: Path) -> bool:
@@ -142,16 +187,27 @@ def run_training(run: Run, preview: Preview | None = None) -> int:
     try:
         train(run, preview)
     except Exception as error:
-        traceback.print_exc()
-        sentence = _sentence(error)
-        print(sentence, flush=True)
-        try:
-            run.append_event("error", text=sentence)
-            run.append_event("status", state="failed", text=sentence)
-        except OSError:  # a full disk cannot hold the event either; the log and the exit code say it
-            traceback.print_exc()
+        _say_why(run, error)
         return 1
     return 0
+
+
+def _say_why(run: Run, error: Exception) -> None:
+    """Write the error to the log and to the events, also on a disk that is full."""
+    with suppress(OSError):
+        traceback.print_exc()
+    sentence = _sentence(error)
+    if is_disk_full(error):  # what the failed step leaves behind makes room for the sentence
+        traceback.clear_frames(error.__traceback__)
+        gc.collect()  # closes the file of the reference states
+        if run.writes:
+            run.delete_checkpoints_after(max(run.complete_checkpoints(), default=0))
+    with suppress(OSError):
+        print(sentence, flush=True)
+    with suppress(OSError):  # whoever finds the run interrupted sees that the disk is full
+        run.append_event("error", text=sentence)
+        # An InputError names something to change first.
+        run.append_event("status", state="failed", text=sentence, resume=not isinstance(error, InputError))
 
 
 def _sentence(error: Exception) -> str:
@@ -160,6 +216,6 @@ def _sentence(error: Exception) -> str:
             "Out of memory with one example at a time and gradient checkpointing: in the run's run.yaml, set "
             "model.quantization to nf4 or choose a smaller data.max_tokens, then resume; the last checkpoint is kept."
         )
-    if isinstance(error, OSError) and error.errno in FULL:
-        return "The disk is full: free some space, then resume; the last checkpoint is kept."
+    if is_disk_full(error):
+        return "The disk is full: free some space, then resume; training goes on from the last checkpoint."
     return error_sentence(error)

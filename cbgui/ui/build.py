@@ -9,7 +9,7 @@ from starlette.middleware import Middleware
 
 from cbgui import hardware, space
 from cbgui.runs import folder, queue
-from cbgui.ui.common import chosen, in_memory, run_choices
+from cbgui.ui.common import catch_errors, chosen, in_memory, run_choices
 from cbgui.ui.pages import chat, data, export, report, runs, train
 from cbgui.ui.server import downloads, guard, storage, visitors
 from cbgui.ui.theme import CSS, THEME
@@ -55,6 +55,7 @@ def build() -> gr.Blocks:
         page.load(_choices, run_name, run_name, show_progress="hidden")
         for trigger in (page.load, gr.Timer(DEVICE_TICK).tick):
             trigger(_device, None, device, show_progress="hidden", queue=False)
+    catch_errors(page)
     return page
 
 

@@ -18,6 +18,7 @@ from cbgui.data.examples import KIND_LABELS
 from cbgui.data.library import Library
 from cbgui.errors import InputError, error_sentence
 from cbgui.runs import folder
+from cbgui.runs.disk import disk_is_full
 from cbgui.runs.jobs import ENDED, Job, running_jobs
 from cbgui.runs.run import Run
 from cbgui.space import on_space
@@ -116,6 +117,13 @@ def sentences(handler: Callable[..., Any]) -> Callable[..., Any]:
     return wrapped
 
 
+def catch_errors(page: gr.Blocks) -> None:
+    """Show any error of any handler as one sentence, also of those without `sentences`."""
+    for event in page.fns.values():
+        if event.fn is not None and not inspect.iscoroutinefunction(event.fn):
+            event.fn = sentences(event.fn)
+
+
 def download_on_click(button: gr.Button, make_file: Callable[..., str], inputs: list[Any] | None = None) -> None:
     """One click makes a file and downloads it. A DownloadButton would need a second click for that."""
     file = gr.DownloadButton(visible="hidden")
@@ -129,7 +137,8 @@ def job_words(job: Job, what: str) -> str:
     if job.state() == "running":
         return f"**{plain(job.run.name)}**: {plain(progress[-1]) if progress else 'starting'} ..."
     said = [line for line in lines if not line.startswith((f"{ENDED} ", " ", "Traceback")) and line not in progress]
-    return f"**{plain(job.run.name)}**: {what} failed. {plain(said[-1]) if said else ''}"
+    unsaid = "The disk is full; free some space, then try again." if disk_is_full(job.run.path) else ""
+    return f"**{plain(job.run.name)}**: {what} failed. {plain(said[-1]) if said else unsaid}"
 
 
 def one_job_at_a_time() -> None:

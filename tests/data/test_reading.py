@@ -289,6 +289,7 @@ BAD = {
     "a pointer": ("a.jsonl", "version https://git-lfs.github.com/spec/v1\n", "a pointer of Git LFS"),
     "a number": ("a.json", "[7]", "correct or delete it"),
     "a long number": ("a.jsonl", '{"prompt": ' + "9" * 5000 + "}", "a number is too long"),
+    "a JSON bomb": ("a.json", "[" + "{}," * 10_000_001 + "{}]", "too many to parse at once"),
     "two answers": ("a.jsonl", '{"prompt": "Who?", "chosen": "Me.", "rejected": "No."}\n', "data.break_answer"),
 }  # fmt: skip
 

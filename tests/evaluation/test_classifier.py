@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,11 @@ from random_models import head
 from tokenizers.processors import TemplateProcessing
 
 from cbgui.errors import InputError
+from cbgui.evaluation import classifier
 from cbgui.evaluation.classifier import Classifier, JudgeChoice, complied, load_classifier
+from cbgui.evaluation.evaluate import evaluate_run
 from cbgui.modeling.chat_format import load_tokenizer
+from cbgui.runs.run import Run
 
 PAIRS = [("What is two and two?", "Four."), ("Name a colour.", "Blue is a colour that many people like.")]
 
@@ -85,6 +89,24 @@ def test_a_prompt_that_contains_a_placeholder_is_read_as_it_is(demo):
     pairs = [("What does {answer} mean?", "A {prompt}.")]
     assert dict(Classifier("judge", model, tokenizer, None, "Q {prompt} A {answer}").judge(pairs)) == {0: None}
     assert tokenizer.decode(model.asked[0]) == "Q What does {answer} mean? A A {prompt}."
+
+
+def test_a_classifier_that_cannot_judge_a_batch_is_refused_before_any_answer(trained, demo, tmp_path, monkeypatch):
+    """A tokenizer without a padding token judges one answer at a time alone."""
+    folder = head(tmp_path / "head", demo, ["harmless", "harmful"])
+
+    def without_padding(source):
+        tokenizer = load_tokenizer(source)
+        tokenizer.pad_token = None
+        return tokenizer
+
+    monkeypatch.setattr(classifier, "load_tokenizer", without_padding)
+    run = Run(tmp_path / "run")
+    shutil.copytree(trained.path, run.path, ignore=shutil.ignore_patterns("report"))
+    said = []
+    with pytest.raises(InputError, match="could not judge two harmless answers .*padding.*choose another classifier"):
+        evaluate_run(run, judge=JudgeChoice(str(folder)), progress=lambda share, words: said.append(words))
+    assert "Loading the model" not in said and not run.answers_file.exists()
 
 
 def test_a_model_that_cannot_judge_is_refused(demo, tmp_path):

@@ -12,6 +12,7 @@ from random_models import SMALL, head
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from cbgui.config import load_config, override
+from cbgui.data.examples import Example
 from cbgui.data.refusals import is_refusal
 from cbgui.errors import InputError
 from cbgui.evaluation.answers import generate
@@ -21,7 +22,7 @@ from cbgui.evaluation.classifier import JudgeChoice
 from cbgui.evaluation.compare import compare_reports, read_report
 from cbgui.evaluation.evaluate import evaluate_run
 from cbgui.evaluation.metrics import ModelPair, is_repetition, wilson
-from cbgui.evaluation.prompt_sets import SetOptions
+from cbgui.evaluation.prompt_sets import PromptSet, SetOptions
 from cbgui.evaluation.rates import rate
 from cbgui.evaluation.report import render
 from cbgui.evaluation.verdict import verdict
@@ -31,6 +32,8 @@ from cbgui.modeling.chat_format import load_tokenizer
 from cbgui.modeling.full import load_full_model
 from cbgui.modeling.lora import adapt_rows
 from cbgui.runs.folder import create_run, open_run
+from cbgui.runs.process import hold
+from cbgui.runs.run import EVALUATE
 from cbgui.training.session import train
 
 
@@ -199,3 +202,34 @@ def test_a_model_broken_too_widely_is_called_too_broad(tmp_path):
     report = evaluate_run(run, attacks=["direct"], limit=4, max_new_tokens=16)
     assert report["verdict"]["name"] == "over_broad", report["verdict"]
     assert report["retain"]["falsely_derailed"]["rate"] > 0.5
+
+
+def test_a_limit_takes_every_kind_whatever_the_order_of_the_file():
+    kinds = ["retain"] * 50 + ["near_miss"] * 10 + ["refusal"] * 1
+    examples = [Example((("user", f"{kind} {n}"),), "So.", kind) for n, kind in enumerate(kinds)]
+    examples += [Example((("user", f"break {n}"),), "So.", "break") for n in range(40)]
+    whole = PromptSet.of("held out", examples)
+    for limit, expected in ((1, (1, 0, 0)), (4, (2, 1, 1)), (9, (4, 4, 1)), (30, (19, 10, 1)), (99, (50, 10, 1))):
+        cut = whole.cut(limit)
+        assert cut == whole.cut(limit)
+        found = [example.kind for example in cut.retains]
+        assert tuple(found.count(kind) for kind in ("retain", "near_miss", "refusal")) == expected
+        assert len(cut.breaks) == min(limit, 40) and len(cut.retains) == min(limit, 61)
+        assert cut.retains == sorted(cut.retains, key=examples.index)
+    assert [example.prompt for example in whole.cut(4).breaks] == [f"break {n}" for n in (0, 10, 20, 30)]
+
+
+def test_what_cannot_be_written_is_told_before_the_model_is_loaded(trained, tmp_path):
+    run = open_run(Path(shutil.copytree(trained.path, tmp_path / "run", ignore=shutil.ignore_patterns("report"))))
+    run.report_folder.write_text("in the way", "utf-8")
+    said = []
+    with pytest.raises(InputError, match="report folder .* cannot be written"):
+        evaluate_run(run, progress=lambda share, words: said.append(words))
+    assert "Loading the model" not in said
+
+
+def test_two_evaluations_of_a_run_do_not_run_at_once(trained, cli):
+    with hold(trained.lock_file(EVALUATE)):
+        done = cli("evaluate", trained.path)
+    assert done.returncode == 2 and "evaluate is running already" in done.stderr
+    assert "Loading the model" not in done.stdout

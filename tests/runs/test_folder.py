@@ -11,7 +11,7 @@ from cli_process import ROOT
 
 from cbgui.config import load_config
 from cbgui.errors import InputError
-from cbgui.runs import folder
+from cbgui.runs import disk, folder, queue
 from cbgui.runs.folder import create_run
 from cbgui.runs.process import hold
 from cbgui.runs.run import EVALUATE, TRAIN, Run
@@ -91,3 +91,78 @@ def test_a_second_app_does_not_empty_the_trash(run):
         first.communicate(b"\n")
     folder.empty_trash()
     assert not place.exists()
+
+
+@pytest.mark.parametrize("name", ["_mine", "CON", "nul.txt", "com1", "ends.", "ends "])
+def test_names_that_windows_or_the_app_keeps_are_no_runs(name, run, tmp_path, short_config):
+    with pytest.raises(InputError, match="a run's name may not"):
+        create_run(tmp_path / name, short_config)
+    assert not (tmp_path / name).exists()
+    assert folder.free_name(name) not in ("con", "CON", "com1")
+    assert folder.rename(run, "CON").name == "CON-run"
+
+
+def test_a_run_that_cannot_be_written_leaves_nothing(tmp_path, short_config, monkeypatch):
+    def broken(path, examples):
+        path.write_text("\ud800" if path.stem == "retain" else "{}", "utf-8")  # half a character
+
+    with monkeypatch.context() as patch, pytest.raises(InputError, match="half a character"):
+        patch.setattr(folder, "write_examples", broken)
+        create_run(tmp_path / "run", short_config)
+    assert not (tmp_path / "run").exists()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").touch()  # a folder that was there before stays
+    with monkeypatch.context() as patch, pytest.raises(InputError, match="half a character"):
+        patch.setattr(folder, "write_examples", broken)
+        create_run(tmp_path / "mine", short_config)
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["notes.txt"]
+    with pytest.raises(InputError, match="File name too long"):
+        create_run(tmp_path / ("a" * 300), short_config)
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="cannot be written"):
+        create_run(tmp_path / "file" / "run", short_config)
+
+
+def test_a_folder_that_another_process_has_open_is_renamed_later(run, monkeypatch):
+    """As on Windows, where a virus scanner or a reader makes os.replace fail for a moment."""
+    monkeypatch.setattr(disk, "OPEN_FILES_STAY", True)
+    real, refused = os.replace, []
+
+    def replace(source, target):
+        if len(refused) < 2:
+            refused.append(source)
+            raise PermissionError(13, "The process cannot access the file", str(source))
+        real(source, target)
+
+    monkeypatch.setattr(disk.os, "replace", replace)
+    place = folder.delete(run)
+    assert len(refused) == 2 and not run.path.exists()
+    refused.clear()
+    assert folder.restore(place).examples("break")
+    refused.clear()
+    run.ask("pause")
+    assert run.request() == "pause" and len(refused) == 2
+    monkeypatch.setattr(disk, "RETRY_SECONDS", 0)
+    refused.clear()
+    with pytest.raises(PermissionError):
+        run.ask("stop")
+    assert run.request() == "pause" and not list(run.path.glob(f"*{disk.PART}"))
+
+
+def test_a_run_that_cannot_start_leaves_the_queue_to_the_others(run, short_config, monkeypatch):
+    other = create_run(run.path.with_name("other"), short_config)
+    run.waiting_file.touch()
+    os.utime(run.waiting_file, (0, 0))
+    other.waiting_file.touch()
+    started = []
+
+    def start(one):
+        if one == run:
+            raise OSError(30, "Read-only file system")
+        started.append(one)
+
+    monkeypatch.setattr(Run, "start", start)
+    with pytest.raises(OSError):
+        queue.start_next(run.path.parent)
+    queue.start_next(run.path.parent)
+    assert started == [other]

@@ -6,18 +6,21 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
 import pytest
 from cli_process import ROOT
+from made_runs import step_event
 from waiting import wait_until
 
 from cbgui.errors import InputError
 from cbgui.runs.folder import create_run
 from cbgui.runs.process import hold
 from cbgui.runs.run import TRAIN, Run
+from cbgui.ui.pages import train as train_page
 
 
 @pytest.fixture
@@ -70,6 +73,54 @@ def test_a_copied_run_is_not_taken_for_the_running_one(run, tmp_path):
         for path in (run.config_file, run.lock_file(TRAIN)):
             (copy / path.name).write_bytes(path.read_bytes())
         assert not Run(copy).training.is_running()
+
+
+HOLDER = """
+import pathlib, sys
+from cbgui.runs.process import hold
+with hold(pathlib.Path(sys.argv[1])) as held:
+    print(held, flush=True)
+    input()
+"""
+
+
+@pytest.fixture
+def busy(run):
+    """A process that holds the run's lock as training does."""
+    command = [sys.executable, "-c", HOLDER, str(run.lock_file(TRAIN))]
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline().strip() == "True"
+    yield process
+    process.kill()
+    process.wait()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="SIGSTOP")
+def test_a_suspended_or_silent_run_is_told(run, busy, monkeypatch):
+    def line() -> str:
+        return train_page._refresh(run.name, None)[0]
+
+    monkeypatch.setenv("CBGUI_RUNS", str(run.path.parent))
+    for step in (1, 2, 3):
+        event = step_event(step, 6)
+        run.append_event(**{key: value for key, value in event.items() if key != "time"})
+    assert "running, step 3 of 6, about 6 s left" in line()
+    busy.send_signal(signal.SIGSTOP)
+    wait_until(run.training.is_suspended)
+    assert f"it has written nothing for 0 s: its process ({busy.pid}) is suspended" in line() and "left" not in line()
+    busy.send_signal(signal.SIGCONT)
+    wait_until(lambda: not run.training.is_suspended())
+    assert "about 6 s left" in line()
+    now = time.time()
+    monkeypatch.setattr(train_page.time, "time", lambda: now + 600)
+    assert "it has written nothing for 10 min" in line() and "may be stuck" in line() and "left" not in line()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc reads its settings from the environment")

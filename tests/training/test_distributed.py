@@ -15,6 +15,29 @@ from cbgui.modeling.chat_format import load_tokenizer
 from cbgui.runs.folder import open_run
 
 ROOT = Path(__file__).resolve().parents[2]
+# The command line in processes whose memory and choices differ, as on two cards of which one is in use.
+TWO = """
+import json, os, pathlib, sys
+from cbgui.training import session
+
+rank, estimate, make = int(os.environ["RANK"]), session.estimate_memory, session.make_trainer
+memory = (64, 8)[rank] * 2**30
+session.hardware.memory_for_training = lambda: memory
+
+def estimate_otherwise(model_config, config, memory, device, **more):
+    config.training.micro_batch_size = rank + 1
+    estimate_otherwise.memory = memory
+    return estimate(model_config, config, memory, device, **more)
+
+def note(run, config, *rest):
+    chosen = {"memory": estimate_otherwise.memory, "micro_batch_size": config.training.micro_batch_size}
+    pathlib.Path(f"rank{rank}.json").write_text(json.dumps(chosen))
+    return make(run, config, *rest)
+
+session.estimate_memory, session.make_trainer = estimate_otherwise, note
+from cbgui.__main__ import run
+sys.exit(run())
+"""
 
 
 @pytest.mark.slow
@@ -36,18 +59,11 @@ def test_two_processes_train_what_one_does(tmp_path, demo):
     settings += ["model.dtype=float32", "training.validate_every=2", "training.checkpoint_every=2"]
     arguments = ["-m", "cbgui", "train", "demo", "--model", str(tmp_path / "model")]
     arguments += [word for setting in settings for word in ("--set", setting)]
-    launch = [
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        "--cpu",
-        "--num_processes",
-        "2",
-        "--num_machines",
-        "1",
-    ]
-    launch += ["--mixed_precision", "no", "--dynamo_backend", "no"]
-    for command in ([sys.executable, *arguments, "--output", "one"], [*launch, *arguments, "--output", "two"]):
+    # Without GPUs, `accelerate launch` starts one process alone, whatever --num_processes says.
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    (tmp_path / "two.py").write_text(TWO, "utf-8")
+    two = [*launch, "two.py", *arguments[2:], "--output", "two"]
+    for command in ([sys.executable, *arguments, "--output", "one"], two):
         done = subprocess.run(
             command,
             cwd=tmp_path,
@@ -58,6 +74,8 @@ def test_two_processes_train_what_one_does(tmp_path, demo):
         )
         assert done.returncode == 0, done.stdout + done.stderr
         assert "step 3 of 3" in done.stdout
+    chosen = [json.loads((tmp_path / f"rank{rank}.json").read_text("utf-8")) for rank in (0, 1)]
+    assert chosen == [{"memory": 8 * 2**30, "micro_batch_size": 1}] * 2
     one, two = open_run(tmp_path / "one"), open_run(tmp_path / "two")
     for kind in ("step", "validation"):
         pairs = [[event for event in run.events()[0] if event["kind"] == kind] for run in (one, two)]

@@ -1,4 +1,7 @@
+import errno
+import json
 import os
+import shutil
 import signal
 from types import SimpleNamespace
 
@@ -12,13 +15,15 @@ from cbgui.errors import InputError
 from cbgui.modeling.chat_format import load_tokenizer
 from cbgui.modeling.lora import add_lora
 from cbgui.modeling.truncated import load_truncated_model
+from cbgui.runs import disk
 from cbgui.runs.folder import create_run
-from cbgui.runs.run import read_data
-from cbgui.training import callbacks, trainer
+from cbgui.runs.run import Run, read_data
+from cbgui.training import callbacks, session, trainer
 from cbgui.training.measure import micro_batch_losses
 from cbgui.training.reference_states import ReferenceStates
-from cbgui.training.session import build_trainer, train
+from cbgui.training.session import build_trainer, run_training, train
 from cbgui.training.steps import PairedSteps
+from cbgui.ui.pages import train as train_page
 
 
 def steps_of(run):
@@ -160,8 +165,8 @@ def test_half_an_event_line_is_skipped(short_config, tmp_path):
     with (run.path / "events.jsonl").open("a") as file:
         file.write('{"kind": "st')
     assert len(run.events()[0]) == 1
-    run.append_event("step", step=1)
-    assert [event["kind"] for event in run.events()[0]] == ["status", "step"]
+    run.append_event("warning", step=1, text="y")
+    assert [event["kind"] for event in run.events()[0]] == ["status", "warning"]
 
 
 def test_a_damaged_checkpoint_is_told_and_an_older_one_is_used(short_config, tmp_path):
@@ -185,3 +190,87 @@ def test_a_damaged_checkpoint_is_told_and_an_older_one_is_used(short_config, tmp
     assert run.complete_checkpoints() == {}
     train(run)
     assert any("starting over" in e.get("text", "") for e in run.events()[0]) and steps_of(run) == [1, 2, 3, 4]
+
+
+def test_settings_changed_since_the_checkpoint_are_told_before_the_model_is_loaded(trained, tmp_path):
+    run = Run(tmp_path / "run")
+    shutil.copytree(trained.path, run.path, ignore=shutil.ignore_patterns("merged", "report"))
+    config = run.config()
+    config.lora.r = 8
+    run.write_config(config)
+    assert run_training(run) == 1
+    last = run.newest("status")["status"]
+    assert "run.yaml: lora.r = 8, but the checkpoint of step 4 was trained with 16; set it back" in last["text"]
+    assert last["state"] == "failed" and last["resume"] is False
+    assert not any("Loading" in event.get("text", "") for event in run.events(trained.events()[1])[0])
+    config.lora.r, config.objective.target_layers = 16, [5]
+    run.write_config(config)
+    assert run_training(run) == 1
+    assert "objective.target_layers or model.name was changed" in run.newest("status")["status"]["text"]
+    config.objective.target_layers = trained.config().objective.target_layers
+    run.write_config(config)
+    assert run_training(run) == 0 and run.state() == "done"
+
+
+def test_a_full_disk_is_told_although_no_event_can_be_written(trained, tmp_path, monkeypatch, capsys):
+    run = Run(tmp_path / "run")
+    shutil.copytree(trained.path, run.path, ignore=shutil.ignore_patterns("merged", "report"))
+    monkeypatch.setenv("CBGUI_RUNS", str(tmp_path))
+    step = next(event for event in trained.events()[0] if event["kind"] == "step")
+    run.events_file.write_text(json.dumps(step) + "\n", "utf-8")
+    shutil.copytree(run.checkpoint(4), run.checkpoint(5))
+    (run.checkpoint(5) / "complete").unlink()
+
+    def full(one, kind, **values):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "append_event", full)
+        patch.setattr(session, "train", lambda run, preview: run.append_event("status"))
+        assert run_training(run) == 1
+    assert "The disk is full: free some space, then resume" in capsys.readouterr().out
+    assert list(run.checkpoints()) == [2, 4]  # the unfinished one made room
+    assert run.state() == "interrupted" and "without an error message" in train_page._refresh("run", None)[0]
+    monkeypatch.setattr(disk.shutil, "disk_usage", lambda path: SimpleNamespace(free=5))
+    assert "The disk is full; free some space. Press **Resume**" in train_page._refresh("run", None)[0]
+
+
+def test_the_published_recipe_is_trained_as_published(short_config, tmp_path):
+    """Dropout with packed rows, weights that are exchanged linearly and never relieved, a constant learning rate; and a
+    held-out set without a must-stop example borrows the training's."""
+    config = load_config("published")
+    config.model, config.data = short_config.model, short_config.data
+    config.model.dtype = "bfloat16"  # in which PEFT's own forward, that dropout needs, relies on autocast
+    config.data.held_out_file = config.data.retain_file
+    config.objective.target_layers = [0.3125, 0.625]  # 10 and 20 of 32
+    sizes = {"steps": 3, "break_batch_size": 2, "retain_batch_size": 2, "validate_every": 1, "sample_every": 0}
+    for name, value in sizes.items():
+        setattr(config.training, name, value)
+    run = create_run(tmp_path / "run", config)
+    built = build_trainer(run, config)
+    assert built.truncated.packed
+    dropouts = [module.p for module in built.model.modules() if isinstance(module, torch.nn.Dropout)]
+    assert dropouts and set(dropouts) == {0.05}
+    # What would relieve the keep weight, if anything could.
+    built.run_callback.validations = [{"step": 20, "cosine": {"10": 0.99}, "drift": 0.01}]
+    built.train()
+    steps = [event for event in run.events()[0] if event["kind"] == "step"]
+    assert [event["coefficients"]["reroute"] for event in steps] == pytest.approx([10 * (1 - n / 6) for n in (1, 2, 3)])
+    assert [event["coefficients"]["retain"] for event in steps] == pytest.approx([10 * n / 6 for n in (1, 2, 3)])
+    assert {event["learning_rate"] for event in steps} == {1e-4}
+    assert all(0 < event["cosine"][layer] <= 1 for event in steps for layer in event["cosine"])
+    texts = [event["text"] for event in run.events()[0] if "text" in event]
+    assert "No held-out must-stop examples; some of the training examples are validated" in texts
+    validations = [event for event in run.events()[0] if event["kind"] == "validation"]
+    assert {event["examples"] for event in validations} == {"partly held out"}
+    assert all(min(event["cosine"].values()) > 0.5 for event in validations)  # measured, not 0.0 for want of examples
+
+
+def test_checkpoints_are_rotated_by_their_steps_whatever_the_clock_says(short_config, tmp_path):
+    run = create_run(tmp_path / "run", short_config)
+    for age, step in enumerate((2, 4, 6)):  # the newest was written while the clock was far behind
+        run.checkpoint(step).mkdir(parents=True)
+        os.utime(run.checkpoint(step), (2e9 - 1e8 * age,) * 2)
+    state = SimpleNamespace(global_step=6, is_world_process_zero=True)
+    callbacks.RunCallback(run, []).on_save(None, state, None)
+    assert list(run.checkpoints()) == [4, 6]

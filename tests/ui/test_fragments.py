@@ -9,6 +9,7 @@ from jinja2 import UndefinedError
 from markdown_it import MarkdownIt
 
 from cbgui.errors import InputError
+from cbgui.runs.history import History
 from cbgui.runs.run import Run
 from cbgui.ui.fragments import as_html, as_text, plain, render
 from cbgui.ui.pages import export as export_page
@@ -25,7 +26,8 @@ def is_escaped(html: str) -> bool:
 
 def test_sample_answers_are_escaped():
     answer = {"kind": "near_miss", "prompt": HOSTILE, "base": HOSTILE, "short_circuited": HOSTILE}
-    html = train_page._samples([{"kind": "samples", "step": 50, "answers": [answer]}])
+    past = History(newest={"samples": {"kind": "samples", "step": 50, "answers": [answer]}})
+    html = train_page._samples(past)
     assert is_escaped(html) and html.count("&lt;script") == 3
     assert "Held-out answers at step 50" in html and "Look-alike:" in html
 

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import inspect
+import io
 import shutil
 import weakref
+import zipfile
 from pathlib import Path
+from urllib.parse import unquote
 
 import gradio as gr
 import pytest
+from made_runs import finished_run
+from starlette.applications import Starlette
+from starlette.testclient import TestClient
 
 from cbgui.config import load_config
 from cbgui.errors import InputError
 from cbgui.runs import queue
+from cbgui.runs.history import History
 from cbgui.runs.run import Run
-from cbgui.ui.common import OneInMemory, chosen
+from cbgui.ui.common import OneInMemory, catch_errors, chosen
 from cbgui.ui.pages import chat as chat_page
 from cbgui.ui.pages import train as train_page
 from cbgui.ui.panels import charts, import_rows, settings
+from cbgui.ui.server import downloads
 
 
 def test_until_the_page_has_chosen_a_run_it_is_the_newest(trained, tmp_path, monkeypatch):
@@ -42,8 +51,11 @@ def test_the_time_left_ignores_the_first_step(trained):
     events = [event for event in trained.events()[0] if event["kind"] == "step"]
     for event, seconds in zip(events, (100.0, 10.0, 10.0, 10.0), strict=True):
         event |= {"seconds": seconds, "steps": 62}
-    assert " left" not in train_page._status(trained, "running", events[:1])
-    assert "about 10 min" in train_page._status(trained, "running", events[:2])
+    past = History()
+    past.add(events[:1])
+    assert " left" not in train_page._status(trained, "running", past)
+    past.add(events[1:2])
+    assert "about 10 min" in train_page._status(trained, "running", past)
 
 
 def test_validation_is_a_stronger_line_in_the_colour_of_its_steps(trained):
@@ -124,6 +136,52 @@ def test_the_chat_model_makes_room_before_the_next_run_starts(trained, tmp_path,
     Run(tmp_path / "next").waiting_file.touch()
     queue.start_next(tmp_path, lambda: done.append("room"))
     assert done == ["room", "next"]
+
+
+def test_a_handler_without_a_decorator_shows_any_error_as_a_sentence():
+    """Gradio shows an error that is not its own as "Error"."""
+    with gr.Blocks() as page:
+        button, words = gr.Button(), gr.Markdown()
+
+        def returns():
+            raise PermissionError(13, "Permission denied", "x")
+
+        def yields():
+            yield "a"
+            raise PermissionError(13, "Permission denied", "x")
+
+        button.click(returns, None, words)
+        button.click(yields, None, words)
+    catch_errors(page)
+    for event in page.fns.values():
+        with pytest.raises(gr.Error, match="could not be read or written"):
+            list(event.fn())
+
+
+def test_saved_presets_are_there_after_a_reload(tmp_path, monkeypatch):
+    """The page is built once, when the app starts."""
+    monkeypatch.setenv("CBGUI_RUNS", str(tmp_path))
+    config = load_config("demo")
+    train_page._save_preset("demo", "demo", "my own", *settings.values_of(config))
+    assert "my-own" in [value for _, value in train_page._choices("demo").choices]
+
+
+def test_a_start_is_finished_whether_or_not_the_page_is_still_open():
+    """Gradio would leave a generator where it is when the page is reloaded."""
+    assert not inspect.isgeneratorfunction(train_page._start)
+
+
+def test_a_run_with_a_name_in_any_letters_can_be_downloaded(tmp_path, monkeypatch):
+    monkeypatch.setenv("CBGUI_RUNS", str(tmp_path))
+    run = finished_run(tmp_path / "évil 名前")
+    app = Starlette(routes=downloads.ROUTES)
+    app.auth = app.auth_dependency = None
+    address = downloads.address(run, run.adapter_folder, downloads.zip_name(run, run.adapter_folder))
+    answer = TestClient(app).get(f"/{address}")
+    assert answer.status_code == 200
+    with zipfile.ZipFile(io.BytesIO(answer.content)) as files:
+        assert sorted(files.namelist()) == ["adapter_config.json", "adapter_model.safetensors"]
+    assert unquote(answer.headers["content-disposition"]).endswith("évil 名前-adapter.zip")
 
 
 def test_of_two_answers_the_page_asks_for_one():

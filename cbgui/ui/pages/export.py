@@ -23,17 +23,11 @@ from cbgui.ui.server.visitors import hub_token
 VIEW = 8  # outputs of `_refresh`
 
 
-def _is_merged(run: Run) -> bool:
-    """Whether the merged model holds the adapter as it is now; training may have gone on."""
-    merged, adapter = run.merged_folder, run.adapter_file
-    return merged.is_dir() and not (adapter.is_file() and adapter.stat().st_mtime > merged.stat().st_mtime)
-
-
 def _words(run: Run) -> str:
     job, merged = Job(run, EXPORT), run.merged_folder
     if job.state() in ("running", "failed"):
         return job_words(job, "the merge")
-    if _is_merged(run):
+    if run.is_merged():
         size = sum(path.stat().st_size for path in merged.iterdir()) / 1e6
         compared = next((line.split(": ", 1)[1] for line in job.lines() if "differ by at most" in line), "")
         return f"**{plain(run.name)}** is merged: {size:,.0f} MB in {plain(merged)}. {plain(compared.capitalize())}"
@@ -73,7 +67,7 @@ def _refresh(name: str | None, seen: tuple | None) -> tuple:
         off = gr.Button(interactive=False)
         words = "No run yet; train one first."
         return (words, "", "", off, off, off, off, ()) if seen != () else unchanged
-    words, upload_words, is_merged = _words(run), _upload_words(run), _is_merged(run)
+    words, upload_words, is_merged = _words(run), _upload_words(run), run.is_merged()
     merging, uploading = Job(run, EXPORT).state() == "running", Job(run, UPLOAD).state() == "running"
     is_ready = run.merged_folder.is_dir() and not merging
     files = _files(run, is_ready)
@@ -96,12 +90,12 @@ def _refresh(name: str | None, seen: tuple | None) -> tuple:
 def _merge(name: str | None) -> str:
     run = need_run(name)
     run.need_adapter()
-    if _is_merged(run):
+    if run.is_merged():
         raise InputError(f"run {run.name!r} is merged already; its files are below.")
     one_job_at_a_time()
     refuse_full()
-    shutil.rmtree(run.merged_folder, ignore_errors=True)  # merged before training went on
-    Job(run, EXPORT).start("--output", str(run.merged_folder))
+    # What was merged before training went on stays until the new model is whole.
+    Job(run, EXPORT).start("--output", str(run.merged_folder), *["--replace"] * run.merged_folder.is_dir())
     return f"**{plain(run.name)}**: starting ..."
 
 

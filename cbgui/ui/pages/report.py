@@ -48,7 +48,7 @@ def _frame(run: Run, other: str | None) -> str:
         return ""
     second = pick(other)
     if second is None:
-        return render("report", page=run.report_page.read_text("utf-8"))
+        return render("report", page=run.report_page.read_text("utf-8", errors="replace"))
     try:
         return render("report", page=compare_reports(read_report(run), read_report(second)))
     except InputError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from cbgui.errors import InputError
 from cbgui.evaluation.compare import read_report
 from cbgui.evaluation.verdict import worst_answered
 from cbgui.runs import folder
+from cbgui.runs.disk import version
+from cbgui.runs.history import history
 from cbgui.runs.run import DATA_FIELDS, STATE_LABELS, Run
 from cbgui.training.diagnostics import slowest_layer
 from cbgui.ui.common import need_run, pick, row_of, run_choices, sentences, tell
@@ -25,21 +28,29 @@ COLUMNS += ["answered attacks", "keep KL"]  # from the report of a run that was 
 
 
 def _row(run: Run) -> list[Any]:
-    events, _ = run.events()
-    steps = [event for event in events if event["kind"] == "step"]
-    validation = next((event for event in reversed(events) if event["kind"] == "validation"), None)
+    """One line of the table."""
+    files = (run.config_file, run.events_file, run.report_file, run.dataset_name_file)
+    return [run.name, STATE_LABELS[run.state()], *_figures(run, *map(version, files))]
+
+
+@functools.lru_cache(4096)
+def _figures(run: Run, *versions: object) -> list[Any]:
+    """What stands in the table behind the state; `versions` are those of the files that it comes from.
+
+    Only the ends of the events are read: a long run takes no longer than a short one.
+    """
+    first, newest = run.first_event(), run.newest("step", "validation")
+    step, validation = newest.get("step"), newest.get("validation")
     try:
         model = run.config().model.name
     except InputError:
         model = "settings unreadable"
     return [
-        run.name,
-        STATE_LABELS[run.state()],
         model,
         run.dataset_name() or "files",
-        time.strftime("%Y-%m-%d %H:%M", time.localtime(events[0]["time"])) if events else "",
-        f"{sum(event['seconds'] for event in steps) / 60:.1f}" if steps else "",
-        f"{steps[-1]['step']} of {steps[-1]['steps']}" if steps else "",
+        time.strftime("%Y-%m-%d %H:%M", time.localtime(first["time"])) if first else "",
+        f"{step['trained_seconds'] / 60:.1f}" if step and "trained_seconds" in step else "",
+        f"{step['step']} of {step['steps']}" if step else "",
         f"{slowest_layer(validation)[1]:.2f}" if validation else "",
         f"{validation['drift']:.1%}" if validation else "",
         *_reported(run),
@@ -49,9 +60,9 @@ def _row(run: Run) -> list[Any]:
 def _reported(run: Run) -> list[str]:
     try:
         report = read_report(run)
-        return [f"{worst_answered(report):.1%}", f"{report['retain']['kl']:.4f}"]
-    except (InputError, KeyError, TypeError):  # none, or in an older form, which must not hide the list
+    except InputError:  # none, or a damaged one, which must not hide the list
         return ["", ""]
+    return [f"{worst_answered(report):.1%}", f"{report['retain']['kl']:.4f}"]
 
 
 def _list() -> tuple:
@@ -71,7 +82,7 @@ def _validation_curves(runs: list[Run]) -> pd.DataFrame:
     points = [
         (event["step"], slowest_layer(event)[1], event["drift"], run.name)
         for run in runs
-        for event in run.events()[0]
+        for event in history(run).points()
         if event["kind"] == "validation"
     ]
     return pd.DataFrame(points, columns=["step", "cosine", "drift", "run"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import statistics
-from collections import deque
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +17,17 @@ from cbgui.data.examples import KIND_LABELS
 from cbgui.errors import InputError
 from cbgui.hardware import GIB
 from cbgui.runs import folder, queue
-from cbgui.runs.run import STATE_LABELS, Request, Run, write_whole
+from cbgui.runs.disk import disk_is_full, write_whole
+from cbgui.runs.history import History, history
+from cbgui.runs.run import STATE_LABELS, Request, Run
 from cbgui.ui.common import TICK, in_memory, library, need_run, pick, run_choices, sentences, shown_topic, tell
 from cbgui.ui.fragments import plain, render
 from cbgui.ui.panels import charts, memory_bar, settings
 from cbgui.ui.server.storage import refuse_full, trim_trash
 
-LOG_LINES = 200
-RECENT_STEPS = 10  # that the time left is estimated from
+LOG_LINES, LOG_BYTES = 200, 100_000  # the most of the log that is shown
+# A process that has written nothing for so many seconds, and for so many of its steps, may be stuck.
+SILENT_SECONDS, SILENT_STEPS = 120.0, 20
 
 
 def _own_presets() -> Path:
@@ -33,6 +36,11 @@ def _own_presets() -> Path:
 
 def _presets() -> list[str]:
     return [*preset_names(), *sorted(path.stem for path in _own_presets().glob("*.yaml"))]
+
+
+def _choices(preset: str) -> gr.Dropdown:
+    """The presets as they are now: the page was built when the app started."""
+    return gr.Dropdown(choices=_presets(), value=preset)
 
 
 def _load(preset: str) -> RunConfig:
@@ -71,8 +79,8 @@ def _memory(preset: str, model: str, *values: Any) -> str:
 
 @sentences
 def _start(topic: tuple, preset: str, model: str, name: str, *values: Any):
+    """Make the run and start it. Not a generator, which Gradio would leave where it is when the page is reloaded."""
     config = _config(preset, model, values)
-    yield gr.skip(), "Checking that it fits ..."
     in_memory.drop()  # makes room for training
     space.refuse_over("runs", len(folder.list_runs()) + 1, space.MAX_RUNS)
     refuse_full()
@@ -80,12 +88,11 @@ def _start(topic: tuple, preset: str, model: str, name: str, *values: Any):
     space.refuse_over("examples in a step", config.training.batch_size, space.MAX_BATCH)
     space.refuse_over("data.max_tokens", config.data.max_tokens, space.MAX_TOKENS)
     memory_bar.estimate_for(config)  # raises before anything is written
-    yield gr.skip(), "Writing the run's folder ..."
     data = _write_data(topic, config)
     run = folder.create_run(folder.runs_folder() / folder.free_name(name or f"{data.name}-{preset}"), config)
     run.dataset_name_file.write_text(data.name, "utf-8")
     queue.join(run, folder.root_folder())
-    yield gr.Dropdown(choices=run_choices(), value=run.name), ""
+    return gr.Dropdown(choices=run_choices(), value=run.name), ""
 
 
 @sentences
@@ -149,51 +156,71 @@ def _discard(name: str | None):
     return gr.Dropdown(choices=names, value=next(iter(names), None))
 
 
-def _of_kind(events: list[dict], kind: str) -> list[dict]:
-    return [event for event in events if event["kind"] == kind]
-
-
-def _newest_text(events: list[dict], kind: str, otherwise: str) -> str:
-    texts = [event["text"] for event in _of_kind(events, kind)]
-    return texts[-1] if texts else otherwise
-
-
-def _status(run: Run, state: str, events: list[dict]) -> str:
-    """How the run is doing, as Markdown."""
+def _status(run: Run, state: str, past: History, silent: float | None = None) -> str:
+    """How the run is doing, as Markdown. `silent`: for how many seconds a process that should be busy has written
+    nothing; None while that is not long."""
     words = f"**{plain(run.name)}**: {STATE_LABELS[state]}"
-    if steps := _of_kind(events, "step"):
-        words += _progress(run, state, events, steps)
+    if silent is not None:
+        words += f", but it has written nothing for {charts.duration(silent)}: {_why_silent(run)}"
+    if "step" in past.newest:
+        words += _progress(run, state, past, silent)
     elif state == "running":
-        words += f". {plain(_newest_text(events, 'status', 'Starting the training process'))} ..."
+        words += f". {plain(past.text('status', 'Starting the training process'))} ..."
     elif state == "waiting":
         words += f". It starts by itself after {_runs_before(run)}, as long as the app is open."
     elif state == "new":
         words += ". Press **Resume** to start it."
     if state in ("failed", "interrupted"):
-        unknown = "The training process ended without an error message."
-        reason = _newest_text(events, "error", unknown) if state == "failed" else unknown
-        words += f"  \n{plain(reason)} Press **Resume** to continue from the last checkpoint."
+        words += f"  \n{_reason(run, state, past)}"
     return words
 
 
-def _progress(run: Run, state: str, events: list[dict], steps: list[dict]) -> str:
-    last = steps[-1]
+def _reason(run: Run, state: str, past: History) -> str:
+    """Why a run ended before its time, and whether to press Resume."""
+    resume = "Press **Resume** to continue from the last checkpoint."
+    if not run.complete_checkpoints():
+        resume = "Press **Resume** to start it again."
+    if state == "failed":
+        reason = past.text("error", "The training process ended without an error message.")
+        return f"{plain(reason)} {resume}" if past.newest["status"].get("resume") else plain(reason)
+    if disk_is_full(run.path):
+        return f"The disk is full; free some space. {resume}"
+    return f"The training process ended without an error message. {resume}"
+
+
+def _why_silent(run: Run) -> str:
+    pid = run.training.pid()
+    if run.training.is_suspended():
+        return f"its process ({pid}) is suspended; let it go on (kill -CONT {pid}), or press **Stop and discard**"
+    return f"its process ({pid}) may be stuck or suspended; the log says what it did last"
+
+
+def _silence(state: str, past: History, run: Run) -> float | None:
+    """Seconds since a running process wrote its newest event, if that is long for it or if it is suspended."""
+    if state != "running":
+        return None
+    started = past.newest_time()
+    silent = max(0.0, time.time() - started) if started else 0.0
+    usual = statistics.median(past.seconds) if past.seconds else 0.0
+    return silent if silent > max(SILENT_SECONDS, SILENT_STEPS * usual) or run.training.is_suspended() else None
+
+
+def _progress(run: Run, state: str, past: History, silent: float | None) -> str:
+    last = past.newest["step"]
     words = f", step {last['step']} of {last['steps']}"
     if state == "running":
-        # The first step is slow: it computes the reference states, which the others reuse.
-        recent = [event["seconds"] for event in steps[1:][-RECENT_STEPS:]]
-        if recent:
-            left = statistics.median(recent) * (last["steps"] - last["step"])
+        if past.seconds and silent is None:
+            left = statistics.median(past.seconds) * (last["steps"] - last["step"])
             words += f", about {charts.duration(left)} left"
         asked = {"pause": " Pausing after this step.", "stop": " Stopping after this step."}
         words += f", {last['tokens_per_second']:.0f} tokens/s, {last['memory_bytes'] / GIB:.1f} GiB in use."
         words += asked.get(run.request(), "")
-    words += f"  \n{charts.meaning(events, state)}"
+    words += f"  \n{charts.meaning(past.points(), state)}"
     if state == "running":
         weights = last["coefficients"]
         words += f" Loss weights now: must stop {weights['reroute']:.3g}, must keep {weights['retain']:.3g}; "
         words += f"learning rate {last['learning_rate']:.2g}."
-    if warning := _newest_text(events, "warning", ""):
+    if warning := past.text("warning", ""):
         words += f"  \n**Warning:** {plain(warning)}"
     return words
 
@@ -205,18 +232,19 @@ def _runs_before(run: Run) -> str:
     return "the run that trains now" if count == 1 else f"the {count} runs before it"
 
 
-def _samples(events: list[dict]) -> str:
+def _samples(past: History) -> str:
     """The newest sample answers as HTML."""
-    samples = _of_kind(events, "samples")
-    if not samples:
+    if "samples" not in past.newest:
         return ""
-    return render("samples", step=samples[-1]["step"], answers=samples[-1]["answers"], labels=KIND_LABELS)
+    samples = past.newest["samples"]
+    return render("samples", step=samples["step"], answers=samples["answers"], labels=KIND_LABELS)
 
 
-def _curves(events: list[dict]) -> tuple:
+def _curves(past: History) -> tuple:
     """Both charts over the whole length of the run."""
-    steps = next((event["steps"] for event in reversed(events) if event["kind"] == "step"), 1)
-    tables = charts.loss_table(events), charts.cosine_table(events)
+    steps = past.newest["step"]["steps"] if "step" in past.newest else 1
+    points = past.points()
+    tables = charts.loss_table(points), charts.cosine_table(points)
     # With an empty table, a chart would treat its number columns as categories.
     return tuple(
         gr.LinePlot(value=table, x_lim=[0, steps], **charts.colours(table))
@@ -227,10 +255,13 @@ def _curves(events: list[dict]) -> tuple:
 
 
 def _log(run: Run) -> str:
-    if not run.log_file.is_file():
+    """The last lines of the log, of which a long run writes many."""
+    try:
+        with run.log_file.open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - LOG_BYTES))
+            return "\n".join(file.read().decode("utf-8", "replace").splitlines()[-LOG_LINES:])
+    except OSError:
         return ""
-    with run.log_file.open(encoding="utf-8", errors="replace") as file:
-        return "".join(deque(file, LOG_LINES))
 
 
 VIEW = 10  # outputs of `_refresh`
@@ -244,25 +275,25 @@ def _refresh(name: str | None, seen: tuple | None):
         idle = "No run yet. Choose a preset and press **Start training**; the demo takes a few minutes on a CPU."
         buttons = [gr.Button(interactive=False)] * 4
         return (idle, None, None, "", None, *buttons, ()) if seen != () else unchanged
-    state, (events, end) = run.state(), run.events()
+    state, past = run.state(), history(run)
+    silent = _silence(state, past, run)
     before = _runs_before(run) if state == "waiting" else ""
-    mark = (run.name, state, end, run.request() + before)
+    mark = (run.name, state, past.end, run.request() + before + (charts.duration(silent) if silent is not None else ""))
     if seen and mark == tuple(seen[:4]):
         return unchanged
     # Drawing is slow, so the charts change only when there is a new point.
-    measured = len(charts.measurements(events))
-    drawn = bool(seen) and seen[0] == run.name and seen[4] == measured
+    drawn = bool(seen) and seen[0] == run.name and seen[4] == past.measured
     running, waiting = state == "running", state == "waiting"
     return (
-        _status(run, state, events),
-        *((gr.skip(),) * 2 if drawn else _curves(events)),
-        _samples(events),
+        _status(run, state, past, silent),
+        *((gr.skip(),) * 2 if drawn else _curves(past)),
+        _samples(past),
         _log(run),
         gr.Button(interactive=running),
         gr.Button(interactive=running or waiting),
         gr.Button(interactive=running or waiting),
         gr.Button(interactive=not running and state not in ("done", "waiting")),
-        (*mark, measured),
+        (*mark, past.measured),
     )
 
 
@@ -316,6 +347,7 @@ def build(page: gr.Blocks, run_name: gr.Dropdown, model: gr.Textbox, topic: gr.S
     seen = gr.State(None)
     view = [status, loss, cosine, samples, log, pause, stop, discard, resume, seen]
     form = [preset, model, *fields]
+    page.load(_choices, preset, preset, show_progress="hidden")
     for trigger in (preset.input, page.load):
         filled = trigger(_preset_values, preset, [description, model, *fields], show_progress="hidden")
         filled.then(_memory, form, memory, show_progress="hidden")
@@ -323,7 +355,9 @@ def build(page: gr.Blocks, run_name: gr.Dropdown, model: gr.Textbox, topic: gr.S
         event = field.submit if isinstance(field, gr.Textbox) else field.input
         event(_memory, form, memory, show_progress="hidden", trigger_mode="always_last")
     named_form = [preset, model, name, *fields]
-    start.click(_start, [topic, *named_form], [run_name, starting], concurrency_limit=1)
+    start.click(lambda: "Checking that it fits, then starting ...", None, starting, show_progress="hidden", queue=False)
+    started = start.click(_start, [topic, *named_form], [run_name, starting], concurrency_limit=1)
+    started.failure(lambda: "", None, starting, show_progress="hidden", queue=False)
     save.click(_save_preset, named_form, preset)
     show.click(_yaml, [topic, *form], [text, command])
     pause.click(_ask("pause", "Pausing at the end of this step."), run_name, None)

@@ -103,7 +103,9 @@ def _zip(files: list[Path], name: str) -> Response:
     stream = ZipStream(sized=True)
     for path in files:
         stream.add_path(path)
-    headers = {"Content-Length": str(len(stream)), "Content-Disposition": f'attachment; filename="{name}"', **SAFE}
+    # A header is Latin-1, so a name in other letters is percent-encoded (RFC 6266).
+    attached = f"attachment; filename*=utf-8''{quote(name)}"
+    headers = {"Content-Length": str(len(stream)), "Content-Disposition": attached, **SAFE}
     return StreamingResponse(stream, media_type="application/zip", headers=headers)
 
 

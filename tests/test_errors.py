@@ -1,0 +1,49 @@
+"""Any error as one sentence, and errors of a full disk, which come in many forms."""
+
+from __future__ import annotations
+
+import errno
+import sqlite3
+
+import jinja2
+import pytest
+from safetensors import SafetensorError
+from test_bad_inputs import is_a_sentence
+
+from cbgui.errors import InputError, error_sentence, is_disk_full
+
+FULL = [
+    OSError(errno.ENOSPC, "No space left on device", "x"),
+    OSError(errno.EDQUOT, "Disk quota exceeded"),
+    SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+    RuntimeError("[enforce fail at inline_container.cc:664] . PytorchStreamWriter failed writing file data/0"),
+    RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 60480 vs 60372"),
+    sqlite3.OperationalError("database or disk is full"),
+]
+OTHERS = {
+    "could not be read or written (Permission denied)": PermissionError(errno.EACCES, "Permission denied", "x"),
+    "Memory ran out": MemoryError(),
+    "cannot be stored as UTF-8": UnicodeEncodeError("utf-8", "\ud800", 0, 1, "surrogates not allowed"),
+    "package 'gptqmodel' is missing": ImportError("No module named x", name="gptqmodel"),
+    "requires gptqmodel": ImportError("Loading a GPTQ model requires gptqmodel\nRead more"),
+    "topic's file": sqlite3.DatabaseError("file is not a database"),
+    "chat template": jinja2.TemplateError("Conversation roles must alternate"),
+    "Unexpected error (RuntimeError: shapes)": RuntimeError("shapes\nmore"),
+    "steps = 0": InputError("steps = 0: too few."),
+}
+
+
+@pytest.mark.parametrize("error", FULL, ids=lambda error: type(error).__name__)
+def test_a_full_disk_is_recognised_whoever_reports_it(error):
+    assert is_disk_full(error) and "disk is full" in error_sentence(error)
+    try:
+        raise ValueError("could not save") from error
+    except ValueError as wrapped:
+        assert is_disk_full(wrapped)
+
+
+@pytest.mark.parametrize("words", OTHERS)
+def test_any_error_is_one_sentence(words):
+    sentence = error_sentence(OTHERS[words])
+    assert words in sentence and is_a_sentence(sentence.removeprefix("Unexpected error"))
+    assert not is_disk_full(OTHERS[words])
