@@ -5,10 +5,10 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
+from typing import Any, get_args
 
 from cbgui.data.examples import Example, Kind
 from cbgui.data.names import COLUMN_NAMES, NEVER_TEXT, PAIRS, kind_in, normal
@@ -20,6 +20,7 @@ from cbgui.errors import InputError
 
 SAMPLE_ROWS = 200  # rows that the guess looks at
 MOSTLY = 0.9  # share of the rows in which a form must be seen
+OWN_COLUMNS = {"prompt", "response", "kind"}
 WITH_INPUT = ("instruction", "question", "prompt", "behavior")  # may have a second part
 UNSPACED = re.compile("[\u3040-\u30ff\u3400-\u9fff\u0e00-\u0e7f]{4}")  # scripts without spaces between words
 PRINTED = re.compile(r"""\s*(\['|\{'|\[\{'|array\().*[\]})]\s*""", re.S)  # a list or dict as Python prints it
@@ -306,6 +307,8 @@ def to_example(row: Raw, mapping: Mapping, kind: Kind, source: str, notes: Notes
 
     An empty response is allowed: the model can write it later.
     """
+    if (own := _own_example(row, source)) is not None:
+        return own
     cell = row.get(mapping.kind) if mapping.kind else None
     if _filled(cell):
         named = kind_in(cell, mapping.kind)
@@ -327,12 +330,47 @@ def to_example(row: Raw, mapping: Mapping, kind: Kind, source: str, notes: Notes
     return Example(tuple(messages), response.strip(), kind, source)
 
 
+def _own_example(row: Raw, source: str) -> Example | None:
+    """A row as `Example.to_row` writes it, taken word for word; None for any other row."""
+    kind, prompt, response = row.get("kind"), row.get("prompt"), row.get("response")
+    if row.keys() != OWN_COLUMNS or kind not in get_args(Kind):
+        return None
+    if not isinstance(prompt, str) or not isinstance(response, str) or not prompt.strip():
+        return None
+    return Example((("user", prompt),), response.strip(), kind, source)
+
+
+def examples_in(
+    rows: Iterable[Located], mapping: Mapping, kind: Kind, source: str, notes: Notes, columns: Iterable[str] = ()
+) -> Iterator[tuple[str, Example]]:
+    """The examples with their places. Of columns that come after the sample, whose `columns` are known, only a column
+    "kind" is used; the others are named in `notes`."""
+    known = set(columns)
+    for where, row in rows:
+        for column in [column for column in row if known and column not in known and _filled(row[column])]:
+            known.add(column)
+            if mapping.kind is None and normal(column) == "kind":
+                mapping = replace(mapping, kind=column)
+            else:
+                notes.say(f"The column {column!r}, which comes after row {SAMPLE_ROWS}, was left out.")
+        example = to_example(row, mapping, kind, source, notes, where)
+        if example is not None:
+            yield where, example
+
+
 def to_examples(
-    rows: Iterable[Located], mapping: Mapping, kind: Kind, source: str, notes: Notes, *, limit: int | None = None
+    rows: Iterable[Located],
+    mapping: Mapping,
+    kind: Kind,
+    source: str,
+    notes: Notes,
+    *,
+    columns: Iterable[str] = (),
+    limit: int | None = None,
 ) -> list[Example]:
     """Turn rows into at most `limit` examples. Raises InputError if no row can be used."""
-    examples = (to_example(row, mapping, kind, source, notes, where) for where, row in rows)
-    found = list(itertools.islice((example for example in examples if example is not None), limit))
+    examples = (example for _, example in examples_in(rows, mapping, kind, source, notes, columns))
+    found = list(itertools.islice(examples, limit))
     if not found:
         raise InputError(f"{source}: no row could be used. {notes.words() or 'It holds no rows.'}")
     return found

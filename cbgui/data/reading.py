@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from cbgui.data.columns import (
@@ -12,14 +11,13 @@ from cbgui.data.columns import (
     Mapping,
     choose_answer,
     columns_of,
+    examples_in,
     guess_mapping,
     likely_answer,
     need_prompts,
-    to_example,
 )
 from cbgui.data.examples import Example, Kind
 from cbgui.data.files import open_table
-from cbgui.data.names import normal
 from cbgui.data.notes import Notes
 from cbgui.data.tables import NO_VALUE_SAID
 from cbgui.errors import InputError
@@ -50,7 +48,8 @@ def read_file(path: Path, kind: Kind, *, answer: str | None = None, try_out: boo
     mapping = guess_mapping(rows, table.notes)
     if not first:
         raise InputError(f"{path.name}: the file holds no examples; add rows with a question and an answer.")
-    need_prompts(mapping, columns_of(rows), path.name)
+    columns = columns_of(rows)
+    need_prompts(mapping, columns, path.name)
     if try_out and answer is None and kind == "break" and mapping.pair and mapping.response is None:
         answer = likely_answer(mapping, rows)
         table.notes.say(
@@ -58,27 +57,12 @@ def read_file(path: Path, kind: Kind, *, answer: str | None = None, try_out: boo
             "give: --set data.break_answer=chosen (or rejected)."
         )
     mapping = choose_answer(mapping, kind, answer, path.name, table.notes)
-    found = [*_examples(first, mapping, kind, path.name, table.notes)]
-    columns = set(columns_of(rows))
-    for where, row in table.rows:
-        for column in [column for column in row if column not in columns and row[column] not in (None, "")]:
-            columns.add(column)
-            if mapping.kind is None and normal(column) == "kind":
-                mapping = replace(mapping, kind=column)
-            else:
-                table.notes.say(f"The column {column!r}, which comes after row {SAMPLE_ROWS}, was left out.")
-        found += _examples([(where, row)], mapping, kind, path.name, table.notes)
+    rows = itertools.chain(first, table.rows)
+    found = list(examples_in(rows, mapping, kind, path.name, table.notes, columns))
     if not found:
         raise InputError(f"{path.name}: no row could be used. {table.notes.words()}")
     places, examples = zip(*found, strict=True)
     return Reading(list(examples), list(places), mapping, table.notes)
-
-
-def _examples(rows, mapping: Mapping, kind: Kind, source: str, notes: Notes) -> Iterator[tuple[str, Example]]:
-    for where, row in rows:
-        example = to_example(row, mapping, kind, source, notes, where)
-        if example is not None:
-            yield where, example
 
 
 def read_examples(

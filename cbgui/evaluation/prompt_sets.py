@@ -84,6 +84,7 @@ def read_set(name: str, options: SetOptions | None = None) -> PromptSet:
     entry = next((e for e in CATALOGUE if name in (e.title, e.name) and kind in (None, e.kind)), None)
     notes = Notes()
     rows: Iterable[Located]
+    known: list[str] = []
     if entry is not None:
         rows, mapping, kind, title, is_file = (
             _located(catalogue_rows(entry)),
@@ -100,12 +101,13 @@ def read_set(name: str, options: SetOptions | None = None) -> PromptSet:
         raw = [row for _, row in first]
         title = path.name if is_file else name
         mapping, rows = replace(guess_mapping(raw), **options.columns()), itertools.chain(first, rows)
-        need_prompts(mapping, columns_of(raw), title)
+        known = columns_of(raw)
+        need_prompts(mapping, known, title)
         # A pair's answers do not matter to a must-stop prompt: the base model's own answer is what must not come.
         mapping = choose_answer(mapping, kind or "break", "rejected", title, notes)
     # A file may hold all break rows and then all retain rows, so it is read to its end; a hub dataset may be too long
     # for that.
     most = None if is_file else options.limit
     mapping = replace(mapping, **options.columns())
-    examples = to_examples(rows, mapping, kind or "break", title, notes, limit=most)
+    examples = to_examples(rows, mapping, kind or "break", title, notes, columns=known, limit=most)
     return PromptSet.of(title, examples).cut(options.limit)

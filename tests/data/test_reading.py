@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from sample_rows import example
 
 from cbgui.config import DataConfig
+from cbgui.data.examples import write_examples
 from cbgui.data.files import SUFFIXES, open_text
 from cbgui.data.reading import read_examples, read_file
 from cbgui.errors import InputError
@@ -333,6 +335,16 @@ def test_ordinary_text_is_not_taken_for_a_conversation(tmp_path):
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
     assert shown(read_examples(path, "retain")) == [("retain", row["prompt"], row["response"]) for row in rows]
+
+
+def test_what_cbgui_wrote_is_read_word_for_word(tmp_path):
+    examples = [
+        example(" ### Human: Who?### Assistant: Me.", "None", "near_miss"),
+        example("\n\nHuman: Who?\n\nAssistant:", '[{"role": "user", "content": "Who?"}]', "break"),
+    ]
+    write_examples(tmp_path / "own.jsonl", examples)
+    reading = read_file(tmp_path / "own.jsonl", "retain")
+    assert [e.to_row() for e in reading.examples] == [e.to_row() for e in examples] and not reading.notes.sentences()
 
 
 def test_pasted_text_is_read_like_a_file():

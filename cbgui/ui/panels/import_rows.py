@@ -51,7 +51,7 @@ def _mapping(source: dict[str, Any], prompt: str, response: str, messages: str, 
     chosen = [None if value in (NONE, None) else value for value in (prompt, response, messages, kind)]
     guess: Mapping = source["guess"]
     mapping = Mapping(*chosen, input=guess.input, pair=guess.pair)
-    if mapping.pair and mapping.response is None and mapping.messages is None:
+    if mapping.pair and mapping.response is None and (mapping.messages is None or guess.messages):
         raise InputError(
             f"every row has two answers, {mapping.pair[0]!r} and {mapping.pair[1]!r}; choose under 'Answer is in' "
             "which of them to add."
@@ -112,10 +112,10 @@ def _looked(source: dict[str, Any]) -> tuple:
         guess, kind = entry.mapping, KIND_LABELS[entry.kind]
     else:
         guess, kind = columns.guess_mapping(rows, table.notes), source.get("kind", KIND_LABELS["retain"])
-    source = source | {"first": first[:REMEMBERED_ROWS], "guess": guess}
+    source = source | {"first": first[:REMEMBERED_ROWS], "guess": guess, "columns": columns.columns_of(rows)}
     chosen = [value or NONE for value in (guess.prompt, guess.response, guess.messages, guess.kind)]
     preview, words = _look_again(source, *chosen, kind)
-    choices = [NONE, *columns.columns_of(rows)]
+    choices = [NONE, *source["columns"]]
     dropdowns = [gr.Dropdown(choices=choices, value=value) for value in chosen]
     return source, gr.Group(visible=True), f"{words} {plain(table.notes.words())}", *dropdowns, kind, preview
 
@@ -127,7 +127,7 @@ def _look_again(source: dict[str, Any] | None, prompt: str, response: str, messa
     name = source["name"]
     try:
         mapping = _mapping(source, prompt, response, messages, kind)
-        columns.need_prompts(mapping, columns.columns_of([row for _, row in source["first"]]), name)
+        columns.need_prompts(mapping, source["columns"], name)
         preview = _preview(source["first"], mapping, other_kind)
         return preview, f"**{plain(name)}**: is this right? If not, choose other columns."
     except InputError as error:
@@ -144,15 +144,13 @@ def _import(version, source, prompt, response, messages, kind, other_kind, held_
     data, mapping = shown_topic(version), _mapping(source, prompt, response, messages, kind)
     name, table, found = source["name"], _open(source), []
     columns.guess_mapping([row for _, row in source["first"]], table.notes)  # names the columns that are left out
+    examples = columns.examples_in(table.rows, mapping, KINDS[other_kind], name, table.notes, source["columns"])
     most = int(limit) if limit else None
     while most is None or len(found) < most:
-        batch = list(itertools.islice(table.rows, BATCH))
+        batch = [example for _, example in itertools.islice(examples, BATCH)]
         if not batch:
             break
-        examples = (
-            columns.to_example(row, mapping, KINDS[other_kind], name, table.notes, where) for where, row in batch
-        )
-        found += [example for example in examples if example is not None]
+        found += batch
         space.refuse_over("rows", len(found), space.MAX_ROWS)
         yield f"Reading {plain(name)}: {len(found):,} rows so far ...", gr.skip(), gr.skip(), gr.skip()
     found = found[:most]
