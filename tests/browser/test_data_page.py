@@ -132,7 +132,7 @@ def test_each_tab_changes_the_topic_that_it_shows(app, page):
     cell(page, 0, 1).click()
     expect(page.locator("#row-words")).to_contain_text("Row 1,")
     choose(page, "topic", "second")  # the editor must not save row 1 of the first topic there
-    expect(page.locator("#row-editor")).to_be_hidden()
+    expect(page.locator("#row-save")).to_be_hidden()
     other.close()
 
 
