@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import importlib.util
 import os
 import sys
 from pathlib import Path
@@ -15,7 +16,8 @@ import torch
 GIB = 2**30
 # Bytes in use before any weights are loaded. CPU: Python, PyTorch and transformers (measured). GPU: CUDA's
 # context and libraries (766 to 804 MiB on an H200; smaller cards have fewer multiprocessors to serve).
-CONTEXT = {"cpu": 520 * 2**20, "cuda": 800 * 2**20}
+CONTEXT = {"cpu": 440 * 2**20, "cuda": 800 * 2**20}
+DATASETS = 80 * 2**20  # the package datasets, which transformers loads where it is installed (measured)
 CUDA_BUILD = 363 * 2**20  # what PyTorch's CUDA build takes in addition when the CPU computes (measured)
 CUBLAS = 32 * 2**20  # workspace of cuBLAS on a GPU
 OUT_OF_MEMORY = (
@@ -55,6 +57,11 @@ def memory_for_training() -> int:
     if torch.cuda.is_available():
         return free_memory() + torch.cuda.memory_reserved()
     return free_memory() + psutil.Process().memory_info().rss
+
+
+def has_datasets() -> bool:
+    """Whether transformers will load the package datasets, which cbgui does not need."""
+    return importlib.util.find_spec("datasets") is not None
 
 
 def step_memory() -> int:

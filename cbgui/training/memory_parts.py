@@ -11,8 +11,9 @@ from dataclasses import dataclass
 
 import torch
 
+from cbgui import hardware
 from cbgui.config import RunConfig
-from cbgui.hardware import CONTEXT, CUBLAS, CUDA_BUILD
+from cbgui.hardware import CONTEXT, CUBLAS, CUDA_BUILD, DATASETS
 from cbgui.modeling.batch import longest_micro_batch, micro_batch_tokens, padded, plan_micro_batches
 from cbgui.modeling.cpu import onednn, query_blocks
 from cbgui.modeling.loading import NF4_BYTES, compute_dtype
@@ -172,6 +173,7 @@ def parts_of(
     if device == "cpu":
         context += ONEDNN[width] if onednn.uses_onednn(compute_dtype(config.model)) else MKL
         context += CUDA_BUILD if torch.version.cuda else 0
+        context += DATASETS if hardware.has_datasets() else 0
     return [
         Part("context", context),
         Part("data", DATA if with_data and device == "cpu" else 0),
