@@ -1,4 +1,5 @@
-"""The commands: cbgui app | train | generate | evaluate | compare | export | upload | estimate | check | bench.
+"""The commands: cbgui app | train | generate | evaluate | compare | export | upload | estimate |
+check | bench | suggest.
 
 Exit codes: 0 done or paused, 1 failed with a message or interrupted, 2 bad input."""
 

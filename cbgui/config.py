@@ -213,7 +213,7 @@ class TrainingConfig(_Part):
         None,
         "Finish early",
         "stop once the held-out cosine and the drift (how far must-keep states have moved, as a share of their length) "
-        "are at or below these values in so many validations in a row; null: never",
+        "are at or below `cosine` and `drift` in `validations` validations in a row; null: never",
     )
     seed: int = _setting(0, "Seed", "the same seed repeats the run", ge=0, lt=2**32)
 
