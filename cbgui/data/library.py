@@ -116,6 +116,11 @@ class Library:
         for part, words in (("break", "must-stop"), ("retain", "must-keep")):
             if not counts[part]:
                 raise InputError(f"topic {data.name!r} has no {words} rows; add some on the Data page.")
+        if empty := sum(not row.example.response.strip() for row in data.rows()):
+            raise InputError(
+                f"topic {data.name!r} has {empty:,} rows without an answer; on the Data page, press 'Write the "
+                "answers', or delete them with 'Check the data'."
+            )
         if not counts["held_out"]:
             hold_out(data)
         written = {path.stem: str(path) for path in data.export(data.folder)}

@@ -108,6 +108,11 @@ def test_a_named_set_is_created_duplicated_loaded_and_used(tmp_path):
     with pytest.raises(InputError, match="no must-stop rows"):
         library.for_training(mine)
     mine.add(CLEAN_ROWS, "import")
+    mine.add([example("Unanswered?", " ", "retain")], "import")
+    with pytest.raises(InputError, match="1 rows without an answer"):
+        library.for_training(mine)
+    assert mine.counts()["held_out"] == 0  # nothing was changed
+    mine.undo()
     files = library.for_training(mine)
     assert files.held_out_file and 0 < mine.counts()["held_out"] < 30  # held out by for_training
     copy = library.duplicate(mine, "copy")
