@@ -47,13 +47,6 @@ class LimitedReader:
         return data
 
 
-def refuse_inflated(source: Path | BinaryIO, name: str) -> None:
-    """Raise InputError when a Parquet file's own figures say that it unpacks to too much. Reads only its end."""
-    import pyarrow.parquet
-
-    _refuse_inflated(pyarrow.parquet.ParquetFile(source), _size(source), name)
-
-
 def _size(source: Path | BinaryIO) -> int:
     if isinstance(source, Path):
         return source.stat().st_size
