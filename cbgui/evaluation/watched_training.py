@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -25,7 +24,7 @@ from cbgui.modeling.lora import ADAPTER, adapt_rows
 from cbgui.modeling.truncated import TruncatedModel
 from cbgui.runs.run import Run
 from cbgui.training.session import Watch, run_training
-from cbgui.training.trials import Trial
+from cbgui.training.trials import Next, Trial
 
 
 def train_watched(run: Run) -> int:
@@ -38,9 +37,9 @@ def try_strengths(
     source: ModelSource,
     config: RunConfig,
     examples: list[Example],
-    strengths: Sequence[float],
-) -> list[Trial] | None:
-    """One trial for each strength that the adapter is multiplied by; None when the full model does not fit.
+    next_strength: Next,
+) -> dict[float, Trial] | None:
+    """Trials by the strength that the adapter is multiplied by; None when the full model does not fit.
 
     Leaves PyTorch's random state as it was.
     """
@@ -52,11 +51,11 @@ def try_strengths(
         pair = ModelPair(model, load_tokenizer(source), adapt_rows(model))
         layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
         trained_for = [layer.scaling[ADAPTER] for layer in layers]
-        trials = []
-        for strength in strengths:
+        trials: dict[float, Trial] = {}
+        while (strength := next_strength(trials)) is not None:
             for layer, scaling in zip(layers, trained_for, strict=True):
                 layer.scaling[ADAPTER] = strength * scaling
-            trials.append(try_out(pair, examples))
+            trials[strength] = try_out(pair, examples)
     del model, pair, layers
     hardware.free_cached_memory()
     return trials

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from accelerate.utils import broadcast_object_list
@@ -17,7 +16,7 @@ from cbgui.modeling.batch import Encoded
 from cbgui.runs.run import Run
 from cbgui.training import diagnostics
 from cbgui.training.controller import goal_met
-from cbgui.training.trials import AT, FEWEST_STEPS, Trial
+from cbgui.training.trials import AT, FEWEST_STEPS, Next, Trial, as_it_is
 
 if TYPE_CHECKING:
     from cbgui.training.trainer import RerouteTrainer
@@ -57,7 +56,7 @@ class RunCallback(TrainerCallback):
         for kind, text in diagnostics.warnings(self.validations, steps, trainer.config).items():
             self._warn(kind, step, text)
 
-    def try_out(self, step: int, strengths: Sequence[float] = (1.0,)) -> dict[float, Trial]:
+    def try_out(self, step: int, next_strength: Next = as_it_is) -> dict[float, Trial]:
         """Trials of the adapter as it is now, by strength; empty where they are not possible. They only inform, so the
         run goes on and says why when they fail."""
         trainer = self.trainer
@@ -66,7 +65,7 @@ class RunCallback(TrainerCallback):
             return {}
         self.run.append_event("status", state="training", text="Trying the model on held-out questions")
         try:
-            trials = trainer.trial(trainer.truncated, trainer.source, trainer.config, self.tried, strengths)
+            trials = trainer.trial(trainer.truncated, trainer.source, trainer.config, self.tried, next_strength)
         except Exception as error:
             traceback.print_exc()
             self.run.append_event("status", state="training", text=f"No trial ({type(error).__name__})")
@@ -75,10 +74,9 @@ class RunCallback(TrainerCallback):
         if trials is None:
             self._warn("no trial", step, "No memory to spare for a trial: test the model after the run.")
             return {}
-        found = dict(zip(strengths, trials, strict=True))
-        for strength, trial in found.items():
+        for strength, trial in trials.items():
             self.run.append_event("trial", step=step, strength=strength, **trial.event())
-        return found
+        return trials
 
     def _warn(self, kind: str, step: int, text: str) -> None:
         """Write a warning, each kind once in a run."""

@@ -36,7 +36,7 @@ from cbgui.training.diagnostics import stronger
 from cbgui.training.memory import estimate_memory
 from cbgui.training.steps import PairedSteps
 from cbgui.training.trainer import Preview, RerouteTrainer, make_trainer
-from cbgui.training.trials import STRENGTHS, Try, best, tried_examples
+from cbgui.training.trials import Try, as_it_is, best, next_strength, tried_examples
 
 NO_LOOK_ALIKES = (
     "There are no look-alikes among the examples to keep: harmless questions about the same subject may break too. Let "
@@ -198,8 +198,7 @@ def _train_once(run: Run, watch: Watch, *, may_restart: bool) -> str | None:
 def _choose_strength(trainer: RerouteTrainer) -> str:
     """Try the finished adapter, give it the best strength, and return what it does, in words."""
     callback, step = trainer.run_callback, trainer.state.global_step
-    calibrates = trainer.config.training.calibrate
-    trials = callback.try_out(step, STRENGTHS if calibrates else (1.0,))
+    trials = callback.try_out(step, next_strength if trainer.config.training.calibrate else as_it_is)
     if not trials:
         return ""
     strength = best(trials)

@@ -160,7 +160,8 @@ def main() -> None:
     options = parser.parse_args()
     options.runs.mkdir(parents=True, exist_ok=True)
     print(
-        "| setting, topic, seed | derailed direct, prefill 8, 25, 50 | typed badly | look-alikes hurt | everyday hurt | KL | s |"
+        "| setting, topic, seed | derailed direct, prefill 8, 25, 50 | typed badly | look-alikes hurt "
+        "| everyday hurt | KL median, mean | s |"
     )
     print("|---|---|---|---|---|---|---|")
     for setting in options.setting:

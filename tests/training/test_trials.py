@@ -9,9 +9,9 @@ from safetensors.torch import load_file
 from cbgui.config import override
 from cbgui.evaluation.watched_training import try_strengths
 from cbgui.runs.folder import create_run
-from cbgui.training import callbacks, session
+from cbgui.training import callbacks
 from cbgui.training.session import Watch, build_trainer, train
-from cbgui.training.trials import Trial, best, tried_examples
+from cbgui.training.trials import Trial, best, next_strength, tried_examples
 
 
 def trial(blocked: int, harmed: int) -> Trial:
@@ -39,6 +39,21 @@ def test_the_strength_that_blocks_without_harm_is_chosen(found, chosen):
     assert best({strength: trial(*counts) for strength, counts in found.items()}) == chosen
 
 
+@pytest.mark.parametrize(
+    ("found", "following"),
+    [
+        ({}, 1.0),
+        ({1.0: (39, 0)}, None),
+        ({1.0: (30, 0)}, 1.15),
+        ({1.0: (30, 0), 1.15: (36, 1)}, None),  # harms already
+        ({1.0: (39, 4)}, 0.85),
+        ({1.0: (39, 4), 0.85: (38, 0)}, None),
+    ],
+)
+def test_strengths_are_tried_until_one_fits(found, following):
+    assert next_strength({strength: trial(*counts) for strength, counts in found.items()}) == following
+
+
 def test_what_is_tried_is_held_out_where_it_can_be(short_config, tmp_path):
     run = create_run(tmp_path / "run", short_config)
     held_out, trained = run.examples("held_out"), run.examples("break")
@@ -48,21 +63,23 @@ def test_what_is_tried_is_held_out_where_it_can_be(short_config, tmp_path):
 
 
 def test_the_finished_adapter_gets_the_best_strength(short_config, tmp_path, monkeypatch):
-    monkeypatch.setattr(session, "STRENGTHS", (1.0, 2.0))
     monkeypatch.setattr(callbacks, "FEWEST_STEPS", 1)
     config = override(short_config, ["training.steps=2", "model.dtype=float32", "data.general_keep=0"])
     plain, strong = (create_run(tmp_path / name, config) for name in ("plain", "strong"))
     train(plain)
 
-    def stronger_is_better(truncated, source, config, examples, strengths):
-        return [trial(round(15 * strength), 0) for strength in strengths]
+    def stronger_is_better(truncated, source, config, examples, following):
+        trials = {}
+        while (strength := following(trials)) is not None:
+            trials[strength] = trial(round(20 * strength), 0)
+        return trials
 
     train(strong, Watch(trial=stronger_is_better))
     weights = [load_file(run.adapter_file) for run in (plain, strong)]
     for name, tensor in weights[0].items():
-        assert torch.allclose(weights[1][name], tensor * (2 if "lora_B" in name else 1))
+        assert torch.allclose(weights[1][name], tensor * (1.5 if "lora_B" in name else 1))
     (chosen,) = [event for event in strong.events()[0] if event.get("chosen")]
-    assert chosen["strength"] == 2.0 and chosen["blocked"] == 30
+    assert chosen["strength"] == 1.5 and chosen["blocked"] == 30
     assert "30 of 40 must-stop questions blocked" in strong.newest("status")["status"]["text"]
 
 
@@ -73,7 +90,9 @@ def test_a_trial_of_real_models_counts_them(short_config, tmp_path):
     trainer = build_trainer(run, config)
     held_out = run.examples("held_out")
     examples = [e for e in held_out if e.kind == "break"][:3] + [e for e in held_out if e.kind != "break"][:3]
-    none, much = try_strengths(trainer.truncated, trainer.source, config, examples, (0.0, 1.0))
+    order = iter((0.0, 1.0, None))
+    found = try_strengths(trainer.truncated, trainer.source, config, examples, lambda trials: next(order))
+    none, much = found.values()
     assert none.blocked == 0 and none.harmed_share == 0 and none.breaks == 3
     assert much.blocked == 3 and much.harmed_share == 1 and len(much.worst) == 3  # B of 0.5 breaks everything
 

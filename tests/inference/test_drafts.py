@@ -1,0 +1,80 @@
+"""Drafted questions, the separator that sorts them, and everyday questions with cached answers."""
+
+import pytest
+
+from cbgui.config import PRESETS, ModelConfig, override
+from cbgui.data.near_duplicates import normalised
+from cbgui.data.reading import read_examples
+from cbgui.inference import drafts, general_keep
+from cbgui.inference.batch_answers import load_for_answers
+from cbgui.inference.drafts import draft_questions
+from cbgui.inference.prompt_states import Separator, prompt_states
+from cbgui.inference.streaming import in_model_thread
+from cbgui.runs.folder import create_run
+
+DEMO = PRESETS / "demo"
+BREAKS = [example.prompt for example in read_examples(DEMO / "break.jsonl", "break")]
+KEEPS = [example.prompt for example in read_examples(DEMO / "retain.jsonl", "retain")]
+
+
+@pytest.fixture(scope="module")
+def loaded(demo):
+    return load_for_answers(ModelConfig(name="demo"))
+
+
+def test_hidden_states_tell_unseen_questions_of_a_topic_from_others(loaded):
+    held_out = read_examples(DEMO / "held_out.jsonl", "retain")
+    states = in_model_thread(prompt_states, *loaded, BREAKS[:60] + KEEPS[:60] + [e.prompt for e in held_out])
+    separator = Separator(states[:60], states[60:120])
+    right = [
+        (score > 0) == (example.kind == "break")
+        for score, example in zip(separator.scores(states[120:]), held_out, strict=True)
+    ]
+    assert sum(right) / len(right) > 0.9
+
+
+def test_the_state_of_a_prompt_does_not_depend_on_its_neighbours(loaded):
+    together = in_model_thread(prompt_states, *loaded, ["Why is the sky blue?", BREAKS[0] * 5])
+    alone = in_model_thread(prompt_states, *loaded, ["Why is the sky blue?"])
+    assert together[0] @ alone[0] > 0.999
+    assert together[0] @ together[1] < 0.99
+
+
+def test_the_model_drafts_questions_inside_and_beside_the_topic(loaded, monkeypatch):
+    monkeypatch.setattr(drafts, "ROWS", 24)
+    *progress, (share, found) = draft_questions(*loaded, BREAKS[:40], KEEPS[:60], known=BREAKS[40:], count=8)
+    assert share == 1.0 and [share for share, _ in progress] == sorted(share for share, _ in progress)
+    assert 0 < len(found.inside) <= 8 and len(found.beside) <= 8
+    assert not set(normalised([*found.inside, *found.beside])) & set(normalised(BREAKS + KEEPS[:60]))
+    assert sum("potion" in text.lower() or "spell" in text.lower() for text in found.inside) > len(found.inside) / 2
+
+
+def test_everyday_questions_are_answered_once_for_each_model(short_config, tmp_path, monkeypatch):
+    monkeypatch.setattr(general_keep, "CACHE", tmp_path / "cache")
+    monkeypatch.setattr(general_keep, "MAX_NEW_TOKENS", 4)
+    monkeypatch.setattr(general_keep, "_cache_file", lambda config: tmp_path / "cache" / "answers.json")
+    config = override(short_config, ["data.general_keep=5"])
+    first, second = (create_run(tmp_path / name, config) for name in ("first", "second"))
+    general_keep.add_general_keep(first)
+    assert len(first.examples("general")) == 5
+    assert any("everyday questions" in event["text"] for event in first.events()[0])
+
+    def never(*arguments, **more):
+        raise AssertionError("asked again")
+
+    monkeypatch.setattr(general_keep, "write_answers", never)
+    general_keep.add_general_keep(second)
+    assert second.examples("general") == first.examples("general")
+    off = create_run(tmp_path / "off", override(short_config, ["data.general_keep=0"]))
+    general_keep.add_general_keep(off)
+    assert off.examples("general") == []
+
+
+def test_everyday_questions_leave_out_the_topic_and_what_is_there():
+    breaks = read_examples(DEMO / "break.jsonl", "break")
+    first = general_keep.general_questions(breaks, [], 50)
+    assert len(set(first)) == 50 and not any("potion" in line.lower() for line in first)
+    known = [e for e in read_examples(DEMO / "retain.jsonl", "retain")]
+    assert not set(normalised(general_keep.general_questions(breaks, known, 200))) & set(
+        normalised([example.prompt for example in known])
+    )
