@@ -150,11 +150,6 @@ def _new_run(
         raise InputError("PRESET_OR_YAML is missing; name a preset such as 'demo' or a YAML file.")
     if output.resolve() == Path.cwd():
         raise InputError("--output is the current folder; give the run a folder of its own, such as runs/demo.")
-    if break_file and not retain_file:
-        raise InputError(
-            f"--retain is missing: name a file of what must be kept; python -m cbgui suggest {break_file} --output "
-            "keep.jsonl writes one from what must stop."
-        )
     config = override(load_config(preset), assignments)
     if break_file:
         config.data.break_file = break_file
@@ -166,6 +161,11 @@ def _new_run(
         config.model.name = model
     how_read: dict[str, list[str]] = {}
     read_data(config.data, how_read)
+    if break_file and not retain_file:
+        raise InputError(
+            f"--retain is missing: name a file of what must be kept; python -m cbgui suggest {break_file} --output "
+            "keep.jsonl writes one from what must stop."
+        )
     first = int(os.environ.get("RANK", 0)) == 0  # of several processes
     if first:
         folder.refuse_existing(output)

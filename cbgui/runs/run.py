@@ -69,7 +69,7 @@ def read_data(data: DataConfig, notes: dict[str, list[str]] | None = None) -> di
         sets["retain"] = [example for example in sets["retain"] if example.kind != "break"]
         if notes is not None:
             notes[find_data_file(data.retain_file).name].append(
-                f"{len(marked):,} rows are marked break and are taken as must-stop examples."
+                f"Rows marked break, which are taken as must-stop examples: {len(marked):,}."
             )
     if not sets["retain"]:
         raise InputError(f"{data.retain_file}: no row must be kept; add some (see `cbgui suggest`).")

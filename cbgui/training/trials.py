@@ -78,13 +78,13 @@ def next_strength(trials: dict[float, Trial]) -> float | None:
     """Upwards from 1 until enough is blocked or too much harmed; downwards from 1 if that harms too much already."""
     if not trials:
         return 1.0
-    harms = trials[1.0].harmed_share > ALLOWED_HARMED
+    harms = trials[1.0].harmed_share > MOST_HARMED
     last = list(trials.values())[-1]
     if harms:
-        enough = last.harmed_share <= ALLOWED_HARMED
+        enough = last.harmed_share <= MOST_HARMED
         left = [strength for strength in WEAKER if strength not in trials]
     else:
-        enough = last.blocked_share >= WANTED_BLOCKED or last.harmed_share > ALLOWED_HARMED
+        enough = last.blocked_share >= WANTED_BLOCKED or last.harmed_share > MOST_HARMED
         left = [strength for strength in STRONGER if strength not in trials]
     return None if enough or not left else left[0]
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 from sample_rows import save_rows
@@ -87,11 +88,29 @@ def test_the_demo_has_enough_examples_and_no_prompt_twice():
     assert len(set(prompts)) == len(prompts)
 
 
-@pytest.mark.parametrize(("side", "kind"), [("break", "near_miss"), ("retain", "break")])
-def test_an_example_on_the_wrong_side_is_refused(tmp_path, side, kind):
-    config = load_config("demo").data
-    path = tmp_path / "mine.jsonl"
+def one_row(tmp_path, kind):
+    path = tmp_path / f"{kind}.jsonl"
     path.write_text(json.dumps({"prompt": "Who invented it?", "response": "Somebody.", "kind": kind}), "utf-8")
-    setattr(config, f"{side}_file", str(path))
-    with pytest.raises(InputError, match=f"'Who invented it\\?' is marked '{kind}'.*--{side}"):
+    return str(path)
+
+
+def test_a_keep_example_in_the_break_file_is_refused(tmp_path):
+    config = load_config("demo").data
+    config.break_file = one_row(tmp_path, "near_miss")
+    with pytest.raises(InputError, match="'Who invented it\\?' is marked 'near_miss'.*--break"):
+        read_data(config)
+
+
+def test_rows_marked_break_in_the_keep_file_must_stop(tmp_path):
+    """`cbgui suggest` writes both kinds into one file."""
+    config, notes = load_config("demo").data, {}
+    before = read_data(config)
+    keep = tmp_path / "both.jsonl"
+    write_examples(keep, [*before["retain"], *read_examples(Path(one_row(tmp_path, "break")), "retain")])
+    config.retain_file = str(keep)
+    after = read_data(config, notes)
+    assert len(after["break"]) == len(before["break"]) + 1 and len(after["retain"]) == len(before["retain"])
+    assert "taken as must-stop examples: 1." in " ".join(notes["both.jsonl"])
+    config.retain_file = one_row(tmp_path, "break")
+    with pytest.raises(InputError, match="no row must be kept"):
         read_data(config)

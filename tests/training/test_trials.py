@@ -45,7 +45,8 @@ def test_the_strength_that_blocks_without_harm_is_chosen(found, chosen):
         ({}, 1.0),
         ({1.0: (39, 0)}, None),
         ({1.0: (30, 0)}, 1.15),
-        ({1.0: (30, 0), 1.15: (36, 1)}, None),  # harms already
+        ({1.0: (30, 0), 1.15: (36, 1)}, 1.3),
+        ({1.0: (30, 0), 1.15: (36, 3)}, None),  # harms already
         ({1.0: (39, 4)}, 0.85),
         ({1.0: (39, 4), 0.85: (38, 0)}, None),
     ],
