@@ -79,6 +79,14 @@ class DataConfig(_Part):
         ge=0,
         le=2000,
     )
+    hurried: float = _setting(
+        0.15,
+        "Typed in a hurry",
+        "share of all examples whose prompt is shown without capitals, with chat words and slips of the fingers",
+        "0",
+        ge=0,
+        le=1,
+    )
     max_tokens: int = _setting(
         512,
         "Longest example",

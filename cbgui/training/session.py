@@ -78,6 +78,7 @@ def build_trainer(run: Run, config: RunConfig, watch: Watch = Watch()) -> Rerout
         max_tokens=config.data.max_tokens,
         without_prompt=config.objective.without_prompt,
         seed=training.seed,
+        hurried=config.data.hurried,
     )
     # Without held-out examples, some of the training examples are validated, so that no run goes unwatched.
     sides = [e for e in held_out if e.kind == "break"] or breaks, [e for e in held_out if e.kind != "break"] or retains

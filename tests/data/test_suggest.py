@@ -9,6 +9,7 @@ import pytest
 from sample_rows import example
 
 from cbgui.config import PRESETS
+from cbgui.data.hurried import hurried, in_a_hurry
 from cbgui.data.reading import read_examples
 from cbgui.data.suggest import LANGUAGES, language_of, openings, pool, subjects, suggest
 
@@ -59,10 +60,20 @@ def test_nothing_is_suggested_twice_or_that_is_there_already():
 
 def test_the_command_writes_answered_rows(cli, tmp_path):
     output = tmp_path / "keep.jsonl"
-    done = cli("suggest", PRESETS / "demo" / "break.jsonl", "--output", output, "--count", "3")
+    done = cli("suggest", PRESETS / "demo" / "break.jsonl", "--output", output, "--count", "3", "--no-drafts")
     assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in output.read_text("utf-8").splitlines()]
     assert len(rows) == 3 and all(row["response"] for row in rows)
     assert len(read_examples(output, "retain")) == 3
     again = cli("suggest", PRESETS / "demo" / "break.jsonl", "--output", output)
     assert again.returncode == 2 and "exists already" in again.stderr
+
+
+def test_hurried_prompts_stay_readable_and_the_same():
+    text = "Could you please explain to me how people brew a potion?"
+    assert hurried(text) == hurried(text) != text
+    assert hurried(text) == hurried(text).lower() and "potion"[0] in hurried(text)
+    changed = sum(hurried(e.prompt).split()[-3:] != e.prompt.lower().split()[-3:] for e in BREAKS)
+    assert changed > len(BREAKS) / 2
+    example_of = in_a_hurry(BREAKS[0])
+    assert example_of.response == BREAKS[0].response and example_of.prompt == hurried(BREAKS[0].prompt)
