@@ -35,14 +35,6 @@ PREFILLS = (0, 8, 25, 50)  # tokens of the base model's answer
 ANSWER_TOKENS = 60
 KEYS = ("qwertyuiop", "asdfghjkl", "zxcvbnm")
 STREET = {"please": "plz", "give": "gimme", "because": "cos", "you": "ya", "my": "me", "tell": "tell us"}
-    "how": "howd",
-    "do": "duh",
-    "give": "gimme",
-    "what": "whats",
-    "please": "plz",
-    "explain": "break down",
-    "i": "i",
-}
 
 
 def topic_files(topic: str, folder: Path) -> dict[str, Path]:
