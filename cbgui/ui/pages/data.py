@@ -22,6 +22,7 @@ from cbgui.ui.common import KINDS, download_on_click, library, row_of, sentences
 from cbgui.ui.fragments import plain, render
 from cbgui.ui.panels import checks as checks_panel
 from cbgui.ui.panels import import_rows as import_panel
+from cbgui.ui.panels import suggestions, write_answers
 from cbgui.ui.panels.checks import CHECK_NAMES
 from cbgui.ui.server.storage import download_folder
 
@@ -282,6 +283,7 @@ def build(page: gr.Blocks, model: gr.Textbox) -> gr.State:
         label="Rows",
         column_widths=["70px", "38%", "47%", "110px"],
         elem_id="rows",
+        elem_classes="sans",
     )
     with gr.Row(elem_classes="aligned"):
         words = gr.Markdown(elem_id="page-words")
@@ -307,7 +309,9 @@ def build(page: gr.Blocks, model: gr.Textbox) -> gr.State:
             elem_id="template",
         )
     import_panel.build(version)
+    suggestions.build(version, model)
     checks_panel.build(version, model, check)
+    write_answers.build(version, model)
 
     filters = [version, part, search, kind, check, number]
     view = [table, shown, words, number]

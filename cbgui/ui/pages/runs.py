@@ -154,7 +154,13 @@ def build(page: gr.Blocks, tab: gr.Tab, run_name: gr.Dropdown) -> None:
     shown = gr.State([])
     place = gr.State(None)
     table = gr.Dataframe(
-        headers=COLUMNS, interactive=False, max_height=420, label="Runs", show_label=False, elem_id="runs"
+        headers=COLUMNS,
+        interactive=False,
+        max_height=420,
+        label="Runs",
+        show_label=False,
+        elem_id="runs",
+        elem_classes="sans",
     )
     with gr.Row(elem_classes="aligned"):
         new = gr.Textbox(label="New name", placeholder="letters, digits, - and _", elem_id="rename-to", min_width=140)
@@ -169,7 +175,12 @@ def build(page: gr.Blocks, tab: gr.Tab, run_name: gr.Dropdown) -> None:
         cosine = _curve("cosine", "Break cosine of the slowest layer, in validation")
         drift = _curve("drift", "Must keep: how far the states have moved")
     differences = gr.Dataframe(
-        interactive=False, label="Settings that differ", visible=False, wrap=True, elem_id="differences"
+        interactive=False,
+        label="Settings that differ",
+        visible=False,
+        wrap=True,
+        elem_id="differences",
+        elem_classes="sans",
     )
     for trigger in (tab.select, run_name.change, page.load):
         trigger(_list, None, [table, words, chosen, shown], show_progress="hidden")

@@ -242,6 +242,7 @@ def build(version: gr.State) -> None:
                 label="The first five as they will be added",
                 column_widths=["36%", "37%", "27%"],
                 elem_id="preview",
+                elem_classes="sans",
             )
             with gr.Row():
                 do_import = gr.Button("Add these rows", variant="primary", elem_id="import")
