@@ -80,8 +80,8 @@ def _add(version: tuple, made: Made, rejected: Made, table: pd.DataFrame) -> tup
     space.refuse_over("rows", sum(data.counts().values()) + len(examples), space.MAX_ROWS)
     data.add(examples, "add suggestions")
     words = (
-        f"**{_rows(len(examples))} added** to *must keep* of *{plain(name)}* ({_kinds(examples)}). They have no answers "
-        "yet; the model writes its own."
+        f"**{_rows(len(examples))} added** to *must keep* of *{plain(name)}* ({_kinds(examples)}). They have no "
+        "answers yet; the model writes its own."
     )
     before = rejected[1] if rejected[0] == name else []
     return (
