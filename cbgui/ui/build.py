@@ -42,8 +42,8 @@ def build() -> gr.Blocks:
         with gr.Tabs():
             with gr.Tab("Data"):
                 topic = data.build(page, model)
-            with gr.Tab("Train"):
-                train.build(page, run_name, model, topic)
+            with gr.Tab("Train") as tab:
+                train.build(page, tab, run_name, model, topic)
             with gr.Tab("Runs") as tab:
                 runs.build(page, tab, run_name)
             with gr.Tab("Chat") as tab:

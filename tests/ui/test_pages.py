@@ -24,7 +24,7 @@ from cbgui.runs.run import Run
 from cbgui.ui.common import OneInMemory, catch_errors, chosen
 from cbgui.ui.pages import chat as chat_page
 from cbgui.ui.pages import train as train_page
-from cbgui.ui.panels import charts, import_rows, settings
+from cbgui.ui.panels import charts, import_rows, run_status, settings
 from cbgui.ui.server import downloads
 
 
@@ -53,9 +53,9 @@ def test_the_time_left_ignores_the_first_step(trained):
         event |= {"seconds": seconds, "steps": 62}
     past = History()
     past.add(events[:1])
-    assert " left" not in train_page._status(trained, "running", past)
+    assert " left" not in run_status.in_words(trained, "running", past)
     past.add(events[1:2])
-    assert "about 10 min" in train_page._status(trained, "running", past)
+    assert "about 10 min" in run_status.in_words(trained, "running", past)
 
 
 def test_validation_is_a_stronger_line_in_the_colour_of_its_steps(trained):

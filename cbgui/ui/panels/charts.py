@@ -1,11 +1,14 @@
-"""Events as the tables that the charts draw, and the sentence that says what they mean."""
+"""Events as the tables that the charts draw, when to draw them, and the sentence that says what they mean."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
+import gradio as gr
 import pandas as pd
 
+from cbgui.runs.history import History
 from cbgui.training.diagnostics import DERAILS, FIRST_STEPS, UNTOUCHED, slowest_layer
 
 # RGB values; each colour is visible on a light and on a dark page.
@@ -53,6 +56,39 @@ def cosine_table(events: list[dict[str, Any]]) -> pd.DataFrame:
     for event in measurements(events):
         rows += [(event["step"], value, f"{layer}{_ending(event)}") for layer, value in event["cosine"].items()]
     return pd.DataFrame(rows, columns=COSINE_COLUMNS)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What the charts of a page show: how many measurements of which run, and with which axes and colours."""
+
+    run: str
+    measured: int
+    look: tuple
+    settled: bool
+
+
+def update(run: str, past: History, drawn: Drawn | None) -> tuple[tuple[Any, ...], Drawn]:
+    """Updates for the charts of losses and cosines, and what they show then. Call it until that is `settled`.
+
+    A Gradio chart whose axis or colours change builds a new picture, and ignores values that arrive meanwhile. So a
+    chart of another run is emptied before it is drawn, and drawn again after its look has changed.
+    """
+    points = past.points()
+    limits = [0, past.newest["step"]["steps"] if "step" in past.newest else 1]
+    tables = loss_table(points), cosine_table(points)
+    looks = [{"x_lim": limits, **(colours(table) if len(table) else {})} for table in tables]
+    # With an empty table, a chart would treat its number columns as categories.
+    values = [table if len(table) else None for table in tables]
+    look = tuple(str(look) for look in looks)
+    if drawn is None or drawn.run != run:
+        return tuple(gr.LinePlot(value=None, **look) for look in looks), Drawn(run, -1, look, False)
+    if drawn.look != look:
+        plots = tuple(gr.LinePlot(value=value, **look) for value, look in zip(values, looks, strict=True))
+        return plots, Drawn(run, past.measured, look, False)
+    if drawn.settled and drawn.measured == past.measured:
+        return (gr.skip(),) * 2, drawn
+    return tuple(gr.LinePlot(value=value) for value in values), Drawn(run, past.measured, look, True)
 
 
 def duration(seconds: float) -> str:
