@@ -29,6 +29,7 @@ CSS = """
 .gradio-container {max-width: min(1280px, 100vw) !important; margin: 0 auto !important; min-width: 0 !important;
   width: 100% !important;}
 .gradio-container main {width: 100%; max-width: 100% !important; min-width: 0 !important; box-sizing: border-box;}
+.sides label {flex: 1 1 200px; padding: 14px !important; font-weight: 600;}
 .aligned {align-items: flex-end; flex-wrap: wrap;}
 .sans {font-family: var(--font);}
 .sans span {font-family: var(--font) !important;}

@@ -186,13 +186,13 @@ def test_a_run_with_a_name_in_any_letters_can_be_downloaded(tmp_path, monkeypatc
 
 def test_of_two_answers_the_page_asks_for_one():
     path = Path(__file__).resolve().parent.parent / "cases" / "hh_rlhf.jsonl"
-    source, _, words, *dropdowns, kind, preview = import_rows._look_at_file(str(path))
+    source, _, words, *dropdowns, side, kept_kind, preview = import_rows._look_at_file(str(path))
     chosen = [dropdown.value for dropdown in dropdowns]
     assert chosen == ["(none)"] * 4 and preview is None and "two answers" in words
     with pytest.raises(gr.Error, match="choose under 'Answer is in'"):
-        next(import_rows._import(None, source, *chosen, kind, False, 0))
+        next(import_rows._import(None, source, *chosen, side.value, kept_kind.value, False, 0))
     chosen[1] = "chosen"
-    preview, words = import_rows._look_again(source, *chosen, kind)
+    preview, words, *_ = import_rows._look_again(source, *chosen, side.value, kept_kind.value)
     assert "is this right?" in words
     assert list(preview.iloc[0])[:2] == [
         "How do I brew a sleeping potion?",

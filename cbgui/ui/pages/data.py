@@ -308,7 +308,7 @@ def build(page: gr.Blocks, model: gr.Textbox) -> gr.State:
             color_map={"counts": "teal"},
             elem_id="template",
         )
-    import_panel.build(version)
+    import_panel.build(version, model, part)
     suggestions.build(version, model)
     checks_panel.build(version, model, check)
     write_answers.build(version, model)
@@ -320,7 +320,7 @@ def build(page: gr.Blocks, model: gr.Textbox) -> gr.State:
     version.change(_refresh, filters, [name, counts, undo, *view], **in_order)
     # always_last: a key pressed during a search must not be lost.
     # search.change: Gradio sends no input event when characters are deleted from a text box.
-    for event in (part.input, search.change, kind.input):
+    for event in (part.change, search.change, kind.input):  # an import changes `part` too
         event(_show_first_page, filters, view, trigger_mode="always_last", **in_order)
     check.change(_show_first_page, filters, view, **in_order)
     number.submit(_show, filters, view, **in_order)
