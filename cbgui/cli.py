@@ -301,9 +301,14 @@ def evaluate(
             limit=limit,
             progress=progress,
         )
+        from cbgui.export.merge import renew_card
+
+        renewed = renew_card(run)
     for line in report_lines(report):
         typer.echo(line)
     typer.echo(f"Report: {run.report_page}")
+    if renewed:
+        typer.echo(f"The card of the merged model, {run.merged_folder / 'README.md'}, now holds it.")
 
 
 @commands.command()

@@ -10,7 +10,7 @@ from cbgui.data.catalogue import CATALOGUE
 from cbgui.data.examples import write_examples
 from cbgui.errors import InputError
 from cbgui.evaluation.attacks.registry import ATTACK_TITLES, DEFAULT_ATTACKS
-from cbgui.evaluation.compare import compare_reports, read_report
+from cbgui.evaluation.compare import compare_reports, is_of_present_adapter, read_report
 from cbgui.runs import folder
 from cbgui.runs.jobs import EVALUATE, Job
 from cbgui.runs.run import Run
@@ -32,8 +32,21 @@ def _words(run: Run, job: Job) -> str:
         case "stopped":
             return f"**{plain(run.name)}**: stopped. The answers so far are kept; press **Evaluate** to go on."
     if run.report_page.is_file():
-        return f"**{plain(run.name)}**: evaluated."
+        return f"**{plain(run.name)}**: evaluated.{_of_another_adapter(run)}"
     return f"**{plain(run.name)}** is not evaluated yet. Press **Evaluate**; the demo takes some minutes on a CPU."
+
+
+def _of_another_adapter(run: Run) -> str:
+    """A warning while the report does not belong to the adapter as it is now, as Markdown."""
+    try:
+        if is_of_present_adapter(read_report(run), run):
+            return ""
+    except InputError as error:
+        return f" {plain(error)}"
+    return (
+        " **This report judges an earlier state of the run**, which was trained further since. Press **Evaluate** to "
+        "judge it as it is now."
+    )
 
 
 def _written(run: Run) -> float | None:

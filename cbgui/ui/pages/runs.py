@@ -13,7 +13,7 @@ import pandas as pd
 from cbgui import space
 from cbgui.config import flatten
 from cbgui.errors import InputError
-from cbgui.evaluation.compare import read_report
+from cbgui.evaluation.compare import is_of_present_adapter, read_report
 from cbgui.evaluation.verdict import worst_answered
 from cbgui.runs import folder
 from cbgui.runs.disk import version
@@ -29,7 +29,7 @@ COLUMNS += ["answered attacks", "keep KL"]  # from the report of a run that was 
 
 def _row(run: Run) -> list[Any]:
     """One line of the table."""
-    files = (run.config_file, run.events_file, run.report_file, run.dataset_name_file)
+    files = (run.config_file, run.events_file, run.report_file, run.dataset_name_file, run.adapter_file)
     return [run.name, STATE_LABELS[run.state()], *_figures(run, *map(version, files))]
 
 
@@ -62,6 +62,8 @@ def _reported(run: Run) -> list[str]:
         report = read_report(run)
     except InputError:  # none, or a damaged one, which must not hide the list
         return ["", ""]
+    if not is_of_present_adapter(report, run):
+        return ["evaluate again", ""]
     return [f"{worst_answered(report):.1%}", f"{report['retain']['kl']:.4f}"]
 
 

@@ -172,7 +172,7 @@ def _log(run: Run) -> str:
 VIEW = 11  # outputs of `_refresh`
 
 
-def _refresh(name: str | None, seen: tuple | None, drawn: charts.Drawn | None):
+def _refresh(name: str | None, seen: tuple | None, drawn: charts.Drawn | None = None):
     """Update what has changed. `seen` and `drawn` say what the page shows: (run, state, end of events, request)."""
     unchanged = (gr.skip(),) * VIEW
     run = pick(name)
