@@ -46,6 +46,25 @@ def test_until_the_page_has_chosen_a_run_it_is_the_newest(trained, tmp_path, mon
     assert left[-1]["content"] == "Loading the model ..."
 
 
+def test_a_question_that_fails_leaves_no_turn_and_stays_in_the_field(trained, tmp_path, monkeypatch):
+    monkeypatch.setenv("CBGUI_RUNS", str(tmp_path))
+    shutil.copytree(trained.path, tmp_path / "run")
+    monkeypatch.setattr(chat_page, "_chat_model", lambda *arguments: (_ for _ in ()).throw(InputError("no memory.")))
+    turns = [{"role": "user", "content": "One?"}, {"role": "assistant", "content": "1 &lt; 2"}]
+    options = ("run", None, "", "", 8, 0, 0)
+    with pytest.raises(gr.Error, match="no memory"):
+        list(chat_page._send("Two?", *options, turns, turns))
+    asking = chat_page._send("Two?", *options, turns, turns)
+    left, _, _, field = next(asking)
+    assert (left[-2]["content"], field) == ("Two?", "")
+    left, right, words, field = next(asking)
+    assert left == right == turns and field == "Two?" and words == "Not answered."
+    again = chat_page._retry(*options, turns, turns)
+    assert len(next(again)[0]) == 2 and next(again)[:2] == (turns, turns)
+    waiting = [*turns, {"role": "user", "content": "Two?"}, {"role": "assistant", "content": chat_page.LOADING}]
+    assert chat_page._stopped("", waiting, waiting) == (turns, turns, "Stopped.", "Two?")
+
+
 def test_the_time_left_ignores_the_first_step(trained):
     """The first step computes the reference states and takes several times as long as the others."""
     events = [event for event in trained.events()[0] if event["kind"] == "step"]
