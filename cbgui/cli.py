@@ -1,5 +1,4 @@
-"""The commands: cbgui app | train | generate | evaluate | compare | export | upload | estimate |
-check | bench | suggest.
+"""The commands: app, train, generate, evaluate, compare, export, upload, estimate, check, bench and suggest.
 
 Exit codes: 0 done or paused, 1 failed with a message or interrupted, 2 bad input."""
 
@@ -47,9 +46,10 @@ def open_app(
     auth: Annotated[
         str | None, typer.Option(metavar="NAME:PASSWORD", envvar="CBGUI_AUTH", help="require this name and password")
     ] = None,
+    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="open the app's page in a browser")] = True,
     open_to_network: Annotated[bool, typer.Option("--open-to-network", help="let others in without --auth")] = False,
 ) -> None:
-    """Serve the app on this machine; open its address in a browser."""
+    """Serve the app on this machine and open it in a browser."""
     name, _, password = (auth or "").partition(":")
     if auth is not None and not (name and password):
         raise InputError("--auth needs a name and a password; write it as --auth name:password.")
@@ -76,7 +76,7 @@ def open_app(
     sys.stdout.flush()
     from cbgui.ui.build import launch
 
-    launch(host, port, share=share, auth=(name, password) if auth else None)
+    launch(host, port, share=share, auth=(name, password) if auth else None, browser=browser)
 
 
 def _check_address(host: str, port: int | None) -> None:

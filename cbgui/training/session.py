@@ -20,7 +20,7 @@ from cbgui import hardware
 from cbgui.config import RunConfig
 from cbgui.data.examples import Example
 from cbgui.errors import InputError, error_sentence, is_disk_full
-from cbgui.modeling.adapter_io import save_adapter
+from cbgui.modeling.adapter_io import checkpoint_adapter, save_adapter
 from cbgui.modeling.architecture import read_model_config
 from cbgui.modeling.batch import shared_tokens
 from cbgui.modeling.chat_format import encode, load_tokenizer, refuse_unfit
@@ -133,6 +133,20 @@ def train(run: Run, preview: Preview | None = None) -> None:
         save_adapter(trainer.truncated, trainer.source, config.model.name, run.adapter_folder)
     words = {"paused": "Paused; resume when you like", "stopped": "Stopped; the adapter so far is kept"}
     run.append_event("status", state=ended_by or "done", text=words.get(ended_by, "Done"))
+
+
+def keep_checkpoint(run: Run) -> None:
+    """End a run that is paused or was interrupted: the adapter of its newest checkpoint becomes the run's adapter.
+
+    Raises InputError when it has no checkpoint.
+    """
+    whole = run.complete_checkpoints()
+    if not whole:
+        raise InputError(f"run {run.name!r} has no checkpoint to keep; resume it, or discard it.")
+    config = run.config()
+    source = resolve_model(config.model.name)
+    checkpoint_adapter(whole[max(whole)], source, config.model.name, run.adapter_folder)
+    run.append_event("status", state="stopped", text=f"Stopped; the adapter of step {max(whole)} is kept")
 
 
 def _prepare_resume(run: Run) -> tuple[int, Path | None]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import os
+import sys
 
 import gradio as gr
 from starlette.middleware import Middleware
@@ -59,8 +61,16 @@ def build() -> gr.Blocks:
     return page
 
 
-def launch(host: str, port: int | None, *, share: bool = False, auth: tuple[str, str] | None = None) -> None:
-    """Serve the app until the program ends."""
+def _has_screen() -> bool:
+    """Whether a browser can be opened for whoever started the app: not over ssh, and not on a Space."""
+    graphical = sys.platform in ("win32", "darwin") or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    return bool(graphical) and "SSH_CONNECTION" not in os.environ and not space.on_space()
+
+
+def launch(
+    host: str, port: int | None, *, share: bool = False, auth: tuple[str, str] | None = None, browser: bool = False
+) -> None:
+    """Serve the app until the program ends; `browser`: open its page."""
     folder.root_folder().mkdir(parents=True, exist_ok=True)
     folder.empty_trash()  # a deleted run can be brought back only until the app closes
     visitors.install()
@@ -74,6 +84,7 @@ def launch(host: str, port: int | None, *, share: bool = False, auth: tuple[str,
         theme=THEME,
         css=CSS,
         share=share,
+        inbrowser=browser and _has_screen(),
         auth=auth,
         # `downloads` alone serves run files from disk, because it knows whose files they are.
         app_kwargs={

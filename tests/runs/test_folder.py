@@ -66,6 +66,13 @@ def test_a_run_works_wherever_its_folder_is_moved(run, tmp_path):
     assert again.data.break_file == str(moved.data_file("break"))
 
 
+def test_names_keep_their_letters(run):
+    for name in ("Händler - Dosen", "名前", "Clinic_2 b"):
+        assert folder.free_name(name) == name
+    assert folder.free_name(" a/b:  c ") == "a-b- c"
+    assert folder.rename(run, "Früh\u0061\u0308").name == "Frühä"  # as macOS writes it
+
+
 def test_special_folders_are_not_taken_for_runs(run, tmp_path):
     (tmp_path / "_special").mkdir()
     (tmp_path / "_special" / "run.yaml").write_text("{}")

@@ -182,7 +182,7 @@ def test_saved_presets_are_there_after_a_reload(tmp_path, monkeypatch):
     monkeypatch.setenv("CBGUI_RUNS", str(tmp_path))
     config = load_config("demo")
     train_page._save_preset("demo", "demo", "my own", *settings.values_of(config))
-    assert "my-own" in [value for _, value in train_page._choices("demo").choices]
+    assert "my own" in [value for _, value in train_page._choices("demo").choices]
 
 
 def test_a_start_is_finished_whether_or_not_the_page_is_still_open():

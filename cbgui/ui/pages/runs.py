@@ -20,7 +20,7 @@ from cbgui.runs.disk import version
 from cbgui.runs.history import history
 from cbgui.runs.run import DATA_FIELDS, STATE_LABELS, Run
 from cbgui.training.diagnostics import slowest_layer
-from cbgui.ui.common import need_run, pick, row_of, run_choices, sentences, tell
+from cbgui.ui.common import need_run, other_name, pick, row_of, run_choices, sentences, tell
 from cbgui.ui.server.storage import refuse_full, trim_trash
 
 COLUMNS = ["run", "state", "model", "topic", "started", "minutes", "steps", "break cosine", "keep drift"]
@@ -115,6 +115,8 @@ def _compare(names: list[str]) -> tuple:
 @sentences
 def _rename(name: str | None, new: str):
     moved = folder.rename(need_run(name), new or "")
+    if changed := other_name(new, moved.name):
+        tell(changed.strip())
     return gr.Dropdown(choices=run_choices(), value=moved.name), ""
 
 
@@ -165,7 +167,7 @@ def build(page: gr.Blocks, tab: gr.Tab, run_name: gr.Dropdown) -> None:
         elem_classes="sans",
     )
     with gr.Row(elem_classes="aligned"):
-        new = gr.Textbox(label="New name", placeholder="letters, digits, - and _", elem_id="rename-to", min_width=140)
+        new = gr.Textbox(label="New name", elem_id="rename-to", min_width=140)
         rename = gr.Button("Rename the open run", size="sm", elem_id="rename", min_width=120)
         duplicate = gr.Button("Duplicate as a new run", size="sm", elem_id="duplicate-run", min_width=120)
         delete = gr.Button("Delete the open run", size="sm", elem_id="delete-run", min_width=120)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shlex
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +14,25 @@ from cbgui import space
 from cbgui.config import RunConfig, load_config, preset_names
 from cbgui.data.dataset_store import DatasetStore
 from cbgui.data.examples import KIND_LABELS
-from cbgui.errors import InputError
+from cbgui.errors import InputError, error_sentence
+from cbgui.naming import cleaned_name
 from cbgui.runs import folder, queue
 from cbgui.runs.disk import write_whole
 from cbgui.runs.history import History, history
 from cbgui.runs.run import Request, Run
-from cbgui.ui.common import TICK, in_memory, library, need_run, pick, run_choices, sentences, shown_topic, tell
+from cbgui.training.session import keep_checkpoint
+from cbgui.ui.common import (
+    TICK,
+    in_memory,
+    library,
+    need_run,
+    other_name,
+    pick,
+    run_choices,
+    sentences,
+    shown_topic,
+    tell,
+)
 from cbgui.ui.fragments import plain, render
 from cbgui.ui.panels import charts, memory_bar, run_status, settings
 from cbgui.ui.server.storage import refuse_full, trim_trash
@@ -72,9 +87,22 @@ def _memory(preset: str, model: str, *values: Any) -> str:
         return render("problem", text=str(error))
 
 
-@sentences
-def _start(topic: tuple, preset: str, model: str, name: str, *values: Any):
-    """Make the run and start it. Not a generator, which Gradio would leave where it is when the page is reloaded."""
+def _start(topic: tuple, preset: str, model: str, name: str, *values: Any) -> tuple:
+    """Start a run, or say below the button why it was not started, until it is pressed again.
+
+    Not a generator, which Gradio would leave where it is when the page is reloaded.
+    """
+    try:
+        run = _new_run(topic, preset, model, name, *values)
+    except Exception as error:
+        if not isinstance(error, InputError):
+            traceback.print_exc()
+        return gr.skip(), f"**Not started:** {plain(error_sentence(error))}"
+    return gr.Dropdown(choices=run_choices(), value=run.name), ""
+
+
+def _new_run(topic: tuple, preset: str, model: str, name: str, *values: Any) -> Run:
+    """Make the run and start it. Raises InputError."""
     config = _config(preset, model, values)
     in_memory.drop()  # makes room for training
     space.refuse_over("runs", len(folder.list_runs()) + 1, space.MAX_RUNS)
@@ -87,19 +115,19 @@ def _start(topic: tuple, preset: str, model: str, name: str, *values: Any):
     run = folder.create_run(folder.runs_folder() / folder.free_name(name or f"{data.name}-{preset}"), config)
     run.dataset_name_file.write_text(data.name, "utf-8")
     queue.join(run, folder.root_folder())
-    return gr.Dropdown(choices=run_choices(), value=run.name), ""
+    return run
 
 
 @sentences
 def _save_preset(preset: str, model: str, name: str, *values: Any):
     config = _config(preset, model, values)
-    stem = folder.cleaned_name(name or "")
+    stem = cleaned_name(name or "")
     if not stem or stem in preset_names():
         raise InputError(f"name of the preset = {name!r}: it is empty or the name of a built-in one; choose another.")
     config.description = f"Saved from the form ({model})."
     _own_presets().mkdir(parents=True, exist_ok=True)
     write_whole(_own_presets() / f"{stem}.yaml", config.to_yaml())
-    tell(f"Preset {stem} is saved.")
+    tell(f"Preset {stem} is saved.{other_name(name, stem)}")
     return gr.Dropdown(choices=_presets(), value=stem)
 
 
@@ -110,24 +138,34 @@ def _yaml(topic: tuple, preset: str, model: str, *values: Any) -> tuple:
     path = _write_data(topic, config).folder / "settings.yaml"
     write_whole(path, config.to_yaml())
     output = os.path.relpath(folder.runs_folder() / "my-run")
-    command = f"python -m cbgui train {os.path.relpath(path)} --output {output}"
+    command = shlex.join(["python", "-m", "cbgui", "train", os.path.relpath(path), "--output", output])
     return gr.Code(value=config.to_yaml(), visible=True), gr.Code(value=command, visible=True)
 
 
-def _ask(request: Request, words: str):
-    @sentences
-    def handler(name: str | None) -> None:
-        run = need_run(name)
-        if run.state() == "waiting" and request == "stop":
-            queue.leave(run)
-            tell(f"Run {run.name} no longer waits.")
-            return
-        if run.state() != "running":
-            raise InputError(f"run {run.name!r} is not running.")
-        run.ask(request)
-        tell(words)
+@sentences
+def _pause(name: str | None) -> None:
+    _ask(need_run(name), "pause", "Pausing at the end of this step.")
 
-    return handler
+
+def _ask(run: Run, request: Request, words: str) -> None:
+    if run.state() != "running":
+        raise InputError(f"run {run.name!r} is not running.")
+    run.ask(request)
+    tell(words)
+
+
+@sentences
+def _stop(name: str | None) -> None:
+    """Stop and keep the adapter, also of a run that is paused or was interrupted."""
+    run = need_run(name)
+    if run.state() == "waiting":
+        queue.leave(run)
+        tell(f"Run {run.name} no longer waits.")
+    elif run.state() in ("paused", "interrupted"):
+        keep_checkpoint(run)
+        tell(f"Run {run.name} is stopped; the adapter of its newest checkpoint is kept.")
+    else:
+        _ask(run, "stop", "Stopping at the end of this step; the adapter is kept.")
 
 
 @sentences
@@ -151,6 +189,19 @@ def _discard(name: str | None):
     return gr.Dropdown(choices=names, value=next(iter(names), None))
 
 
+def _what(topic: tuple | None) -> str:
+    """What Start will train, as Markdown: the topic of the Data page and its counts."""
+    data = shown_topic(topic)
+    counts = data.counts()
+    words = (
+        f"**{plain(data.name)}**: {counts['break']:,} must stop, {counts['retain']:,} must keep, "
+        f"{counts['held_out']:,} held out."
+    )
+    if empty := data.without_answer():
+        words += f" **{empty:,} without an answer**; let the model write them on the Data page."
+    return words
+
+
 def _samples(past: History) -> str:
     """The newest sample answers as HTML."""
     if "samples" not in past.newest:
@@ -169,7 +220,7 @@ def _log(run: Run) -> str:
         return ""
 
 
-VIEW = 11  # outputs of `_refresh`
+VIEW = 12  # outputs of `_refresh`
 
 
 def _refresh(name: str | None, seen: tuple | None, drawn: charts.Drawn | None = None):
@@ -179,7 +230,7 @@ def _refresh(name: str | None, seen: tuple | None, drawn: charts.Drawn | None = 
     if run is None:
         idle = "No run yet. Choose a preset and press **Start training**; the demo takes a few minutes on a CPU."
         buttons = [gr.Button(interactive=False)] * 4
-        return (idle, None, None, "", None, *buttons, (), None) if seen != () else unchanged
+        return (idle, None, None, "", None, *buttons, run_status.APP, (), None) if seen != () else unchanged
     state, past = run.state(), history(run)
     silent = run_status.silence(state, past, run)
     before = run_status.runs_before(run) if state == "waiting" else ""
@@ -188,15 +239,18 @@ def _refresh(name: str | None, seen: tuple | None, drawn: charts.Drawn | None = 
         return unchanged
     plots, drawn = charts.update(run.name, past, drawn)
     running, waiting = state == "running", state == "waiting"
+    can_be_kept = state in ("paused", "interrupted") and bool(run.complete_checkpoints())
+    title = run_status.tab_title(run, state, past, seen[1] if seen and seen[0] == run.name else None)
     return (
         run_status.in_words(run, state, past, silent),
         *plots,
         _samples(past),
         _log(run),
         gr.Button(interactive=running),
-        gr.Button(interactive=running or waiting),
-        gr.Button(interactive=running or waiting),
+        gr.Button(interactive=running or waiting or can_be_kept),
+        gr.Button("Stop and discard" if running or waiting else "Discard the run", interactive=True),
         gr.Button(interactive=not running and state not in ("done", "waiting")),
+        gr.skip() if title is None else title,
         mark,
         drawn,
     )
@@ -208,6 +262,8 @@ def build(page: gr.Blocks, tab: gr.Tab, run_name: gr.Dropdown, model: gr.Textbox
             preset = gr.Dropdown(_presets(), value="demo", label="Preset", elem_id="preset")
             description = gr.Markdown(elem_id="preset-words", min_height=44)
             model.render()
+            gr.Markdown("**What will be trained**", elem_classes="heading")
+            what = gr.Markdown(elem_id="what")
             start = gr.Button("Start training", variant="primary", elem_id="start")
             starting = gr.Markdown(elem_id="starting")
             memory = gr.HTML(elem_id="memory", min_height=120)
@@ -257,8 +313,9 @@ def build(page: gr.Blocks, tab: gr.Tab, run_name: gr.Dropdown, model: gr.Textbox
         command = gr.Code(language="shell", visible=False, label="The same as a command", elem_id="command")
     with gr.Accordion("Log", open=False):
         log = gr.Textbox(lines=12, max_lines=12, interactive=False, label="Log", show_label=False, elem_id="log")
+    title = gr.Textbox(visible="hidden", elem_id="tab-title")
     seen, drawn = gr.State(None), gr.State(None)
-    view = [status, loss, cosine, samples, log, pause, stop, discard, resume, seen, drawn]
+    view = [status, loss, cosine, samples, log, pause, stop, discard, resume, title, seen, drawn]
     form = [preset, model, *fields]
     page.load(_choices, preset, preset, show_progress="hidden")
     for trigger in (preset.input, page.load):
@@ -269,12 +326,14 @@ def build(page: gr.Blocks, tab: gr.Tab, run_name: gr.Dropdown, model: gr.Textbox
         event(_memory, form, memory, show_progress="hidden", trigger_mode="always_last")
     named_form = [preset, model, name, *fields]
     start.click(lambda: "Checking that it fits, then starting ...", None, starting, show_progress="hidden", queue=False)
-    started = start.click(_start, [topic, *named_form], [run_name, starting], concurrency_limit=1)
-    started.failure(lambda: "", None, starting, show_progress="hidden", queue=False)
+    start.click(_start, [topic, *named_form], [run_name, starting], concurrency_limit=1)
     save.click(_save_preset, named_form, preset)
     show.click(_yaml, [topic, *form], [text, command])
-    pause.click(_ask("pause", "Pausing at the end of this step."), run_name, None)
-    stop.click(_ask("stop", "Stopping at the end of this step; the adapter is kept."), run_name, None)
+    pause.click(_pause, run_name, None)
+    stop.click(_stop, run_name, None)
+    title.change(None, title, None, js="title => { document.title = title; }")
+    for trigger in (topic.change, tab.select):
+        trigger(_what, topic, what, show_progress="hidden")
     discard.click(_discard, run_name, run_name)
     resume.click(_resume, run_name, None)
     quiet = {"show_progress": "hidden", "queue": False}

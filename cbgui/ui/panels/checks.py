@@ -16,6 +16,8 @@ from cbgui.ui.fragments import plain
 Found = tuple[list[checks.Finding], tuple]  # with the version of the topic that was checked
 NOTHING: Found = ([], ())
 MAX_TOKENS = 512
+# The table lies above the checks, out of sight on most screens.
+TO_THE_ROWS = "() => document.getElementById('rows').scrollIntoView({block: 'center'})"
 SAMPLE_ROWS = 2000  # whose tokens are counted
 BAR_WIDTHS, MOST_BARS = (5, 10, 25, 50, 100, 250, 1000, 10**6), 24  # of the histogram, in tokens
 CHECK_NAMES = {
@@ -88,7 +90,7 @@ def _finding_row(item: checks.Finding, checked: tuple, max_tokens: float, output
         with gr.Column(scale=0, min_width=230):
             if item.ids:
                 show = gr.Button("Show the rows", size="sm", elem_id=f"show-{item.check}")
-                show.click(lambda: item.check, None, check_filter)
+                show.click(lambda: item.check, None, check_filter).then(None, None, None, js=TO_THE_ROWS)
             if item.fix:
                 gr.Button(item.fix, size="sm", elem_id=f"fix-{item.check}").click(fix, None, outputs)
 

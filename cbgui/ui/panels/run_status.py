@@ -13,8 +13,15 @@ from cbgui.runs.run import STATE_LABELS, Run
 from cbgui.ui.fragments import plain
 from cbgui.ui.panels import charts
 
+APP = "cbgui"
 # A process that has written nothing for so many seconds, and for so many of its steps, may be stuck.
 SILENT_SECONDS, SILENT_STEPS = 120.0, 20
+# What the user has asked of a process that goes on until its step is done.
+ASKED = {"pause": " **Pausing** after this step.", "stop": " **Stopping** after this step."}
+ASKED_EARLY = {
+    "pause": " It will **pause** after its first step, the slowest one.",
+    "stop": " It will **stop** after its first step, the slowest one.",
+}
 
 
 def in_words(run: Run, state: str, past: History, silent: float | None = None) -> str:
@@ -27,6 +34,7 @@ def in_words(run: Run, state: str, past: History, silent: float | None = None) -
         words += _progress(run, state, past, silent)
     elif state == "running":
         words += f". {plain(past.text('status', 'Starting the training process'))} ..."
+        words += ASKED_EARLY.get(run.request(), "")
     elif state == "waiting":
         words += f". It starts by itself after {runs_before(run)}, as long as the app is open."
     elif state == "new":
@@ -34,6 +42,16 @@ def in_words(run: Run, state: str, past: History, silent: float | None = None) -
     if state in ("failed", "interrupted"):
         words += f"  \n{_reason(run, state, past)}"
     return words
+
+
+def tab_title(run: Run, state: str, past: History, before: str | None) -> str | None:
+    """What the browser's tab says; None to leave it as it is. `before`: the state when the page looked last."""
+    if state == "running":
+        last = past.newest.get("step")
+        return f"{last['step'] / last['steps']:.0%} {run.name} - {APP}" if last else f"{run.name} - {APP}"
+    if before == "running":
+        return f"{STATE_LABELS[state].partition(',')[0].capitalize()}: {run.name} - {APP}"
+    return APP if before is None else None
 
 
 def _reason(run: Run, state: str, past: History) -> str:
@@ -73,9 +91,8 @@ def _progress(run: Run, state: str, past: History, silent: float | None) -> str:
         if past.seconds and silent is None:
             left = statistics.median(past.seconds) * (last["steps"] - last["step"])
             words += f", about {charts.duration(left)} left"
-        asked = {"pause": " Pausing after this step.", "stop": " Stopping after this step."}
         words += f", {last['tokens_per_second']:.0f} tokens/s, {last['memory_bytes'] / GIB:.1f} GiB in use."
-        words += asked.get(run.request(), "")
+        words += ASKED.get(run.request(), "")
     words += f"  \n{charts.meaning(past.points(), state)}"
     if state == "running":
         weights = last["coefficients"]
