@@ -26,6 +26,11 @@ THEME = gr.themes.Default(
 )
 
 CSS = """
+html {scrollbar-gutter: stable;}
+button[role=tab][aria-selected=true] {color: #0f766e !important;}
+.dark button[role=tab][aria-selected=true] {color: #5eead4 !important;}
+.wrap:has(> .error) {display: none !important;}
+.counts small, .memory small {font-size: 12px;}
 .gradio-container {max-width: min(1280px, 100vw) !important; margin: 0 auto !important; min-width: 0 !important;
   width: 100% !important;}
 .gradio-container main {width: 100%; max-width: 100% !important; min-width: 0 !important; box-sizing: border-box;}
@@ -79,6 +84,7 @@ CSS = """
   .sans {max-width: calc(100vw - 34px); overflow-x: auto;}
   .sample .two {grid-template-columns: 1fr;}
   .chart, .chart > * {padding-left: 0 !important; padding-right: 0 !important;}
+  #chat-original, #chat-short-circuited {height: 240px !important; min-height: 0 !important;}
   .counts {gap: 6px;}
   .counts div {padding: 6px 8px;}
 }

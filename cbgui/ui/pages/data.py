@@ -33,6 +33,16 @@ ANY = "any"
 CELL_LENGTH = 4000  # characters of a cell; longer texts are edited in the row editor only
 Shown = tuple[str, list[int], list[list[Any]]]  # the topic, the rows' ids, and the table
 Chosen = tuple[str, int]  # the topic, and the row in the editor
+# Gradio's tables take files that are dropped on them and show their cells, without adding them to the topic.
+NO_DROP = """() => {
+    for (const name of ["dragenter", "dragover", "drop"])
+        document.addEventListener(name, event => {
+            if (!event.target.closest?.(".sans")) return;
+            event.preventDefault();
+            event.stopPropagation();
+            event.dataTransfer.dropEffect = "none";
+        }, true);
+}"""
 TEMPLATE_TOKENS = 4096  # of a row that "As the model reads it" shows
 
 
@@ -354,5 +364,6 @@ def build(page: gr.Blocks, model: gr.Textbox) -> gr.State:
     load.click(_load, [source, new_name], opened)
     demo.click(_restore_demo, None, opened)
     download_on_click(export, _export, [version])
+    page.load(None, None, None, js=NO_DROP)
     page.load(lambda: library().current().version(), None, version, show_progress="hidden")
     return version

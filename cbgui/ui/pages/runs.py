@@ -21,10 +21,13 @@ from cbgui.runs.history import history
 from cbgui.runs.run import DATA_FIELDS, STATE_LABELS, Run
 from cbgui.training.diagnostics import slowest_layer
 from cbgui.ui.common import need_run, other_name, pick, row_of, run_choices, sentences, tell
+from cbgui.ui.fragments import plain
 from cbgui.ui.server.storage import refuse_full, trim_trash
 
 COLUMNS = ["run", "state", "model", "topic", "started", "minutes", "steps", "break cosine", "keep drift"]
 COLUMNS += ["answered attacks", "keep KL"]  # from the report of a run that was evaluated
+
+WIDTHS = [f"{width}px" for width in (180, 110, 120, 110, 130, 80, 90, 90, 90, 100, 80)]  # all are seen at 1280 pixels
 
 
 def _row(run: Run) -> list[Any]:
@@ -67,9 +70,11 @@ def _reported(run: Run) -> list[str]:
     return [f"{worst_answered(report):.1%}", f"{report['retain']['kl']:.4f}"]
 
 
-def _list() -> tuple:
+def _list(open_run: str | None = None) -> tuple:
     rows = [_row(run) for run in folder.list_runs()]
-    words = "" if rows else "No run yet. Start one on the **Train** page."
+    words = f"Open now: **{plain(open_run)}**." if pick(open_run) else "No run is open."
+    if not rows:
+        words = "No run yet. Start one on the **Train** page."
     names = [row[0] for row in rows]
     return pd.DataFrame(rows, columns=COLUMNS), words, gr.Dropdown(choices=names), names
 
@@ -160,6 +165,8 @@ def build(page: gr.Blocks, tab: gr.Tab, run_name: gr.Dropdown) -> None:
     table = gr.Dataframe(
         headers=COLUMNS,
         interactive=False,
+        wrap=True,
+        column_widths=WIDTHS,
         max_height=420,
         label="Runs",
         show_label=False,
@@ -187,7 +194,7 @@ def build(page: gr.Blocks, tab: gr.Tab, run_name: gr.Dropdown) -> None:
         elem_classes="sans",
     )
     for trigger in (tab.select, run_name.change, page.load):
-        trigger(_list, None, [table, words, chosen, shown], show_progress="hidden")
+        trigger(_list, run_name, [table, words, chosen, shown], show_progress="hidden")
     table.select(_open, shown, run_name, show_progress="hidden")
     compare.click(_compare, chosen, [cosine, drift, differences])
     rename.click(_rename, [run_name, new], [run_name, new])

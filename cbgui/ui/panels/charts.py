@@ -14,6 +14,7 @@ from cbgui.training.diagnostics import DERAILS, FIRST_STEPS, UNTOUCHED, slowest_
 # RGB values; each colour is visible on a light and on a dark page.
 HUES = ((59, 130, 246), (249, 115, 22), (20, 184, 166), (168, 85, 247), (236, 72, 153), (132, 204, 22))
 VALIDATION = ", validation"
+TARGET, TARGET_COLOUR = f"derails below {DERAILS:g}", "rgb(148,163,184)"
 LOSS_COLUMNS = ["step", "value", "loss"]
 COSINE_COLUMNS = ["step", "cosine", "layer"]
 
@@ -29,14 +30,17 @@ def colours(table: pd.DataFrame) -> dict[str, Any]:
 
     The legend does not wrap on a phone, so once the validation series are lines it names only those.
     """
-    names = list(dict.fromkeys(table.iloc[:, -1]))
+    names = [name for name in dict.fromkeys(table.iloc[:, -1]) if name != TARGET]
     plain = list(dict.fromkeys(name.removesuffix(VALIDATION) for name in names))
     hues = {name: ",".join(map(str, HUES[index % len(HUES)])) for index, name in enumerate(plain)}
     validations = [name for name in names if name.endswith(VALIDATION)]
     color_map = {name: f"rgba({hues[name]},0.4)" for name in plain}
     color_map |= {name: f"rgb({hues[name.removesuffix(VALIDATION)]})" for name in validations}
     are_lines = table["step"][table.iloc[:, -1].isin(validations)].nunique() > 1
-    return {"color_map": color_map, "colors_in_legend": validations if are_lines else plain}
+    legend = validations if are_lines else plain
+    if TARGET in set(table.iloc[:, -1]):
+        color_map[TARGET], legend = TARGET_COLOUR, [*legend, TARGET]
+    return {"color_map": color_map, "colors_in_legend": legend}
 
 
 def _ending(event: dict[str, Any]) -> str:
@@ -58,6 +62,12 @@ def cosine_table(events: list[dict[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=COSINE_COLUMNS)
 
 
+def _with_target(table: pd.DataFrame, limits: list[int]) -> pd.DataFrame:
+    """The cosines with a line where they must arrive."""
+    line = pd.DataFrame([(step, DERAILS, TARGET) for step in limits], columns=COSINE_COLUMNS)
+    return pd.concat([table, line], ignore_index=True) if len(table) else table
+
+
 @dataclass(frozen=True)
 class Drawn:
     """What the charts of a page show: how many measurements of which run, and with which axes and colours."""
@@ -76,7 +86,7 @@ def update(run: str, past: History, drawn: Drawn | None) -> tuple[tuple[Any, ...
     """
     points = past.points()
     limits = [0, past.newest["step"]["steps"] if "step" in past.newest else 1]
-    tables = loss_table(points), cosine_table(points)
+    tables = loss_table(points), _with_target(cosine_table(points), limits)
     looks = [{"x_lim": limits, **(colours(table) if len(table) else {})} for table in tables]
     # With an empty table, a chart would treat its number columns as categories.
     values = [table if len(table) else None for table in tables]
