@@ -202,7 +202,7 @@ def choose_answer(mapping: Mapping, kind: Kind, answer: str | None, name: str, n
     if answer not in sides:
         raise InputError(
             f"{name}: every row has two answers, {good!r} and {bad!r}; say which one the model must not give: on the "
-            "command line --set data.break_answer=chosen (or rejected), on the Data page under 'Answer is in'."
+            "command line --set data.break_answer=chosen (or rejected), on the Topic page under 'Answer is in'."
         )
     return replace(mapping, response=sides[answer])
 
@@ -385,5 +385,5 @@ def need_prompts(mapping: Mapping, columns: list[str], name: str) -> None:
         shown = ", ".join(map(repr, columns[:12])) or "none"
         raise InputError(
             f"{name}: no column is known to hold the question; its columns are {shown}. Rename one to prompt and one "
-            "to response, or choose them on the Data page."
+            "to response, or choose them on the Topic page."
         )

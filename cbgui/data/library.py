@@ -115,10 +115,10 @@ class Library:
         counts = data.counts()
         for part, words in (("break", "must-stop"), ("retain", "must-keep")):
             if not counts[part]:
-                raise InputError(f"topic {data.name!r} has no {words} rows; add some on the Data page.")
+                raise InputError(f"topic {data.name!r} has no {words} rows; add some on the Topic page.")
         if empty := data.without_answer():
             raise InputError(
-                f"topic {data.name!r} has {empty:,} rows without an answer; on the Data page, press 'Write the "
+                f"topic {data.name!r} has {empty:,} rows without an answer; on the Topic page, press 'Write the "
                 "answers', or delete them with 'Check the data'."
             )
         if not counts["held_out"]:

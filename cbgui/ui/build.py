@@ -37,23 +37,23 @@ def build() -> gr.Blocks:
             with gr.Column(scale=0, min_width=380):
                 run_name = gr.Dropdown([], value=None, label="Run", allow_custom_value=True, elem_id="run")
                 device = gr.Markdown(elem_id="device")
-        # The Train page shows it; the Data page, which is built first, counts tokens with the same model.
+        # The Train page shows it; the Topic page, which is built first, counts tokens with the same model.
         model = gr.Textbox(
             "demo", label="Model", info="demo, a hub id such as owner/name, or a folder", elem_id="model", render=False
         )
         with gr.Tabs():
-            with gr.Tab("Data"):
+            with gr.Tab("1 Topic"):
                 topic = data.build(page, model)
-            with gr.Tab("Train") as tab:
+            with gr.Tab("2 Train") as tab:
                 train.build(page, tab, run_name, model, topic)
-            with gr.Tab("Runs") as tab:
-                runs.build(page, tab, run_name)
-            with gr.Tab("Chat") as tab:
+            with gr.Tab("3 Try") as tab:
                 chat.build(page, tab, run_name)
-            with gr.Tab("Report"):
+            with gr.Tab("4 Test"):
                 report.build(page, run_name)
-            with gr.Tab("Export"):
+            with gr.Tab("5 Take away"):
                 export.build(page, run_name)
+            with gr.Tab("History") as tab:
+                runs.build(page, tab, run_name)
         page.load(_choices, run_name, run_name, show_progress="hidden")
         for trigger in (page.load, gr.Timer(DEVICE_TICK).tick):
             trigger(_device, None, device, show_progress="hidden", queue=False)

@@ -46,15 +46,15 @@ def expect_drawn(page: Page, run: Run) -> None:
 def test_the_charts_are_those_of_the_chosen_run(app, page):
     runs = {name: finished_run(app.runs / name, steps) for name, steps in (("long", 40), ("short", 8), ("middle", 16))}
     page.goto(app.url)
-    open_tab(page, "Train")
+    open_tab(page, "2 Train")
     for name in ("long", "short", "middle", "long", "middle", "short"):
         choose(page, "run", name)
         expect(page.locator("#run-line")).to_contain_text(name)
         expect_drawn(page, runs[name])
-    open_tab(page, "Runs")
+    open_tab(page, "History")
     page.locator("#runs [data-testid$='-0']", has_text="middle").first.click()
     expect(page.locator("#run input")).to_have_value("middle")
-    open_tab(page, "Train")
+    open_tab(page, "2 Train")
     expect_drawn(page, runs["middle"])
 
 
@@ -68,18 +68,18 @@ def test_the_charts_end_where_the_run_ended(app, page):
     run.events_file.write_text("", "utf-8")
     with hold(run.lock_file(TRAIN)):  # as if it were training
         page.goto(app.url)
-        open_tab(page, "Train")
+        open_tab(page, "2 Train")
         expect(page.locator("#run-line")).to_contain_text("running")
         for step in range(1, 10):
             write(step_event(step, 40))
         expect_drawn(page, run)
         write(step_event(10, 40), validation_event(10))  # new series in new colours
         expect_drawn(page, run)
-        open_tab(page, "Data")
+        open_tab(page, "1 Topic")
         for step in range(11, 40):
             write(step_event(step, 40))
         page.wait_for_timeout(3000)
-        open_tab(page, "Train")
+        open_tab(page, "2 Train")
         expect_drawn(page, run)
         write(step_event(40, 40), validation_event(40))
     write({"time": 1.8e9, "kind": "status", "state": "done", "text": "Done"})

@@ -1,4 +1,4 @@
-"""The Data page: import with mapping, edit in place, undo, checks and fixes, written answers, topics, many rows."""
+"""The Topic page: import with mapping, edit in place, undo, checks and fixes, written answers, topics, many rows."""
 
 from __future__ import annotations
 

@@ -25,11 +25,11 @@ def test_a_run_outlives_browser_app_and_trainer(app, page, browser):
     line = page.locator("#run-line")
     expect(line).to_contain_text(re.compile(r"step [2-9] of 30"), timeout=LONG)
     page.reload()
-    open_tab(page, "Train")
+    open_tab(page, "2 Train")
     expect(line).to_contain_text(re.compile(r"running, step \d+ of 30"))
     second = browser.new_page()
     second.goto(app.url)
-    open_tab(second, "Train")
+    open_tab(second, "2 Train")
     expect(second.locator("#run-line")).to_contain_text(re.compile(r"running, step \d+ of 30"))
 
     second.locator("#pause").click()
@@ -45,7 +45,7 @@ def test_a_run_outlives_browser_app_and_trainer(app, page, browser):
     app.kill()
     app.open()
     page.goto(app.url)
-    open_tab(page, "Train")
+    open_tab(page, "2 Train")
     expect(line).to_contain_text("running, but it has written nothing for")
     expect(line).to_contain_text("is suspended")
     os.kill(run.training.pid(), signal.SIGCONT)
@@ -58,7 +58,7 @@ def test_a_run_outlives_browser_app_and_trainer(app, page, browser):
     expect(page.locator("#samples")).to_contain_text("Held-out answers at step 30")
     assert _last_step(run) == 30
 
-    open_tab(page, "Runs")
+    open_tab(page, "History")
     table = page.locator("#runs")
     expect(table).to_contain_text("30 of 30")
     page.locator("#duplicate-run").click()
@@ -77,7 +77,7 @@ def test_a_run_outlives_browser_app_and_trainer(app, page, browser):
 
 def test_impossible_settings_are_refused_in_words(url, page):
     page.goto(url)
-    open_tab(page, "Train")
+    open_tab(page, "2 Train")
     memory = page.locator("#memory")
     expect(memory).to_contain_text("It fits.")
     model = box(page, "model")
@@ -103,5 +103,5 @@ def test_impossible_settings_are_refused_in_words(url, page):
     expect(page.locator("#command")).to_contain_text("python -m cbgui train")
     assert "Traceback" not in page.content()
     page.reload()
-    open_tab(page, "Train")
+    open_tab(page, "2 Train")
     choose(page, "preset", "my own")

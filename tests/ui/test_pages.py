@@ -93,7 +93,7 @@ def test_validation_is_a_stronger_line_in_the_colour_of_its_steps(trained):
     ("cosine", "step", "state", "words"),
     [
         (0.1, 50, "running", "now derail"),
-        (0.1, 50, "done", "Try it on the Chat page"),
+        (0.1, 50, "done", "Open **Try** and ask it something"),
         (0.5, 50, "running", "are turning away"),
         (0.5, 50, "done", "only in part"),
         (0.95, 50, "done", "do not derail"),

@@ -105,7 +105,7 @@ def _refresh(name: str | None, other: str | None, seen: tuple | None) -> tuple:
 
 
 def _other_prompts() -> gr.Dropdown:
-    """What else can be asked: the topics of the Data page, and the public sets."""
+    """What else can be asked: the topics of the Topic page, and the public sets."""
     return gr.Dropdown(choices=[TOPIC + name for name in library().names()] + list(PUBLIC))
 
 
@@ -120,7 +120,7 @@ def _prompts_of(choice: str, run: Run) -> str:
     examples = [row.example for row in data.rows()]
     if not examples:
         raise InputError(
-            f"other questions: topic {data.name!r} has no rows; choose another, or add some on the Data page."
+            f"other questions: topic {data.name!r} has no rows; choose another, or add some on the Topic page."
         )
     path = run.report_prompts_file(data.name)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -188,7 +188,7 @@ def build(page: gr.Blocks, run_name: gr.Dropdown) -> None:
             [],
             multiselect=True,
             label="Also ask",
-            info="topics of the Data page, and public sets; at most 200 questions of each side",
+            info="your topics, and public sets; at most 200 questions of each side",
             elem_id="also",
             min_width=300,
         )

@@ -158,7 +158,7 @@ def _curve(y: str, title: str) -> gr.LinePlot:
 
 
 def build(page: gr.Blocks, tab: gr.Tab, run_name: gr.Dropdown) -> None:
-    gr.Markdown("Click a run to open it. Train, Chat, Report and Export then show it.")
+    gr.Markdown("Click a run to open it. Train, Try, Test and Take away then show it.")
     words = gr.Markdown()
     shown = gr.State([])
     place = gr.State(None)

@@ -184,13 +184,13 @@ def _discard(name: str | None):
     run.training.kill()
     folder.delete(run)
     trim_trash()
-    tell(f"Run {run.name} is discarded. The Runs page can bring it back until the app closes.")
+    tell(f"Run {run.name} is discarded. The History page can bring it back until the app closes.")
     names = run_choices()
     return gr.Dropdown(choices=names, value=next(iter(names), None))
 
 
 def _what(topic: tuple | None) -> str:
-    """What Start will train, as Markdown: the topic of the Data page and its counts."""
+    """What Start will train, as Markdown: the chosen topic and its counts."""
     data = shown_topic(topic)
     counts = data.counts()
     words = (
@@ -198,7 +198,7 @@ def _what(topic: tuple | None) -> str:
         f"{counts['held_out']:,} held out."
     )
     if empty := data.without_answer():
-        words += f" **{empty:,} without an answer**; let the model write them on the Data page."
+        words += f" **{empty:,} without an answer**; let the model write them on the Topic page."
     return words
 
 

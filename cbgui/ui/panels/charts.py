@@ -114,7 +114,11 @@ def meaning(events: list[dict[str, Any]], state: str) -> str:
     step, (layer, cosine) = measured[-1]["step"], slowest_layer(measured[-1])
     scale = f"break cosine {cosine:.2f}; 1 is untouched"
     if cosine < DERAILS:
-        rest = "From here, training restores what must be kept." if state == "running" else "Try it on the Chat page."
+        rest = (
+            "From here, training restores what must be kept."
+            if state == "running"
+            else "Open **Try** and ask it something."
+        )
         return f"Answers that must stop now derail ({scale}). {rest}"
     if state == "done" and cosine > UNTOUCHED:
         return f"Answers that must stop do not derail ({scale})."
