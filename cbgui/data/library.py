@@ -117,8 +117,9 @@ class Library:
             if not counts[part]:
                 raise InputError(f"topic {data.name!r} has no {words} rows; add some on the Topic page.")
         if empty := data.without_answer():
+            rows = "row" if empty == 1 else "rows"
             raise InputError(
-                f"topic {data.name!r} has {empty:,} rows without an answer; on the Topic page, press 'Write the "
+                f"topic {data.name!r} has {empty:,} {rows} without an answer; on the Topic page, press 'Write the "
                 "answers', or delete them with 'Check the data'."
             )
         if not counts["held_out"]:
