@@ -342,6 +342,4 @@ def build(page: gr.Blocks, tab: gr.Tab, run_name: gr.Dropdown, model: gr.Textbox
     # Twice, because a chart of another run is emptied before it is drawn.
     for trigger in (run_name.change, page.load):
         trigger(_refresh, shows, view, **quiet).then(_refresh, shows, view, **quiet)
-    tab.select(lambda: None, None, drawn, **quiet).then(_refresh, shows, view, **quiet).then(
-        _refresh, shows, view, **quiet
-    )
+    tab.select(charts.draw_again, drawn, drawn, **quiet).then(_refresh, shows, view, **quiet)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import gradio as gr
@@ -99,6 +99,11 @@ def update(run: str, past: History, drawn: Drawn | None) -> tuple[tuple[Any, ...
     if drawn.settled and drawn.measured == past.measured:
         return (gr.skip(),) * 2, drawn
     return tuple(gr.LinePlot(value=value) for value in values), Drawn(run, past.measured, look, True)
+
+
+def draw_again(drawn: Drawn | None) -> Drawn | None:
+    """Let the next `update` draw what is shown already, for a picture that was made while its tab was hidden."""
+    return drawn and replace(drawn, settled=False)
 
 
 def duration(seconds: float) -> str:
