@@ -25,12 +25,12 @@ def run(tmp_path, monkeypatch, short_config):
 
 def test_rename_and_duplicate_carry_the_data(run):
     moved = folder.rename(run, "second one")
-    assert moved.name == "second-one" and [r.name for r in folder.list_runs()] == ["second-one"]
+    assert moved.name == "second one" and [r.name for r in folder.list_runs()] == ["second one"]
     copy = folder.duplicate(moved)
-    assert copy.name == "second-one-2" and copy.state() == "new"
+    assert copy.name == "second one-2" and copy.state() == "new"
     assert copy.examples("break") == moved.examples("break") != []
     assert copy.config().training == moved.config().training
-    for name in ("second-one-2", "", "///"):
+    for name in ("second one-2", "", "///"):
         with pytest.raises(InputError, match="name of the run"):
             folder.rename(moved, name)
 
