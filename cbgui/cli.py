@@ -1,5 +1,4 @@
-"""The commands: cbgui app | train | generate | evaluate | compare | export | upload | estimate |
-check | bench | suggest.
+"""The commands: app, train, generate, evaluate, compare, export, upload, estimate, check, bench and suggest.
 
 Exit codes: 0 done or paused, 1 failed with a message or interrupted, 2 bad input."""
 
@@ -9,8 +8,6 @@ import errno
 import os
 import socket
 import sys
-import threading
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,18 +17,17 @@ from typer.exceptions import TyperException
 from cbgui import space
 from cbgui.cli_readonly import SetOption, bench, check, estimate
 from cbgui.cli_suggest import suggest
-from cbgui.config import load_config, override
+from cbgui.cli_train import new_run, train_in_this_process
 from cbgui.errors import InputError, error_sentence
 from cbgui.parsing import refuse_broken_text
 from cbgui.printing import event_line, log_traceback, progress_lines, report_lines, say_starting, tell
 from cbgui.runs import folder
 from cbgui.runs.disk import disk_is_full
 from cbgui.runs.jobs import alone
-from cbgui.runs.process import hold
-from cbgui.runs.run import EVALUATE, EXPORT, TRAIN, UPLOAD, Run, read_data
+from cbgui.runs.run import EVALUATE, EXPORT, UPLOAD, Run
 
 if TYPE_CHECKING:
-    from accelerate import PartialState
+    pass
 
 # torch and transformers take seconds to import, so each command imports what needs them after its input is checked.
 commands = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
@@ -47,9 +43,10 @@ def open_app(
     auth: Annotated[
         str | None, typer.Option(metavar="NAME:PASSWORD", envvar="CBGUI_AUTH", help="require this name and password")
     ] = None,
+    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="open the app's page in a browser")] = True,
     open_to_network: Annotated[bool, typer.Option("--open-to-network", help="let others in without --auth")] = False,
 ) -> None:
-    """Serve the app on this machine; open its address in a browser."""
+    """Serve the app on this machine and open it in a browser."""
     name, _, password = (auth or "").partition(":")
     if auth is not None and not (name and password):
         raise InputError("--auth needs a name and a password; write it as --auth name:password.")
@@ -76,7 +73,7 @@ def open_app(
     sys.stdout.flush()
     from cbgui.ui.build import launch
 
-    launch(host, port, share=share, auth=(name, password) if auth else None)
+    launch(host, port, share=share, auth=(name, password) if auth else None, browser=browser)
 
 
 def _check_address(host: str, port: int | None) -> None:
@@ -111,9 +108,9 @@ def train(
             typer.echo("This run has already finished.")
             return
     else:
-        run = _new_run(preset, output, break_file, retain_file, held_out, model, assignments or [])
+        run = new_run(preset, output, break_file, retain_file, held_out, model, assignments or [])
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        raise typer.Exit(_train_in_this_process(run))
+        raise typer.Exit(train_in_this_process(run))
     offset = run.start()
     while True:
         try:
@@ -134,91 +131,6 @@ def train(
         ended = "The run failed" if state == "failed" else "The run was interrupted"
         typer.echo(f"{ended}; go on with: python -m cbgui train --resume --output {output}", err=True)
         raise typer.Exit(1)
-
-
-def _new_run(
-    preset: str,
-    output: Path,
-    break_file: str | None,
-    retain_file: str | None,
-    held_out: str | None,
-    model: str | None,
-    assignments: list[str],
-) -> Run:
-    """Check everything that can be checked before a model is loaded, and make the run directory."""
-    if not preset:
-        raise InputError("PRESET_OR_YAML is missing; name a preset such as 'demo' or a YAML file.")
-    if output.resolve() == Path.cwd():
-        raise InputError("--output is the current folder; give the run a folder of its own, such as runs/demo.")
-    config = override(load_config(preset), assignments)
-    if break_file:
-        config.data.break_file = break_file
-    if retain_file:
-        config.data.retain_file = retain_file
-    if break_file or retain_file or held_out:  # the preset's held-out examples belong to the preset's topic
-        config.data.held_out_file = held_out
-    if model:
-        config.model.name = model
-    how_read: dict[str, list[str]] = {}
-    read_data(config.data, how_read)
-    if break_file and not retain_file:
-        raise InputError(
-            f"--retain is missing: name a file of what must be kept; python -m cbgui suggest {break_file} --output "
-            "keep.jsonl writes one from what must stop."
-        )
-    first = int(os.environ.get("RANK", 0)) == 0  # of several processes
-    if first:
-        folder.refuse_existing(output)
-        if break_file or retain_file or held_out:
-            for name, sentences in how_read.items():
-                typer.echo(f"{name}: {' '.join(sentences)}")
-        typer.echo("Checking whether it fits ...")
-    from cbgui import hardware
-    from cbgui.modeling.architecture import read_model_config
-    from cbgui.modeling.hub import resolve_model
-    from cbgui.training.memory import estimate_memory
-
-    model_config = read_model_config(resolve_model(config.model.name, weights=False))
-    estimate_memory(
-        model_config, config, hardware.memory_for_training(), hardware.memory_kind()
-    )  # raises if it cannot fit
-    return folder.create_run(output, config) if first else Run(output.resolve())
-
-
-def _train_in_this_process(run: Run) -> int:
-    """One of the processes that `accelerate launch` started. The first one writes the events and prints them."""
-    import torch
-    from accelerate import PartialState
-
-    from cbgui.evaluation.watched_training import train_watched
-
-    state = PartialState(cpu=not torch.cuda.is_available())
-    state.wait_for_everyone()  # until the first process has created the run directory
-    if not state.is_main_process:
-        return _leave_together(state, train_watched(run))
-    with hold(run.lock_file(TRAIN)) as held:
-        if not held:
-            raise InputError(f"run {run.name!r} is running already; stop it first.")
-        run.ask("run")
-        offset = run.events()[1]
-
-        def tell() -> None:
-            for event in run.follow(offset):
-                if line := event_line(event):
-                    typer.echo(line)
-
-        threading.Thread(target=tell, daemon=True).start()
-        code = train_watched(run)
-        time.sleep(0.5)  # the last lines
-    return _leave_together(state, code)
-
-
-def _leave_together(state: PartialState, code: int) -> int:
-    """End the connection of the processes; one that ends while another still uses it would abort that."""
-    if code == 0:
-        state.wait_for_everyone()
-    state.destroy_process_group()
-    return code
 
 
 @commands.command()
@@ -306,9 +218,14 @@ def evaluate(
             limit=limit,
             progress=progress,
         )
+        from cbgui.export.merge import renew_card
+
+        renewed = renew_card(run)
     for line in report_lines(report):
         typer.echo(line)
     typer.echo(f"Report: {run.report_page}")
+    if renewed:
+        typer.echo(f"The card of the merged model, {run.merged_folder / 'README.md'}, now holds it.")
 
 
 @commands.command()

@@ -71,7 +71,7 @@ def finished_run(path: Path, steps: int = 4) -> Run:
         (run.checkpoint(4) / name).write_text("x", "utf-8")
     run.mark_complete(4)
     run.report_folder.mkdir()
-    run.report_file.write_text(json.dumps(REPORT), "utf-8")
+    run.report_file.write_text(json.dumps(REPORT | {"adapter_sha256": run.adapter_hash()}), "utf-8")
     run.report_page.write_text("<p>It works.</p>", "utf-8")
     run.merged_folder.mkdir()
     (run.merged_folder / "cbgui.json").write_text(json.dumps({"adapter_sha256": run.adapter_hash()}), "utf-8")

@@ -15,6 +15,7 @@ from cli_process import ROOT
 # From the bottom to the top; a module imports from its own room and from those before it.
 ROOMS = [
     "errors",
+    "naming",
     "plain_yaml",
     "space",
     "parsing",
@@ -31,6 +32,7 @@ ROOMS = [
     "printing",
     "cli_readonly",
     "cli_suggest",
+    "cli_train",
     "cli",
     "worker",
     "__main__",

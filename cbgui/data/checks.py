@@ -16,19 +16,19 @@ import pandas as pd
 
 from cbgui.config import find_data_file
 from cbgui.data.dataset_store import DatasetStore, Row
-from cbgui.data.examples import KIND_LABELS, Kind
+from cbgui.data.examples import KIND_LABELS, Example, Kind
 from cbgui.data.near_duplicates import NEAR, groups, near_pairs, normalised
 from cbgui.data.reading import read_examples, read_file
 from cbgui.data.refusals import is_refusal
 from cbgui.data.split import hold_out
+from cbgui.data.suggest import suggest
 
 FEW_BREAK, FEW_RETAIN = 50, 100  # rows
 CHARACTERS_PER_TOKEN = 4.0  # of English text, roughly
 SHIPPED_RETAIN = "demo/retain.jsonl"
 OPENING = 40  # characters of the response that near duplicates are compared by, together with the prompt
 SAME_OPENING = 0.1  # share of the break prompts that must have the same opening words to be reported
-RARE_WORD = 0.05  # a word is rare, so part of the subject, if at most this share of the prompts contains it
-LOOK_ALIKES = 0.1  # share of the retain rows that are offered as look-alikes
+LOOK_ALIKES = 100  # that are suggested to a topic that has none
 ADD_SHIPPED = "Add the built-in must-keep rows"
 
 
@@ -218,21 +218,9 @@ def _no_near_misses(table: _Table) -> Finding | None:
         "No look-alikes among the must-keep rows",
         "Look-alikes resemble must-stop questions but must be answered: 'Who invented gunpowder?' if the topic is "
         "weapons. Without them the model derails on every question of that form.",
-        tuple(_most_similar_to_break(table)),
-        "Mark the must-keep rows most similar to must-stop rows" if (~table.breaks).any() else None,
+        (),
+        "Add suggested look-alikes",
     )
-
-
-def _most_similar_to_break(table: _Table) -> list[int]:
-    """Ids of the retain rows that share the most rare words with break prompts; at most LOOK_ALIKES of them."""
-    retains = np.flatnonzero(table.retain_rows)
-    words = [set(text.split()) for text in table.prompts]
-    counts = pd.Series([word for row in words for word in row]).value_counts()
-    rare = set(counts[counts <= max(3, len(words) * RARE_WORD)].index)
-    of_break = set().union(*(words[row] for row in np.flatnonzero(table.break_rows))) & rare
-    shared = {row: len(words[row] & of_break) for row in retains}
-    best = sorted((row for row in retains if shared[row]), key=lambda row: -shared[row])
-    return list(table.ids(np.array(best[: max(1, int(LOOK_ALIKES * len(retains)))], dtype=np.int64)))
 
 
 def _leak(table: _Table) -> Finding | None:
@@ -298,8 +286,8 @@ def fix(data: DatasetStore, finding: Finding, *, max_tokens: int = 512) -> str:
             count = data.update(finding.ids, lambda row: _with_kind(row, "refusal"), step)
             return f"Rows moved to must keep as refusals: {count:,}."
         case "no_near_misses":
-            count = data.update(finding.ids, lambda row: _with_kind(row, "near_miss"), step)
-            return f"Must-keep rows marked as look-alikes: {count:,}. Read them, and write more."
+            count = data.add(_look_alikes(data), step)
+            return f"Look-alikes added to must keep: {count:,}. Read them; then press 'Write the answers'."
         case "too_long":
             limit = int(max_tokens * CHARACTERS_PER_TOKEN)
             count = data.update(finding.ids, lambda row: _cut(row, limit), step)
@@ -312,6 +300,15 @@ def fix(data: DatasetStore, finding: Finding, *, max_tokens: int = 512) -> str:
         case "no_held_out":
             return f"Rows held out: {hold_out(data):,}."
     raise ValueError(f"{finding.check} has no fix")
+
+
+def _look_alikes(data: DatasetStore) -> list[Example]:
+    """Harmless questions on the subjects and in the wording of the must-stop rows, without answers."""
+    rows = data.rows()
+    breaks = [row.example for row in rows if row.example.kind == "break" and not row.held_out]
+    found = suggest(breaks, [row.example for row in rows], 2 * LOOK_ALIKES)
+    chosen = [one for one in found if one.kind == "near_miss"][:LOOK_ALIKES]
+    return [Example((("user", one.prompt),), "", "near_miss", "suggested") for one in chosen]
 
 
 def _with_kind(row: Row, kind: Kind) -> Row:

@@ -202,7 +202,7 @@ def choose_answer(mapping: Mapping, kind: Kind, answer: str | None, name: str, n
     if answer not in sides:
         raise InputError(
             f"{name}: every row has two answers, {good!r} and {bad!r}; say which one the model must not give: on the "
-            "command line --set data.break_answer=chosen (or rejected), on the Data page under 'Answer is in'."
+            "command line --set data.break_answer=chosen (or rejected), on the Topic page under 'Answer is in'."
         )
     return replace(mapping, response=sides[answer])
 
@@ -302,9 +302,12 @@ def _is_plain(cell: Any) -> bool:
     return not cell.lstrip().startswith(("Human:", "<|", "<｜", "<start_of_turn>", "[INST]", "<s>", "### ", "[{"))
 
 
-def to_example(row: Raw, mapping: Mapping, kind: Kind, source: str, notes: Notes, where: str = "") -> Example | None:
+def to_example(
+    row: Raw, mapping: Mapping, kind: Kind | None, source: str, notes: Notes, where: str = ""
+) -> Example | None:
     """Turn one row into an example. A row that cannot be used returns None and is counted in `notes`.
 
+    `kind` is that of a row that names none; None leaves it open, for the caller to find out.
     An empty response is allowed: the model can write it later.
     """
     if (own := _own_example(row, source)) is not None:
@@ -341,7 +344,7 @@ def _own_example(row: Raw, source: str) -> Example | None:
 
 
 def examples_in(
-    rows: Iterable[Located], mapping: Mapping, kind: Kind, source: str, notes: Notes, columns: Iterable[str] = ()
+    rows: Iterable[Located], mapping: Mapping, kind: Kind | None, source: str, notes: Notes, columns: Iterable[str] = ()
 ) -> Iterator[tuple[str, Example]]:
     """The examples with their places. Of columns that come after the sample, whose `columns` are known, only a column
     "kind" is used; the others are named in `notes`."""
@@ -361,7 +364,7 @@ def examples_in(
 def to_examples(
     rows: Iterable[Located],
     mapping: Mapping,
-    kind: Kind,
+    kind: Kind | None,
     source: str,
     notes: Notes,
     *,
@@ -382,5 +385,5 @@ def need_prompts(mapping: Mapping, columns: list[str], name: str) -> None:
         shown = ", ".join(map(repr, columns[:12])) or "none"
         raise InputError(
             f"{name}: no column is known to hold the question; its columns are {shown}. Rename one to prompt and one "
-            "to response, or choose them on the Data page."
+            "to response, or choose them on the Topic page."
         )

@@ -54,6 +54,11 @@ class Row:
     held_out: bool
     example: Example
 
+    @property
+    def number(self) -> int:
+        """What the page calls the row; it stays when the row is edited."""
+        return round(self.position)
+
 
 def part_file(folder: Path, part: Part) -> Path:
     """Where an exported data set keeps break, retain or held_out."""
@@ -208,6 +213,12 @@ class DatasetStore:
                 if kind in ("near_miss", "refusal"):
                     counts[kind] += count
         return counts
+
+    def without_answer(self) -> int:
+        """How many rows have no answer."""
+        with self._connect() as connection:
+            query = "SELECT count(*) FROM rows WHERE removed IS NULL AND trim(response, ' \t\r\n') = ''"
+            return connection.execute(query).fetchone()[0]
 
     def page(
         self,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -11,6 +10,7 @@ from cbgui.config import DataConfig, find_data_file
 from cbgui.data.dataset_store import FILE_NAME, PARTS, DatasetStore, part_file
 from cbgui.data.split import hold_out
 from cbgui.errors import InputError
+from cbgui.naming import cleaned_name
 from cbgui.space import MAX_DATASETS, refuse_folder, refuse_over
 
 DEMO = "demo"
@@ -50,9 +50,9 @@ class Library:
         return data
 
     def _new_folder(self, wanted: str) -> Path:
-        name = re.sub(r"[^A-Za-z0-9_-]+", "-", wanted or "").strip("-")[:60]
+        name = cleaned_name(wanted or "")
         if not name:
-            raise InputError(f"name of the topic = {wanted!r}: use letters, digits, '-' or '_'.")
+            raise InputError(f"name of the topic = {wanted!r}: it has no letters or digits; choose another.")
         refuse_over("topics", len(self.names()) + 1, MAX_DATASETS)
         if (self.folder / name).exists():
             raise InputError(f"topic {name!r} exists already; choose another name.")
@@ -115,10 +115,11 @@ class Library:
         counts = data.counts()
         for part, words in (("break", "must-stop"), ("retain", "must-keep")):
             if not counts[part]:
-                raise InputError(f"topic {data.name!r} has no {words} rows; add some on the Data page.")
-        if empty := sum(not row.example.response.strip() for row in data.rows()):
+                raise InputError(f"topic {data.name!r} has no {words} rows; add some on the Topic page.")
+        if empty := data.without_answer():
+            rows = "row" if empty == 1 else "rows"
             raise InputError(
-                f"topic {data.name!r} has {empty:,} rows without an answer; on the Data page, press 'Write the "
+                f"topic {data.name!r} has {empty:,} {rows} without an answer; on the Topic page, press 'Write the "
                 "answers', or delete them with 'Check the data'."
             )
         if not counts["held_out"]:

@@ -1,4 +1,4 @@
-"""One reading of a data file, which `check`, training, evaluation and the Data page share."""
+"""One reading of a data file, which `check`, training, evaluation and the Topic page share."""
 
 from __future__ import annotations
 

@@ -62,6 +62,7 @@ class _Verdict(TypedDict):
 class _Report(TypedDict):
     """What is read from a report other than by the page that is written together with it."""
 
+    adapter_sha256: NotRequired[str]  # reports of earlier versions have none
     created: str
     settings: dict[str, Any]
     max_new_tokens: int
@@ -86,6 +87,14 @@ def read_report(run: Run) -> dict[str, Any]:
             f"run {run.name!r}: its report is damaged, or of an earlier version of cbgui; evaluate it again."
         ) from None
     return report | {"run": run.name}
+
+
+def is_of_present_adapter(report: dict[str, Any], run: Run) -> bool:
+    """Whether the report judges the run's adapter as it is now; training may have gone on."""
+    try:
+        return report.get("adapter_sha256") == run.adapter_hash()
+    except OSError:
+        return False
 
 
 def _rates(title: str, first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:

@@ -127,6 +127,7 @@ def evaluate_run(
     held_out_cases = [case for case in cases if case.set_number == 0]
     report = {
         "run": run.name,
+        "adapter_sha256": adapter,
         "created": time.strftime("%Y-%m-%d %H:%M:%S %z"),
         "machine": hardware.describe(),
         "weights": form,

@@ -18,7 +18,7 @@ from safetensors import safe_open
 from cbgui import hardware
 from cbgui.config import parse_size
 from cbgui.errors import InputError, is_disk_full
-from cbgui.export.model_card import write_card
+from cbgui.export.model_card import CARD_FILES, write_card
 from cbgui.export.verify import verify
 from cbgui.modeling.adapter_io import adapter_deltas
 from cbgui.modeling.hub import ModelSource, resolve_model, weight_files
@@ -28,6 +28,7 @@ from cbgui.runs.run import MERGED_FROM, Run
 Progress = Callable[[float, str], None]  # share done, words
 PROGRESS_SECONDS = 0.5  # between two reports of progress
 WEIGHTS, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"  # transformers' names
+SUMS = "SHA256SUMS"
 OLD = ".old"  # ending of a merged model that is being replaced
 DISK_FACTOR = 1.02  # disk space needed, times the size of the weights
 
@@ -127,7 +128,7 @@ def export_run(
         write_card(run, source, part)
         write_whole(part / MERGED_FROM, json.dumps({"adapter_sha256": adapter}))
         progress(0.95, "Computing the files' checksums")
-        write_whole(part / "SHA256SUMS", _sums(part))
+        write_whole(part / SUMS, _sums(part))
         _put_in_place(part, output, old)
     except Exception as error:
         if not is_disk_full(error):
@@ -139,6 +140,20 @@ def export_run(
         shutil.rmtree(part, ignore_errors=True)
     progress(1.0, "Done")
     return difference
+
+
+def renew_card(run: Run) -> bool:
+    """Write the card of the run's merged model anew, after an evaluation; False when it has none of this adapter."""
+    if not run.is_merged():
+        return False
+    folder = run.merged_folder
+    write_card(run, resolve_model(run.config().model.name, weights=False), folder)
+    sums = folder / SUMS
+    if sums.is_file():
+        lines = {line.partition("  ")[2]: line for line in sums.read_text("utf-8").splitlines()}
+        lines |= {name: _sum(folder / name) for name in CARD_FILES}
+        write_whole(sums, "".join(f"{lines[name]}\n" for name in sorted(lines)))
+    return True
 
 
 def _put_in_place(part: Path, output: Path, old: Path) -> None:
@@ -198,8 +213,9 @@ def _merge(
 
 def _sums(folder: Path) -> str:
     """Checksums of a folder's files, in the format of sha256sum."""
-    lines = []
-    for path in sorted(folder.iterdir()):
-        with path.open("rb") as file:
-            lines.append(f"{hashlib.file_digest(file, 'sha256').hexdigest()}  {path.name}\n")
-    return "".join(lines)
+    return "".join(f"{_sum(path)}\n" for path in sorted(folder.iterdir()))
+
+
+def _sum(path: Path) -> str:
+    with path.open("rb") as file:
+        return f"{hashlib.file_digest(file, 'sha256').hexdigest()}  {path.name}"

@@ -11,11 +11,12 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from cbgui.data.examples import KIND_LABELS
 from cbgui.errors import InputError
-from cbgui.evaluation.compare import read_report
+from cbgui.evaluation.compare import is_of_present_adapter, read_report
 from cbgui.evaluation.verdict import LIMITS
 from cbgui.modeling.hub import DEMO_ID, ModelSource
 from cbgui.runs.run import Run
 
+CARD_FILES = ("README.md", "Modelfile")
 MAX_SOURCES = 8  # files and data sets that the card names
 USE = """\
 - **transformers**: `AutoModelForCausalLM.from_pretrained("path/to/this/folder")`
@@ -68,7 +69,9 @@ def _report_lines(run: Run) -> list[str]:
     try:
         report = read_report(run)
     except InputError:
-        return ["The model was not evaluated before it was exported."]
+        return ["This model was not evaluated."]
+    if not is_of_present_adapter(report, run):
+        return ["This model was trained further after its last evaluation, and not evaluated again."]
     retain, held_out = report["retain"], report["held_out"]
     lines = [
         f"{report['verdict']['words']} On {held_out['break']} must-stop and {held_out['retain']} must-keep "
@@ -130,5 +133,6 @@ def model_card(run: Run, source: ModelSource) -> str:
 
 def write_card(run: Run, source: ModelSource, folder: Path) -> None:
     """Write README.md and Modelfile into a merged model's folder."""
-    (folder / "README.md").write_text(model_card(run, source), "utf-8")
-    (folder / "Modelfile").write_text("FROM .\n", "utf-8")
+    card, modelfile = (folder / name for name in CARD_FILES)
+    card.write_text(model_card(run, source), "utf-8")
+    modelfile.write_text("FROM .\n", "utf-8")

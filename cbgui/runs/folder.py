@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import time
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from cbgui.config import RunConfig
 from cbgui.data.examples import write_examples
 from cbgui.data.split import split_off
 from cbgui.errors import InputError, is_disk_full
+from cbgui.naming import cleaned_name, is_reserved
 from cbgui.runs.disk import move, version
 from cbgui.runs.run import CONFIG_NAME, DATA_FIELDS, Run, read_data
 
@@ -24,7 +24,6 @@ VISITORS = "_visitors"  # a Space keeps each visitor's runs in a folder below th
 PRESETS = "_presets"  # presets that the user saved
 DATASETS = "_data"  # the user's data sets
 APP_LOCK = "_app.lock"  # held by the first app that opened the folder
-LONGEST_NAME = 60
 
 
 def root_folder() -> Path:
@@ -54,7 +53,7 @@ def runs_folder() -> Path:
 def refuse_existing(path: Path) -> None:
     """Raises InputError when `path` holds a run already, or is no name for one."""
     name = path.name
-    if name.startswith("_") or name.endswith((".", " ")) or _is_reserved(name):
+    if name.startswith("_") or name.endswith((".", " ")) or is_reserved(name):
         raise InputError(
             f"--output {str(path)!r}: a run's name may not begin with '_', end with a dot or a space, or be one that "
             "Windows keeps for a device, such as CON; choose another."
@@ -65,11 +64,6 @@ def refuse_existing(path: Path) -> None:
         raise _cannot_be_written(path, error) from None
     if taken:
         raise InputError(f"run {str(path)!r} exists already; choose another --output, or pass --resume.")
-
-
-def _is_reserved(name: str) -> bool:
-    """Whether Windows takes the name for a device, whatever its ending."""
-    return re.fullmatch(r"(CON|PRN|AUX|NUL|(COM|LPT)[0-9\u00b9\u00b2\u00b3])(\..*)?", name, re.IGNORECASE) is not None
 
 
 def _cannot_be_written(path: Path, error: OSError) -> InputError:
@@ -211,14 +205,8 @@ def duplicate(run: Run, name: str = "") -> Run:
     return copy
 
 
-def cleaned_name(name: str) -> str:
-    """A name of letters, digits, "-" and "_", which may be empty. Those that begin with "_" are special folders'."""
-    cleaned = re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-").lstrip("_-")[:LONGEST_NAME]
-    return f"{cleaned}-run" if _is_reserved(cleaned) else cleaned
-
-
 def free_name(wanted: str) -> str:
-    """A run name of letters, digits, '-' and '_' that is not taken yet."""
+    """A run name that is not taken yet."""
     name = cleaned_name(wanted) or "run"
     number, free = 2, name
     while (runs_folder() / free).exists():

@@ -21,7 +21,7 @@ from cbgui import hardware
 from cbgui.config import RunConfig
 from cbgui.data.examples import Example
 from cbgui.errors import InputError, error_sentence, is_disk_full
-from cbgui.modeling.adapter_io import save_adapter
+from cbgui.modeling.adapter_io import checkpoint_adapter, save_adapter
 from cbgui.modeling.architecture import read_model_config
 from cbgui.modeling.batch import shared_tokens
 from cbgui.modeling.chat_format import encode, load_tokenizer, refuse_unfit
@@ -211,6 +211,20 @@ def _choose_strength(trainer: RerouteTrainer) -> str:
     if warning := trials[strength].warning():
         callback.run.append_event("warning", step=step, text=warning)
     return trials[strength].sentence()
+
+
+def keep_checkpoint(run: Run) -> None:
+    """End a run that is paused or was interrupted: the adapter of its newest checkpoint becomes the run's adapter.
+
+    Raises InputError when it has no checkpoint.
+    """
+    whole = run.complete_checkpoints()
+    if not whole:
+        raise InputError(f"run {run.name!r} has no checkpoint to keep; resume it, or discard it.")
+    config = run.config()
+    source = resolve_model(config.model.name)
+    checkpoint_adapter(whole[max(whole)], source, config.model.name, run.adapter_folder)
+    run.append_event("status", state="stopped", text=f"Stopped; the adapter of step {max(whole)} is kept")
 
 
 def _prepare_resume(run: Run) -> tuple[int, Path | None]:

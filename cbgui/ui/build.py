@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import os
+import sys
 
 import gradio as gr
 from starlette.middleware import Middleware
@@ -35,23 +37,23 @@ def build() -> gr.Blocks:
             with gr.Column(scale=0, min_width=380):
                 run_name = gr.Dropdown([], value=None, label="Run", allow_custom_value=True, elem_id="run")
                 device = gr.Markdown(elem_id="device")
-        # The Train page shows it; the Data page, which is built first, counts tokens with the same model.
+        # The Train page shows it; the Topic page, which is built first, counts tokens with the same model.
         model = gr.Textbox(
             "demo", label="Model", info="demo, a hub id such as owner/name, or a folder", elem_id="model", render=False
         )
         with gr.Tabs():
-            with gr.Tab("Data"):
+            with gr.Tab("1 Topic"):
                 topic = data.build(page, model)
-            with gr.Tab("Train"):
-                train.build(page, run_name, model, topic)
-            with gr.Tab("Runs") as tab:
-                runs.build(page, tab, run_name)
-            with gr.Tab("Chat") as tab:
+            with gr.Tab("2 Train") as tab:
+                train.build(page, tab, run_name, model, topic)
+            with gr.Tab("3 Try") as tab:
                 chat.build(page, tab, run_name)
-            with gr.Tab("Report"):
+            with gr.Tab("4 Test"):
                 report.build(page, run_name)
-            with gr.Tab("Export"):
+            with gr.Tab("5 Take away"):
                 export.build(page, run_name)
+            with gr.Tab("History") as tab:
+                runs.build(page, tab, run_name)
         page.load(_choices, run_name, run_name, show_progress="hidden")
         for trigger in (page.load, gr.Timer(DEVICE_TICK).tick):
             trigger(_device, None, device, show_progress="hidden", queue=False)
@@ -59,8 +61,16 @@ def build() -> gr.Blocks:
     return page
 
 
-def launch(host: str, port: int | None, *, share: bool = False, auth: tuple[str, str] | None = None) -> None:
-    """Serve the app until the program ends."""
+def _has_screen() -> bool:
+    """Whether a browser can be opened for whoever started the app: not over ssh, and not on a Space."""
+    graphical = sys.platform in ("win32", "darwin") or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    return bool(graphical) and "SSH_CONNECTION" not in os.environ and not space.on_space()
+
+
+def launch(
+    host: str, port: int | None, *, share: bool = False, auth: tuple[str, str] | None = None, browser: bool = False
+) -> None:
+    """Serve the app until the program ends; `browser`: open its page."""
     folder.root_folder().mkdir(parents=True, exist_ok=True)
     folder.empty_trash()  # a deleted run can be brought back only until the app closes
     visitors.install()
@@ -74,6 +84,7 @@ def launch(host: str, port: int | None, *, share: bool = False, auth: tuple[str,
         theme=THEME,
         css=CSS,
         share=share,
+        inbrowser=browser and _has_screen(),
         auth=auth,
         # `downloads` alone serves run files from disk, because it knows whose files they are.
         app_kwargs={

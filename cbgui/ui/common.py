@@ -7,6 +7,7 @@ import inspect
 import re
 import threading
 import traceback
+import unicodedata
 from collections.abc import Callable, Hashable
 from typing import Any
 
@@ -87,6 +88,12 @@ def _shown(error: Exception) -> gr.Error:
 def tell(words: str) -> None:
     """Show a message that goes away by itself."""
     gr.Info(as_html(words))
+
+
+def other_name(wanted: str | None, given: str) -> str:
+    """Says that a name was changed because files cannot be called so; empty when it was not."""
+    is_other = unicodedata.normalize("NFC", wanted or given).strip() != given
+    return f" Files cannot be called {wanted.strip()!r}, so it is called {given!r}." if is_other else ""
 
 
 def sentences(handler: Callable[..., Any]) -> Callable[..., Any]:

@@ -26,12 +26,18 @@ THEME = gr.themes.Default(
 )
 
 CSS = """
+html {scrollbar-gutter: stable;}
+button[role=tab][aria-selected=true] {color: #0f766e !important;}
+.dark button[role=tab][aria-selected=true] {color: #5eead4 !important;}
+.wrap:has(> .error) {display: none !important;}
+.counts small, .memory small {font-size: 12px;}
 .gradio-container {max-width: min(1280px, 100vw) !important; margin: 0 auto !important; min-width: 0 !important;
   width: 100% !important;}
 .gradio-container main {width: 100%; max-width: 100% !important; min-width: 0 !important; box-sizing: border-box;}
+.sides label {flex: 1 1 200px; padding: 14px !important; font-weight: 600;}
 .aligned {align-items: flex-end; flex-wrap: wrap;}
-#rows, #runs, #differences, #preview {font-family: var(--font);}
-#rows span, #runs span, #differences span, #preview span {font-family: var(--font) !important;}
+.sans {font-family: var(--font);}
+.sans span {font-family: var(--font) !important;}
 .or, .max_value, .min_value, input.subdued {color: var(--body-text-color-subdued) !important;}
 .dark a.download-link {color: #7dd3fc !important;}
 #chat-original .md, #chat-short-circuited .md {white-space: pre-wrap;}
@@ -75,9 +81,10 @@ CSS = """
   #header > * {flex: 1 1 100% !important;}
   #device {text-align: left;}
   #page-words, #hold-all-out {min-width: 100% !important;}
-  #rows, #runs, #differences, #preview {max-width: calc(100vw - 34px); overflow-x: auto;}
+  .sans {max-width: calc(100vw - 34px); overflow-x: auto;}
   .sample .two {grid-template-columns: 1fr;}
   .chart, .chart > * {padding-left: 0 !important; padding-right: 0 !important;}
+  #chat-original, #chat-short-circuited {height: 240px !important; min-height: 0 !important;}
   .counts {gap: 6px;}
   .counts div {padding: 6px 8px;}
 }

@@ -57,7 +57,7 @@ class App:
         """Start it and return once it answers."""
         with self.log_file.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "app.py", "--port", str(self.port), "--runs", str(self.runs)],
+                [sys.executable, "app.py", "--port", str(self.port), "--runs", str(self.runs), "--no-browser"],
                 cwd=ROOT,
                 stdout=log,
                 stderr=subprocess.STDOUT,

@@ -6,13 +6,13 @@ from playwright.sync_api import Locator, Page, expect
 from sample_rows import DEMO_ROWS
 
 LONG = 600_000  # ms that a training or an answer may take on a busy machine
-PAGES = ("Data", "Train", "Runs", "Chat", "Report", "Export")
+PAGES = ("1 Topic", "2 Train", "3 Try", "4 Test", "5 Take away", "History")
 # Small steps without sample answers; names as in the Train page's settings.
 SMALL = {"training-break_batch_size": 2, "training-retain_batch_size": 2, "training-sample_every": 0}
 
 
 def open_app(page: Page, url: str) -> None:
-    """Open the app and wait until the Data page shows the demo."""
+    """Open the app and wait until the Topic page shows the demo."""
     page.goto(url)
     expect(page.locator("#counts")).to_contain_text(str(DEMO_ROWS["break"]))
 
@@ -67,7 +67,7 @@ def fill_settings(page: Page, settings: dict[str, object]) -> None:
 def start_training(page: Page, url: str, settings: dict[str, object]) -> None:
     """Open the Train page and start a run of the demo with small steps and these settings."""
     page.goto(url)
-    open_tab(page, "Train")
+    open_tab(page, "2 Train")
     expect(page.locator("#memory")).to_contain_text("It fits.")
     fill_settings(page, SMALL | settings)
     page.locator("#start").click()

@@ -1,4 +1,4 @@
-"""The Chat page: several turns, prefill, retry, shading, export."""
+"""The Try page: several turns, prefill, retry, shading, export."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.slow
 
 def test_turns_prefill_retry_shading_and_export(app_with_run, page):
     page.goto(app_with_run.url)
-    open_tab(page, "Chat")
+    open_tab(page, "3 Try")
     send, words, shaded = page.locator("#send"), page.locator("#chat-words"), page.locator("#shaded")
     original, short_circuited = page.locator("#chat-original"), page.locator("#chat-short-circuited")
     box(page, "prompt").fill("What is the capital of France? Answer in one word.")

@@ -1,4 +1,4 @@
-"""The Data page: import with mapping, edit in place, undo, checks and fixes, written answers, topics, many rows."""
+"""The Topic page: import with mapping, edit in place, undo, checks and fixes, written answers, topics, many rows."""
 
 from __future__ import annotations
 
@@ -47,6 +47,10 @@ def look_at_file(page: Page, path: Path) -> None:
     expect(page.locator("#import-words")).to_contain_text("is this right?")
 
 
+def choose_side(page: Page, words: str) -> None:
+    page.locator("#map-side").get_by_text(words, exact=True).click()
+
+
 def test_import_edit_check_fix_and_save(url, page, tmp_path):
     open_app(page, url)
     new_topic(page, "mine")
@@ -59,10 +63,18 @@ def test_import_edit_check_fix_and_save(url, page, tmp_path):
     expect(box(page, "map-response")).to_have_value("Antwort")
     expect(page.locator("#preview")).to_contain_text("trap number 4")
     expect(page.locator("#preview")).not_to_contain_text("trap number 5")
-    page.locator("#map-other").get_by_text("must stop", exact=True).click()
+    page.locator("#import").click()  # on which side they are is not guessed
+    expect(page.get_by_text("say whether these questions")).to_be_visible()
+    expect(page.locator("#page-words")).to_contain_text("No rows here yet")
+    choose_side(page, "Must be answered")
+    expect(page.locator("#preview")).to_contain_text("everyday")
+    page.locator("#map-kept").get_by_text("look-alike", exact=True).click()
+    expect(page.locator("#preview")).to_contain_text("look-alike")
+    choose_side(page, "Must not be answered")
     expect(page.locator("#preview")).to_contain_text("must stop")
+    expect(page.locator("#map-kept")).to_be_hidden()
     page.locator("#import").click()
-    expect(page.locator("#import-words")).to_contain_text("31 rows added")
+    expect(page.locator("#import-words")).to_contain_text("31 added to Must stop of mine")
     expect(page.locator("#page-words")).to_contain_text("31 rows, page 1 of 2")
 
     page.locator("#next-page").click()
@@ -173,12 +185,16 @@ def test_the_model_writes_the_answers(url, page):
     box(page, "paste").fill("What is the capital of France?\nWhat is the capital of Spain?")
     page.locator("#look-paste").click()
     expect(page.locator("#preview")).to_contain_text("Spain")
+    choose_side(page, "Must be answered")
     page.locator("#import").click()
+    expect(page.locator("#import-words")).to_contain_text("2 added to Must keep of asked")
     expect(page.locator("#import-words")).to_contain_text("2 have no answer yet")
+    page.locator("#import-write").click()
+    expect(page.locator("#import-written")).to_contain_text("2 of 2 answers written", timeout=LONG)
+    expect(page.locator("#rows")).to_contain_text("Paris")  # the table shows where they went
     fold(page, "Write the answers")
     page.locator("#write-answers").click()
-    expect(page.locator("#write-words")).to_contain_text("2 of 2 answers written", timeout=LONG)
-    expect(page.locator("#rows")).to_contain_text("Paris")
+    expect(page.get_by_text("there are no such rows")).to_be_visible()
 
 
 def many_rows(count: int) -> Iterable[list[str]]:
@@ -197,9 +213,9 @@ def test_two_hundred_thousand_rows(app, page, tmp_path):
     before = app.memory()  # with whatever other tests left in it
     new_topic(page, "many")
     look_at_file(page, path)
+    choose_side(page, "Must be answered")
     page.locator("#import").click()
-    expect(page.locator("#import-words")).to_contain_text("200,000 rows added", timeout=LONG)
-    page.locator("#part").get_by_text("Must keep").click()
+    expect(page.locator("#import-words")).to_contain_text("200,000 added to Must keep", timeout=LONG)
     expect(page.locator("#page-words")).to_contain_text("200,000 rows, page 1 of 8,000")
     type_into(page, "page", "8000")
     page.keyboard.press("Enter")

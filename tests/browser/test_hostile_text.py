@@ -23,7 +23,7 @@ def test_hostile_text_is_shown_as_it_is(app_with_run, page: Page):
     page.on("request", lambda request: requests.append(request.url))
     Run(app_with_run.runs / "trained").append_event("warning", text=HOSTILE)
     page.goto(app_with_run.url)
-    open_tab(page, "Train")
+    open_tab(page, "2 Train")
     expect(page.locator("#run-line")).to_contain_text(" ".join(HOSTILE.split()))  # Markdown
     box(page, "model").fill(HOSTILE.partition("\n")[0])
     page.locator("#start").click()
@@ -32,7 +32,7 @@ def test_hostile_text_is_shown_as_it_is(app_with_run, page: Page):
     assert toast.locator("svg, img, a").count() == 0
     page.get_by_test_id("toast-close").click()
 
-    open_tab(page, "Chat")
+    open_tab(page, "3 Try")
     box(page, "prefill").fill(HOSTILE)  # both answers begin with it
     box(page, "prompt").fill(HOSTILE)
     page.locator("#send").click()

@@ -19,7 +19,7 @@ def test_the_whole_path(url, page, tmp_path):
     page.on("pageerror", lambda error: errors.append(str(error)))
     open_app(page, url)
 
-    open_tab(page, "Train")
+    open_tab(page, "2 Train")
     expect(box(page, "model")).to_have_value("demo")
     page.locator("#more button.label-wrap").click()
     expect(page.locator("#training-steps input")).to_have_value(str(load_config("demo").training.steps))
@@ -32,19 +32,19 @@ def test_the_whole_path(url, page, tmp_path):
     status = page.locator("#run-line")
     expect(status).to_contain_text(re.compile(r"step [1-5] of 6"), timeout=LONG)
     page.reload()
-    open_tab(page, "Train")
+    open_tab(page, "2 Train")
     expect(status).to_contain_text(re.compile(r"step \d of 6"))
     expect(page.locator("#start")).to_be_visible()
     expect(status).to_contain_text("done, step 6 of 6", timeout=LONG)
     expect(page.locator(".chart canvas, .chart svg.marks").first).to_be_visible()
 
-    open_tab(page, "Chat")
+    open_tab(page, "3 Try")
     box(page, "prompt").fill("What is the capital of France?")
     page.locator("#send").click()
     expect(page.locator("#chat-original")).to_contain_text("Paris", timeout=LONG)
     expect(page.locator("#chat-short-circuited")).not_to_contain_text("Loading", timeout=LONG)
 
-    open_tab(page, "Export")
+    open_tab(page, "5 Take away")
     page.locator("#merge").click()
     expect(page.get_by_text("is merged:")).to_be_visible(timeout=LONG)
     folder = tmp_path / "downloaded"

@@ -1,4 +1,4 @@
-"""The Report page: evaluate, reload half-way, read the verdict, compare two runs."""
+"""The Test page: evaluate, reload half-way, read the verdict, compare two runs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CHOSEN = ("direct", "prefill")
 
 def test_evaluate_and_read(app_with_run, page):
     page.goto(app_with_run.url)
-    open_tab(page, "Report")
+    open_tab(page, "4 Test")
     words = page.locator("#report-words")
     expect(words).to_contain_text("not evaluated yet")
     for name in set(DEFAULT_ATTACKS) - set(CHOSEN):
@@ -29,7 +29,7 @@ def test_evaluate_and_read(app_with_run, page):
     expect(words).to_contain_text("%")
 
     page.reload()
-    open_tab(page, "Report")
+    open_tab(page, "4 Test")
     expect(words).to_contain_text("evaluated.", timeout=LONG)
     report = page.frame_locator("#report iframe")
     expect(report.get_by_text("too weak").first).to_be_visible()
@@ -39,13 +39,13 @@ def test_evaluate_and_read(app_with_run, page):
     shutil.copytree(app_with_run.runs / "trained", app_with_run.runs / "another")
     choose(page, "compare-reports", "another")
     expect(report.get_by_text("Settings that differ")).to_be_visible()
-    open_tab(page, "Runs")
+    open_tab(page, "History")
     expect(page.locator("#runs")).to_contain_text("100.0%")  # answered under attack, as reported
 
 
 def test_a_label_without_a_classifier_is_refused(app_with_run, page):
     page.goto(app_with_run.url)
-    open_tab(page, "Report")
+    open_tab(page, "4 Test")
     fold(page, "More questions, a classifier")
     type_into(page, "judge-label", "unsafe")
     page.locator("#evaluate").click()

@@ -21,12 +21,12 @@ pytestmark = pytest.mark.slow
 SECRET = "the-first-visitors-secret-topic"
 # What each page says to a visitor who has no run.
 NOTHING_YET = {
-    "Data": "look-alikes:",
-    "Train": "No run yet",
-    "Runs": "No run yet",
-    "Chat": "Train a run first",
-    "Report": "No run yet",
-    "Export": "No run yet",
+    "1 Topic": "look-alikes:",
+    "2 Train": "No run yet",
+    "History": "No run yet",
+    "3 Try": "Train a run first",
+    "4 Test": "No run yet",
+    "5 Take away": "No run yet",
 }
 
 
@@ -60,7 +60,7 @@ def test_visitors_do_not_see_each_other(app, browser, trained):
     first, second = browser.new_context(), browser.new_context()
     page = first.new_page()
     page.goto(app.url)
-    open_tab(page, "Runs")
+    open_tab(page, "History")
     mine = folder_of(app, first)
     expect(page.get_by_text("No run yet. Start one on the Train page.")).to_be_visible()
 
@@ -74,7 +74,7 @@ def test_visitors_do_not_see_each_other(app, browser, trained):
     (run.merged_folder / "link.json").symlink_to("/etc/passwd")
     page.reload()
     expect(page.locator("#run input")).to_have_value("private")
-    open_tab(page, "Export")
+    open_tab(page, "5 Take away")
     expect(page.locator("#downloads")).to_contain_text("model.safetensors")
     assert "link.json" not in page.locator("#downloads").inner_text()
     with page.expect_download() as download:

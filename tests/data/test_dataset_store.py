@@ -109,7 +109,7 @@ def test_a_named_set_is_created_duplicated_loaded_and_used(tmp_path):
         library.for_training(mine)
     mine.add(CLEAN_ROWS, "import")
     mine.add([example("Unanswered?", " ", "retain")], "import")
-    with pytest.raises(InputError, match="1 rows without an answer"):
+    with pytest.raises(InputError, match="1 row without an answer"):
         library.for_training(mine)
     assert mine.counts()["held_out"] == 0  # nothing was changed
     mine.undo()

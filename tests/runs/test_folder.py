@@ -25,12 +25,12 @@ def run(tmp_path, monkeypatch, short_config):
 
 def test_rename_and_duplicate_carry_the_data(run):
     moved = folder.rename(run, "second one")
-    assert moved.name == "second-one" and [r.name for r in folder.list_runs()] == ["second-one"]
+    assert moved.name == "second one" and [r.name for r in folder.list_runs()] == ["second one"]
     copy = folder.duplicate(moved)
-    assert copy.name == "second-one-2" and copy.state() == "new"
+    assert copy.name == "second one-2" and copy.state() == "new"
     assert copy.examples("break") == moved.examples("break") != []
     assert copy.config().training == moved.config().training
-    for name in ("second-one-2", "", "///"):
+    for name in ("second one-2", "", "///"):
         with pytest.raises(InputError, match="name of the run"):
             folder.rename(moved, name)
 
@@ -64,6 +64,13 @@ def test_a_run_works_wherever_its_folder_is_moved(run, tmp_path):
     assert copy.examples("break") == moved.examples("break") != []
     again = load_config(str(moved.config_file))  # as `cbgui train .../run.yaml` reads it
     assert again.data.break_file == str(moved.data_file("break"))
+
+
+def test_names_keep_their_letters(run):
+    for name in ("Händler - Dosen", "名前", "Clinic_2 b"):
+        assert folder.free_name(name) == name
+    assert folder.free_name(" a/b:  c ") == "a-b- c"
+    assert folder.rename(run, "Früh\u0061\u0308").name == "Frühä"  # as macOS writes it
 
 
 def test_special_folders_are_not_taken_for_runs(run, tmp_path):

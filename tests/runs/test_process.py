@@ -21,6 +21,7 @@ from cbgui.runs.folder import create_run
 from cbgui.runs.process import hold
 from cbgui.runs.run import TRAIN, Run
 from cbgui.ui.pages import train as train_page
+from cbgui.ui.panels import run_status
 
 
 @pytest.fixture
@@ -119,7 +120,7 @@ def test_a_suspended_or_silent_run_is_told(run, busy, monkeypatch):
     wait_until(lambda: not run.training.is_suspended())
     assert "about 6 s left" in line()
     now = time.time()
-    monkeypatch.setattr(train_page.time, "time", lambda: now + 600)
+    monkeypatch.setattr(run_status.time, "time", lambda: now + 600)
     assert "it has written nothing for 10 min" in line() and "may be stuck" in line() and "left" not in line()
 
 

@@ -24,7 +24,7 @@ from cbgui.runs.run import Run
 from cbgui.ui.common import OneInMemory, catch_errors, chosen
 from cbgui.ui.pages import chat as chat_page
 from cbgui.ui.pages import train as train_page
-from cbgui.ui.panels import charts, import_rows, settings
+from cbgui.ui.panels import charts, import_rows, run_status, settings
 from cbgui.ui.server import downloads
 
 
@@ -46,6 +46,25 @@ def test_until_the_page_has_chosen_a_run_it_is_the_newest(trained, tmp_path, mon
     assert left[-1]["content"] == "Loading the model ..."
 
 
+def test_a_question_that_fails_leaves_no_turn_and_stays_in_the_field(trained, tmp_path, monkeypatch):
+    monkeypatch.setenv("CBGUI_RUNS", str(tmp_path))
+    shutil.copytree(trained.path, tmp_path / "run")
+    monkeypatch.setattr(chat_page, "_chat_model", lambda *arguments: (_ for _ in ()).throw(InputError("no memory.")))
+    turns = [{"role": "user", "content": "One?"}, {"role": "assistant", "content": "1 &lt; 2"}]
+    options = ("run", None, "", "", 8, 0, 0)
+    with pytest.raises(gr.Error, match="no memory"):
+        list(chat_page._send("Two?", *options, turns, turns))
+    asking = chat_page._send("Two?", *options, turns, turns)
+    left, _, _, field = next(asking)
+    assert (left[-2]["content"], field) == ("Two?", "")
+    left, right, words, field = next(asking)
+    assert left == right == turns and field == "Two?" and words == "Not answered."
+    again = chat_page._retry(*options, turns, turns)
+    assert len(next(again)[0]) == 2 and next(again)[:2] == (turns, turns)
+    waiting = [*turns, {"role": "user", "content": "Two?"}, {"role": "assistant", "content": chat_page.LOADING}]
+    assert chat_page._stopped("", waiting, waiting) == (turns, turns, "Stopped.", "Two?")
+
+
 def test_the_time_left_ignores_the_first_step(trained):
     """The first step computes the reference states and takes several times as long as the others."""
     events = [event for event in trained.events()[0] if event["kind"] == "step"]
@@ -53,9 +72,9 @@ def test_the_time_left_ignores_the_first_step(trained):
         event |= {"seconds": seconds, "steps": 62}
     past = History()
     past.add(events[:1])
-    assert " left" not in train_page._status(trained, "running", past)
+    assert " left" not in run_status.in_words(trained, "running", past)
     past.add(events[1:2])
-    assert "about 10 min" in train_page._status(trained, "running", past)
+    assert "about 10 min" in run_status.in_words(trained, "running", past)
 
 
 def test_validation_is_a_stronger_line_in_the_colour_of_its_steps(trained):
@@ -74,7 +93,7 @@ def test_validation_is_a_stronger_line_in_the_colour_of_its_steps(trained):
     ("cosine", "step", "state", "words"),
     [
         (0.1, 50, "running", "now derail"),
-        (0.1, 50, "done", "Try it on the Chat page"),
+        (0.1, 50, "done", "Open **Try** and ask it something"),
         (0.5, 50, "running", "are turning away"),
         (0.5, 50, "done", "only in part"),
         (0.95, 50, "done", "do not derail"),
@@ -163,7 +182,7 @@ def test_saved_presets_are_there_after_a_reload(tmp_path, monkeypatch):
     monkeypatch.setenv("CBGUI_RUNS", str(tmp_path))
     config = load_config("demo")
     train_page._save_preset("demo", "demo", "my own", *settings.values_of(config))
-    assert "my-own" in [value for _, value in train_page._choices("demo").choices]
+    assert "my own" in [value for _, value in train_page._choices("demo").choices]
 
 
 def test_a_start_is_finished_whether_or_not_the_page_is_still_open():
@@ -186,13 +205,13 @@ def test_a_run_with_a_name_in_any_letters_can_be_downloaded(tmp_path, monkeypatc
 
 def test_of_two_answers_the_page_asks_for_one():
     path = Path(__file__).resolve().parent.parent / "cases" / "hh_rlhf.jsonl"
-    source, _, words, *dropdowns, kind, preview = import_rows._look_at_file(str(path))
+    source, _, words, *dropdowns, side, kept_kind, preview = import_rows._look_at_file(str(path))
     chosen = [dropdown.value for dropdown in dropdowns]
     assert chosen == ["(none)"] * 4 and preview is None and "two answers" in words
     with pytest.raises(gr.Error, match="choose under 'Answer is in'"):
-        next(import_rows._import(None, source, *chosen, kind, False, 0))
+        next(import_rows._import(None, source, *chosen, side.value, kept_kind.value, False, 0))
     chosen[1] = "chosen"
-    preview, words = import_rows._look_again(source, *chosen, kind)
+    preview, words, *_ = import_rows._look_again(source, *chosen, side.value, kept_kind.value)
     assert "is this right?" in words
     assert list(preview.iloc[0])[:2] == [
         "How do I brew a sleeping potion?",

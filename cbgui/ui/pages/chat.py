@@ -22,6 +22,7 @@ from cbgui.ui.server.storage import download_folder
 History = list[dict[str, str]]
 # Seconds between two updates of a growing answer. On a CPU, drawing takes time from the model.
 UPDATE_SECONDS = {"cpu": 0.5, "cuda": 0.2}
+LOADING, NOTHING_YET = "Loading the model ...", "..."  # shown in place of an answer
 HELD_OUT_EXAMPLES = 4  # of each side, offered as questions to try
 
 
@@ -88,7 +89,7 @@ def _ask(
             history[-1]["content"] = as_html(text)
         return (*shown, gr.skip())
 
-    yield show("Loading the model ...", "Loading the model ...")
+    yield show(LOADING, LOADING)
     chat = _chat_model(run, checkpoint)
     before = _system_turn(system)
     started, tokens, pair, shown_at = time.perf_counter(), 0, None, 0.0
@@ -104,7 +105,7 @@ def _ask(
             tokens += 1
             if time.perf_counter() - shown_at > UPDATE_SECONDS[hardware.memory_kind()]:
                 shown_at = time.perf_counter()
-                yield show(pair.base or "...", pair.short_circuited or "...")
+                yield show(pair.base or NOTHING_YET, pair.short_circuited or NOTHING_YET)
     except GeneratorExit:
         raise
     except Exception as error:  # for example, a chat template that has no system role
@@ -117,23 +118,59 @@ def _ask(
 
 @sentences
 def _send(prompt: str, *rest) -> Iterator[tuple]:
+    """Answer a new question, and empty the field that it was typed into."""
     *options, left, right = rest
     if not (prompt or "").strip():
         raise InputError("the question is empty; type one first.")
     question = {"role": "user", "content": prompt}
-    histories = ([*_plain(history), question] for history in (left, right))
-    for left_now, right_now, words in _ask(*options, *histories):
-        yield left_now, right_now, words, ""
+    before = [_plain(history) for history in (left, right)]
+    field = ""
+    try:
+        for shown in _ask(*options, *([*history, question] for history in before)):
+            yield *shown, field
+            field = gr.skip()  # the next question may be typed while this one is answered
+    except GeneratorExit:
+        raise
+    except Exception:
+        yield *_as_before(before), prompt
+        raise
+
+
+def _as_before(histories: list[History]) -> tuple:
+    """The chats without a question that could not be answered."""
+    return (*map(_shown, histories), "Not answered.")
 
 
 @sentences
 def _retry(*rest) -> Iterator[tuple]:
     """Answer the last question again."""
     *options, left, right = rest
-    left, right = (_until_last_question(_plain(history)) for history in (left, right))
-    if not left or not right:
+    before = [_plain(history) for history in (left, right)]
+    questions = [_until_last_question(history) for history in before]
+    if not all(questions):
         raise InputError("there is no question to try again; send one first.")
-    yield from _ask(*options, left, right)
+    yield from _ask_again(before, *options, *questions)
+
+
+def _ask_again(before: list[History], *arguments) -> Iterator[tuple]:
+    """`_ask`; when it fails, the chats are as before."""
+    try:
+        yield from _ask(*arguments)
+    except GeneratorExit:
+        raise
+    except Exception:
+        yield _as_before(before)
+        raise
+
+
+def _stopped(prompt: str, left: History, right: History) -> tuple:
+    """After Stop: a question whose answer had not begun goes back into the field."""
+    histories = [_plain(history) for history in (left, right)]
+    waiting = histories[0] and histories[0][-1]["content"] in (LOADING, NOTHING_YET)
+    if not waiting or len(histories[0]) < 2:
+        return gr.skip(), gr.skip(), "Stopped.", gr.skip()
+    question = histories[0][-2]["content"]
+    return *(_shown(history[:-2]) for history in histories), "Stopped.", prompt or question
 
 
 def _until_last_question(history: History) -> History:
@@ -146,7 +183,8 @@ def _edit(name, checkpoint, system, prefill, length, temperature, seed, left, ri
     """A question was edited in the left chat: answer it in both, without the turns that came after it."""
     question = {"role": "user", "content": as_text(str(event.value))}
     edited = [[*_plain(history)[: row_of(event)], question] for history in (left, right)]
-    yield from sentences(_ask)(name, checkpoint, system, prefill, length, temperature, seed, *edited)
+    options = (name, checkpoint, system, prefill, length, temperature, seed)
+    yield from sentences(_ask_again)([_plain(left), _plain(right)], *options, *edited)
 
 
 @sentences
@@ -259,7 +297,7 @@ def build(page: gr.Blocks, tab: gr.Tab, run_name: gr.Dropdown) -> None:
     started.append(left.edit(_edit, [*options, *chats], [*chats, words], **answering))
     for event in started:
         event.success(_shade, [run_name, checkpoint, system, *chats], [shaded, line])
-    stop.click(lambda: "Stopped.", None, words, cancels=started)
+    stop.click(_stopped, [prompt, *chats], [*chats, words, prompt], cancels=started)
     cleared = [*chats, words, shaded, line]
     clear.click(lambda: ([], [], "", render("shaded_empty"), gr.LinePlot(visible=False)), None, cleared)
     examples.click(lambda row: row[0], examples, prompt)

@@ -18,10 +18,11 @@ from cbgui.data.examples import KIND_LABELS, Example
 from cbgui.errors import InputError
 from cbgui.modeling.chat_format import encode, load_tokenizer
 from cbgui.modeling.hub import resolve_model
-from cbgui.ui.common import KINDS, download_on_click, library, row_of, sentences, shown_topic, tell
+from cbgui.ui.common import KINDS, download_on_click, library, other_name, row_of, sentences, shown_topic, tell
 from cbgui.ui.fragments import plain, render
 from cbgui.ui.panels import checks as checks_panel
 from cbgui.ui.panels import import_rows as import_panel
+from cbgui.ui.panels import suggestions, write_answers
 from cbgui.ui.panels.checks import CHECK_NAMES
 from cbgui.ui.server.storage import download_folder
 
@@ -30,8 +31,18 @@ COLUMNS = ["row", "question", "answer", "kind"]
 PARTS = {"Must stop": "break", "Must keep": "retain", "Held out": "held_out"}
 ANY = "any"
 CELL_LENGTH = 4000  # characters of a cell; longer texts are edited in the row editor only
-Shown = tuple[str, list[list[Any]]]  # the topic, and the table's rows
+Shown = tuple[str, list[int], list[list[Any]]]  # the topic, the rows' ids, and the table
 Chosen = tuple[str, int]  # the topic, and the row in the editor
+# Gradio's tables take files that are dropped on them and show their cells, without adding them to the topic.
+NO_DROP = """() => {
+    for (const name of ["dragenter", "dragover", "drop"])
+        document.addEventListener(name, event => {
+            if (!event.target.closest?.(".sans")) return;
+            event.preventDefault();
+            event.stopPropagation();
+            event.dataTransfer.dropEffect = "none";
+        }, true);
+}"""
 TEMPLATE_TOKENS = 4096  # of a row that "As the model reads it" shows
 
 
@@ -50,8 +61,8 @@ def _counts(data: DatasetStore) -> str:
 
 def _page(
     data: DatasetStore, part: str, search: str, kind: str, check: str, page: float
-) -> tuple[list[list[Any]], int, int, int]:
-    """(rows of the table, page, pages, rows that pass the filters)."""
+) -> tuple[list[Row], int, int, int]:
+    """(rows, page, pages, rows that pass the filters)."""
     filters = {
         "search": search or "",
         "kind": KINDS.get(kind),
@@ -63,19 +74,25 @@ def _page(
     pages = max(1, -(-total // PAGE_ROWS))
     if page > pages:
         return _page(data, part, search, kind, check, pages)
-    examples = [(row.id, row.example) for row in rows]
-    shown = [[id_, e.prompt[:CELL_LENGTH], e.response[:CELL_LENGTH], KIND_LABELS[e.kind]] for id_, e in examples]
-    return shown, page, pages, total
+    return rows, page, pages, total
+
+
+def _cells(row: Row) -> list[Any]:
+    """The row of the table. Its number stays when it is edited; its id does not."""
+    example = row.example
+    return [row.number, example.prompt[:CELL_LENGTH], example.response[:CELL_LENGTH], KIND_LABELS[example.kind]]
 
 
 def _show(version: tuple, part: str, search: str, kind: str, check: str, page: float) -> tuple:
     data = shown_topic(version)
-    shown, page, pages, total = _page(data, part, search, kind, check, page)
+    rows, page, pages, total = _page(data, part, search, kind, check, page)
+    shown = [_cells(row) for row in rows]
     words = f"{total:,} {'row' if total == 1 else 'rows'}, page {page:,} of {pages:,}"
     if not total:
         filtered = (search or "").strip() or kind != ANY or check != ANY
         words = "No row passes these filters." if filtered else "No rows here yet. **Add rows** below."
-    return pd.DataFrame(shown, columns=COLUMNS), (data.name, shown), words, gr.Number(value=page)
+    ids = [row.id for row in rows]
+    return pd.DataFrame(shown, columns=COLUMNS), (data.name, ids, shown), words, gr.Number(value=page)
 
 
 def _show_first_page(version: tuple, part: str, search: str, kind: str, check: str, page: float) -> tuple:
@@ -102,8 +119,8 @@ def _refresh(version: tuple, part: str, search: str, kind: str, check: str, page
     )
 
 
-def _row_id(cell: Any) -> int | None:
-    """None for the empty cell of a row that the user added; it makes pandas read the other ids as floats."""
+def _number(cell: Any) -> int | None:
+    """None for the empty cell of a row that the user added; it makes pandas read the other numbers as floats."""
     try:
         return int(float(cell))
     except (TypeError, ValueError):
@@ -114,21 +131,21 @@ def _row_id(cell: Any) -> int | None:
 def _edited(table: pd.DataFrame, shown: Shown, part: str) -> tuple | Any:
     """Write the cells that were changed in the table to their rows, and add a row that was added there."""
     data = shown_topic(shown)
-    old = {int(row[0]): row for row in shown[1]}
-    for identifier, prompt, response, kind in table.fillna("").itertuples(index=False):
-        row = old.get(_row_id(identifier))
-        if row is None and _row_id(identifier) is None and str(prompt).strip():
+    old = {cells[0]: (identifier, cells) for identifier, cells in zip(*shown[1:], strict=True)}
+    for number, prompt, response, kind in table.fillna("").itertuples(index=False):
+        identifier, row = old.get(_number(number), (None, None))
+        if row is None and _number(number) is None and str(prompt).strip():
             usual = "break" if PARTS.get(part) == "break" else "retain"
             new = Example((("user", str(prompt)),), str(response), KINDS.get(kind, usual), "typed")
             data.add([new], "type a row", held_out=PARTS.get(part) == "held_out")
         if row is None or [prompt, response, kind] == row[1:]:
             continue
-        (whole,) = data.get([row[0]]) or [None]
+        (whole,) = data.get([identifier]) or [None]
         if whole is None:
             continue
         prompt = _edited_cell(str(prompt), row[1], whole.example.prompt)
         response = _edited_cell(str(response), row[2], whole.example.response)
-        data.edit(row[0], prompt=prompt, response=response, kind=KINDS.get(kind, str(kind)))
+        data.edit(identifier, prompt=prompt, response=response, kind=KINDS.get(kind, str(kind)))
     return data.version()
 
 
@@ -144,12 +161,12 @@ def _edited_cell(cell: str, before: str, whole: str) -> str:
 @sentences
 def _select(shown: Shown, event: gr.SelectData) -> tuple:
     """Open the row that was clicked in the editor."""
-    index, (name, rows) = row_of(event), shown
-    found = shown_topic(shown).get([rows[index][0]]) if index < len(rows) else []
+    index, (name, ids, _) = row_of(event), shown
+    found = shown_topic(shown).get([ids[index]]) if index < len(ids) else []
     if not found:
         return (gr.skip(),) * 6
     row, example = found[0], found[0].example
-    words = f"Row {row.id}, from {plain(example.source) or 'this topic'}{', held out' if row.held_out else ''}"
+    words = f"Row {row.number}, from {plain(example.source) or 'this topic'}{', held out' if row.held_out else ''}"
     return (name, row.id), gr.Group(visible=True), words, example.prompt, example.response, KIND_LABELS[example.kind]
 
 
@@ -207,17 +224,23 @@ def _choose(name: str) -> tuple:
 
 @sentences
 def _duplicate(version: tuple, name: str) -> tuple:
-    return _opened(library().duplicate(shown_topic(version), name))
+    return _made(name, library().duplicate(shown_topic(version), name))
 
 
 @sentences
 def _create(name: str) -> tuple:
-    return _opened(library().create(name))
+    return _made(name, library().create(name))
 
 
 @sentences
 def _load(source: str, name: str) -> tuple:
-    return _opened(library().load(Path(source.strip()), name))
+    return _made(name, library().load(Path(source.strip()), name))
+
+
+def _made(name: str, data: DatasetStore) -> tuple:
+    if changed := other_name(name, data.name):
+        tell(changed.strip())
+    return _opened(data)
 
 
 @sentences
@@ -238,7 +261,7 @@ def _export(version: tuple) -> str:
 def build(page: gr.Blocks, model: gr.Textbox) -> gr.State:
     """Returns the state that holds the name and version of the topic that this browser tab shows."""
     version = gr.State(None)
-    shown = gr.State(("", []))
+    shown = gr.State(("", [], []))
     chosen = gr.State(None)
     gr.Markdown(
         "**Must stop** holds questions with the answers that must stop. **Must keep** holds what the model must answer "
@@ -250,7 +273,7 @@ def build(page: gr.Blocks, model: gr.Textbox) -> gr.State:
         undo = gr.Button("Undo", interactive=False, elem_id="undo", min_width=220, scale=0, size="sm")
     with gr.Accordion("Save as, load, export", open=False):
         with gr.Row(elem_classes="aligned"):
-            new_name = gr.Textbox(label="New name", placeholder="letters, digits, - and _", elem_id="new-name")
+            new_name = gr.Textbox(label="New name", elem_id="new-name")
             duplicate = gr.Button("Save a copy under this name", size="sm", elem_id="duplicate")
             create = gr.Button("New empty topic", size="sm", elem_id="new-topic")
             export = gr.Button("Export as JSON Lines (zip)", size="sm", elem_id="export-data")
@@ -282,6 +305,7 @@ def build(page: gr.Blocks, model: gr.Textbox) -> gr.State:
         label="Rows",
         column_widths=["70px", "38%", "47%", "110px"],
         elem_id="rows",
+        elem_classes="sans",
     )
     with gr.Row(elem_classes="aligned"):
         words = gr.Markdown(elem_id="page-words")
@@ -306,8 +330,10 @@ def build(page: gr.Blocks, model: gr.Textbox) -> gr.State:
             color_map={"counts": "teal"},
             elem_id="template",
         )
-    import_panel.build(version)
+    import_panel.build(version, model, part)
+    suggestions.build(version, model)
     checks_panel.build(version, model, check)
+    write_answers.build(version, model)
 
     filters = [version, part, search, kind, check, number]
     view = [table, shown, words, number]
@@ -316,7 +342,7 @@ def build(page: gr.Blocks, model: gr.Textbox) -> gr.State:
     version.change(_refresh, filters, [name, counts, undo, *view], **in_order)
     # always_last: a key pressed during a search must not be lost.
     # search.change: Gradio sends no input event when characters are deleted from a text box.
-    for event in (part.input, search.change, kind.input):
+    for event in (part.change, search.change, kind.input):  # an import changes `part` too
         event(_show_first_page, filters, view, trigger_mode="always_last", **in_order)
     check.change(_show_first_page, filters, view, **in_order)
     number.submit(_show, filters, view, **in_order)
@@ -338,5 +364,6 @@ def build(page: gr.Blocks, model: gr.Textbox) -> gr.State:
     load.click(_load, [source, new_name], opened)
     demo.click(_restore_demo, None, opened)
     download_on_click(export, _export, [version])
+    page.load(None, None, None, js=NO_DROP)
     page.load(lambda: library().current().version(), None, version, show_progress="hidden")
     return version

@@ -10,7 +10,7 @@ from cbgui.data.catalogue import CATALOGUE
 from cbgui.data.examples import write_examples
 from cbgui.errors import InputError
 from cbgui.evaluation.attacks.registry import ATTACK_TITLES, DEFAULT_ATTACKS
-from cbgui.evaluation.compare import compare_reports, read_report
+from cbgui.evaluation.compare import compare_reports, is_of_present_adapter, read_report
 from cbgui.runs import folder
 from cbgui.runs.jobs import EVALUATE, Job
 from cbgui.runs.run import Run
@@ -32,8 +32,21 @@ def _words(run: Run, job: Job) -> str:
         case "stopped":
             return f"**{plain(run.name)}**: stopped. The answers so far are kept; press **Evaluate** to go on."
     if run.report_page.is_file():
-        return f"**{plain(run.name)}**: evaluated."
+        return f"**{plain(run.name)}**: evaluated.{_of_another_adapter(run)}"
     return f"**{plain(run.name)}** is not evaluated yet. Press **Evaluate**; the demo takes some minutes on a CPU."
+
+
+def _of_another_adapter(run: Run) -> str:
+    """A warning while the report does not belong to the adapter as it is now, as Markdown."""
+    try:
+        if is_of_present_adapter(read_report(run), run):
+            return ""
+    except InputError as error:
+        return f" {plain(error)}"
+    return (
+        " **This report judges an earlier state of the run**, which was trained further since. Press **Evaluate** to "
+        "judge it as it is now."
+    )
 
 
 def _written(run: Run) -> float | None:
@@ -92,7 +105,7 @@ def _refresh(name: str | None, other: str | None, seen: tuple | None) -> tuple:
 
 
 def _other_prompts() -> gr.Dropdown:
-    """What else can be asked: the topics of the Data page, and the public sets."""
+    """What else can be asked: the topics of the Topic page, and the public sets."""
     return gr.Dropdown(choices=[TOPIC + name for name in library().names()] + list(PUBLIC))
 
 
@@ -107,7 +120,7 @@ def _prompts_of(choice: str, run: Run) -> str:
     examples = [row.example for row in data.rows()]
     if not examples:
         raise InputError(
-            f"other questions: topic {data.name!r} has no rows; choose another, or add some on the Data page."
+            f"other questions: topic {data.name!r} has no rows; choose another, or add some on the Topic page."
         )
     path = run.report_prompts_file(data.name)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -175,7 +188,7 @@ def build(page: gr.Blocks, run_name: gr.Dropdown) -> None:
             [],
             multiselect=True,
             label="Also ask",
-            info="topics of the Data page, and public sets; at most 200 questions of each side",
+            info="your topics, and public sets; at most 200 questions of each side",
             elem_id="also",
             min_width=300,
         )

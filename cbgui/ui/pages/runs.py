@@ -13,23 +13,26 @@ import pandas as pd
 from cbgui import space
 from cbgui.config import flatten
 from cbgui.errors import InputError
-from cbgui.evaluation.compare import read_report
+from cbgui.evaluation.compare import is_of_present_adapter, read_report
 from cbgui.evaluation.verdict import worst_answered
 from cbgui.runs import folder
 from cbgui.runs.disk import version
 from cbgui.runs.history import history
 from cbgui.runs.run import DATA_FIELDS, STATE_LABELS, Run
 from cbgui.training.diagnostics import slowest_layer
-from cbgui.ui.common import need_run, pick, row_of, run_choices, sentences, tell
+from cbgui.ui.common import need_run, other_name, pick, row_of, run_choices, sentences, tell
+from cbgui.ui.fragments import plain
 from cbgui.ui.server.storage import refuse_full, trim_trash
 
 COLUMNS = ["run", "state", "model", "topic", "started", "minutes", "steps", "break cosine", "keep drift"]
 COLUMNS += ["answered attacks", "keep KL"]  # from the report of a run that was evaluated
 
+WIDTHS = [f"{width}px" for width in (180, 110, 120, 110, 130, 80, 90, 90, 90, 100, 80)]  # all are seen at 1280 pixels
+
 
 def _row(run: Run) -> list[Any]:
     """One line of the table."""
-    files = (run.config_file, run.events_file, run.report_file, run.dataset_name_file)
+    files = (run.config_file, run.events_file, run.report_file, run.dataset_name_file, run.adapter_file)
     return [run.name, STATE_LABELS[run.state()], *_figures(run, *map(version, files))]
 
 
@@ -62,12 +65,16 @@ def _reported(run: Run) -> list[str]:
         report = read_report(run)
     except InputError:  # none, or a damaged one, which must not hide the list
         return ["", ""]
+    if not is_of_present_adapter(report, run):
+        return ["evaluate again", ""]
     return [f"{worst_answered(report):.1%}", f"{report['retain']['kl']:.4f}"]
 
 
-def _list() -> tuple:
+def _list(open_run: str | None = None) -> tuple:
     rows = [_row(run) for run in folder.list_runs()]
-    words = "" if rows else "No run yet. Start one on the **Train** page."
+    words = f"Open now: **{plain(open_run)}**." if pick(open_run) else "No run is open."
+    if not rows:
+        words = "No run yet. Start one on the **Train** page."
     names = [row[0] for row in rows]
     return pd.DataFrame(rows, columns=COLUMNS), words, gr.Dropdown(choices=names), names
 
@@ -113,6 +120,8 @@ def _compare(names: list[str]) -> tuple:
 @sentences
 def _rename(name: str | None, new: str):
     moved = folder.rename(need_run(name), new or "")
+    if changed := other_name(new, moved.name):
+        tell(changed.strip())
     return gr.Dropdown(choices=run_choices(), value=moved.name), ""
 
 
@@ -149,15 +158,23 @@ def _curve(y: str, title: str) -> gr.LinePlot:
 
 
 def build(page: gr.Blocks, tab: gr.Tab, run_name: gr.Dropdown) -> None:
-    gr.Markdown("Click a run to open it. Train, Chat, Report and Export then show it.")
+    gr.Markdown("Click a run to open it. Train, Try, Test and Take away then show it.")
     words = gr.Markdown()
     shown = gr.State([])
     place = gr.State(None)
     table = gr.Dataframe(
-        headers=COLUMNS, interactive=False, max_height=420, label="Runs", show_label=False, elem_id="runs"
+        headers=COLUMNS,
+        interactive=False,
+        wrap=True,
+        column_widths=WIDTHS,
+        max_height=420,
+        label="Runs",
+        show_label=False,
+        elem_id="runs",
+        elem_classes="sans",
     )
     with gr.Row(elem_classes="aligned"):
-        new = gr.Textbox(label="New name", placeholder="letters, digits, - and _", elem_id="rename-to", min_width=140)
+        new = gr.Textbox(label="New name", elem_id="rename-to", min_width=140)
         rename = gr.Button("Rename the open run", size="sm", elem_id="rename", min_width=120)
         duplicate = gr.Button("Duplicate as a new run", size="sm", elem_id="duplicate-run", min_width=120)
         delete = gr.Button("Delete the open run", size="sm", elem_id="delete-run", min_width=120)
@@ -169,10 +186,15 @@ def build(page: gr.Blocks, tab: gr.Tab, run_name: gr.Dropdown) -> None:
         cosine = _curve("cosine", "Break cosine of the slowest layer, in validation")
         drift = _curve("drift", "Must keep: how far the states have moved")
     differences = gr.Dataframe(
-        interactive=False, label="Settings that differ", visible=False, wrap=True, elem_id="differences"
+        interactive=False,
+        label="Settings that differ",
+        visible=False,
+        wrap=True,
+        elem_id="differences",
+        elem_classes="sans",
     )
     for trigger in (tab.select, run_name.change, page.load):
-        trigger(_list, None, [table, words, chosen, shown], show_progress="hidden")
+        trigger(_list, run_name, [table, words, chosen, shown], show_progress="hidden")
     table.select(_open, shown, run_name, show_progress="hidden")
     compare.click(_compare, chosen, [cosine, drift, differences])
     rename.click(_rename, [run_name, new], [run_name, new])

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-import statistics
-import time
+import shlex
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +14,30 @@ from cbgui import space
 from cbgui.config import RunConfig, load_config, preset_names
 from cbgui.data.dataset_store import DatasetStore
 from cbgui.data.examples import KIND_LABELS
-from cbgui.errors import InputError
-from cbgui.hardware import GIB
+from cbgui.errors import InputError, error_sentence
+from cbgui.naming import cleaned_name
 from cbgui.runs import folder, queue
-from cbgui.runs.disk import disk_is_full, write_whole
+from cbgui.runs.disk import write_whole
 from cbgui.runs.history import History, history
-from cbgui.runs.run import STATE_LABELS, Request, Run
-from cbgui.ui.common import TICK, in_memory, library, need_run, pick, run_choices, sentences, shown_topic, tell
+from cbgui.runs.run import Request, Run
+from cbgui.training.session import keep_checkpoint
+from cbgui.ui.common import (
+    TICK,
+    in_memory,
+    library,
+    need_run,
+    other_name,
+    pick,
+    run_choices,
+    sentences,
+    shown_topic,
+    tell,
+)
 from cbgui.ui.fragments import plain, render
-from cbgui.ui.panels import charts, memory_bar, settings
+from cbgui.ui.panels import charts, memory_bar, run_status, settings
 from cbgui.ui.server.storage import refuse_full, trim_trash
 
 LOG_LINES, LOG_BYTES = 200, 100_000  # the most of the log that is shown
-# A process that has written nothing for so many seconds, and for so many of its steps, may be stuck.
-SILENT_SECONDS, SILENT_STEPS = 120.0, 20
 
 
 def _own_presets() -> Path:
@@ -77,9 +87,22 @@ def _memory(preset: str, model: str, *values: Any) -> str:
         return render("problem", text=str(error))
 
 
-@sentences
-def _start(topic: tuple, preset: str, model: str, name: str, *values: Any):
-    """Make the run and start it. Not a generator, which Gradio would leave where it is when the page is reloaded."""
+def _start(topic: tuple, preset: str, model: str, name: str, *values: Any) -> tuple:
+    """Start a run, or say below the button why it was not started, until it is pressed again.
+
+    Not a generator, which Gradio would leave where it is when the page is reloaded.
+    """
+    try:
+        run = _new_run(topic, preset, model, name, *values)
+    except Exception as error:
+        if not isinstance(error, InputError):
+            traceback.print_exc()
+        return gr.skip(), f"**Not started:** {plain(error_sentence(error))}"
+    return gr.Dropdown(choices=run_choices(), value=run.name), ""
+
+
+def _new_run(topic: tuple, preset: str, model: str, name: str, *values: Any) -> Run:
+    """Make the run and start it. Raises InputError."""
     config = _config(preset, model, values)
     in_memory.drop()  # makes room for training
     space.refuse_over("runs", len(folder.list_runs()) + 1, space.MAX_RUNS)
@@ -92,19 +115,19 @@ def _start(topic: tuple, preset: str, model: str, name: str, *values: Any):
     run = folder.create_run(folder.runs_folder() / folder.free_name(name or f"{data.name}-{preset}"), config)
     run.dataset_name_file.write_text(data.name, "utf-8")
     queue.join(run, folder.root_folder())
-    return gr.Dropdown(choices=run_choices(), value=run.name), ""
+    return run
 
 
 @sentences
 def _save_preset(preset: str, model: str, name: str, *values: Any):
     config = _config(preset, model, values)
-    stem = folder.cleaned_name(name or "")
+    stem = cleaned_name(name or "")
     if not stem or stem in preset_names():
         raise InputError(f"name of the preset = {name!r}: it is empty or the name of a built-in one; choose another.")
     config.description = f"Saved from the form ({model})."
     _own_presets().mkdir(parents=True, exist_ok=True)
     write_whole(_own_presets() / f"{stem}.yaml", config.to_yaml())
-    tell(f"Preset {stem} is saved.")
+    tell(f"Preset {stem} is saved.{other_name(name, stem)}")
     return gr.Dropdown(choices=_presets(), value=stem)
 
 
@@ -115,24 +138,34 @@ def _yaml(topic: tuple, preset: str, model: str, *values: Any) -> tuple:
     path = _write_data(topic, config).folder / "settings.yaml"
     write_whole(path, config.to_yaml())
     output = os.path.relpath(folder.runs_folder() / "my-run")
-    command = f"python -m cbgui train {os.path.relpath(path)} --output {output}"
+    command = shlex.join(["python", "-m", "cbgui", "train", os.path.relpath(path), "--output", output])
     return gr.Code(value=config.to_yaml(), visible=True), gr.Code(value=command, visible=True)
 
 
-def _ask(request: Request, words: str):
-    @sentences
-    def handler(name: str | None) -> None:
-        run = need_run(name)
-        if run.state() == "waiting" and request == "stop":
-            queue.leave(run)
-            tell(f"Run {run.name} no longer waits.")
-            return
-        if run.state() != "running":
-            raise InputError(f"run {run.name!r} is not running.")
-        run.ask(request)
-        tell(words)
+@sentences
+def _pause(name: str | None) -> None:
+    _ask(need_run(name), "pause", "Pausing at the end of this step.")
 
-    return handler
+
+def _ask(run: Run, request: Request, words: str) -> None:
+    if run.state() != "running":
+        raise InputError(f"run {run.name!r} is not running.")
+    run.ask(request)
+    tell(words)
+
+
+@sentences
+def _stop(name: str | None) -> None:
+    """Stop and keep the adapter, also of a run that is paused or was interrupted."""
+    run = need_run(name)
+    if run.state() == "waiting":
+        queue.leave(run)
+        tell(f"Run {run.name} no longer waits.")
+    elif run.state() in ("paused", "interrupted"):
+        keep_checkpoint(run)
+        tell(f"Run {run.name} is stopped; the adapter of its newest checkpoint is kept.")
+    else:
+        _ask(run, "stop", "Stopping at the end of this step; the adapter is kept.")
 
 
 @sentences
@@ -151,85 +184,22 @@ def _discard(name: str | None):
     run.training.kill()
     folder.delete(run)
     trim_trash()
-    tell(f"Run {run.name} is discarded. The Runs page can bring it back until the app closes.")
+    tell(f"Run {run.name} is discarded. The History page can bring it back until the app closes.")
     names = run_choices()
     return gr.Dropdown(choices=names, value=next(iter(names), None))
 
 
-def _status(run: Run, state: str, past: History, silent: float | None = None) -> str:
-    """How the run is doing, as Markdown. `silent`: for how many seconds a process that should be busy has written
-    nothing; None while that is not long."""
-    words = f"**{plain(run.name)}**: {STATE_LABELS[state]}"
-    if silent is not None:
-        words += f", but it has written nothing for {charts.duration(silent)}: {_why_silent(run)}"
-    if "step" in past.newest:
-        words += _progress(run, state, past, silent)
-    elif state == "running":
-        words += f". {plain(past.text('status', 'Starting the training process'))} ..."
-    elif state == "waiting":
-        words += f". It starts by itself after {_runs_before(run)}, as long as the app is open."
-    elif state == "new":
-        words += ". Press **Resume** to start it."
-    if state in ("failed", "interrupted"):
-        words += f"  \n{_reason(run, state, past)}"
+def _what(topic: tuple | None) -> str:
+    """What Start will train, as Markdown: the chosen topic and its counts."""
+    data = shown_topic(topic)
+    counts = data.counts()
+    words = (
+        f"**{plain(data.name)}**: {counts['break']:,} must stop, {counts['retain']:,} must keep, "
+        f"{counts['held_out']:,} held out."
+    )
+    if empty := data.without_answer():
+        words += f" **{empty:,} without an answer**; let the model write them on the Topic page."
     return words
-
-
-def _reason(run: Run, state: str, past: History) -> str:
-    """Why a run ended before its time, and whether to press Resume."""
-    resume = "Press **Resume** to continue from the last checkpoint."
-    if not run.complete_checkpoints():
-        resume = "Press **Resume** to start it again."
-    if state == "failed":
-        reason = past.text("error", "The training process ended without an error message.")
-        return f"{plain(reason)} {resume}" if past.newest["status"].get("resume") else plain(reason)
-    if disk_is_full(run.path):
-        return f"The disk is full; free some space. {resume}"
-    return f"The training process ended without an error message. {resume}"
-
-
-def _why_silent(run: Run) -> str:
-    pid = run.training.pid()
-    if run.training.is_suspended():
-        return f"its process ({pid}) is suspended; let it go on (kill -CONT {pid}), or press **Stop and discard**"
-    return f"its process ({pid}) may be stuck or suspended; the log says what it did last"
-
-
-def _silence(state: str, past: History, run: Run) -> float | None:
-    """Seconds since a running process wrote its newest event, if that is long for it or if it is suspended."""
-    if state != "running":
-        return None
-    started = past.newest_time()
-    silent = max(0.0, time.time() - started) if started else 0.0
-    usual = statistics.median(past.seconds) if past.seconds else 0.0
-    return silent if silent > max(SILENT_SECONDS, SILENT_STEPS * usual) or run.training.is_suspended() else None
-
-
-def _progress(run: Run, state: str, past: History, silent: float | None) -> str:
-    last = past.newest["step"]
-    words = f", step {last['step']} of {last['steps']}"
-    if state == "running":
-        if past.seconds and silent is None:
-            left = statistics.median(past.seconds) * (last["steps"] - last["step"])
-            words += f", about {charts.duration(left)} left"
-        asked = {"pause": " Pausing after this step.", "stop": " Stopping after this step."}
-        words += f", {last['tokens_per_second']:.0f} tokens/s, {last['memory_bytes'] / GIB:.1f} GiB in use."
-        words += asked.get(run.request(), "")
-    words += f"  \n{charts.meaning(past.points(), state)}"
-    if state == "running":
-        weights = last["coefficients"]
-        words += f" Loss weights now: must stop {weights['reroute']:.3g}, must keep {weights['retain']:.3g}; "
-        words += f"learning rate {last['learning_rate']:.2g}."
-    if warning := past.text("warning", ""):
-        words += f"  \n**Warning:** {plain(warning)}"
-    return words
-
-
-def _runs_before(run: Run) -> str:
-    """How many runs must end first. Their names may be other visitors', so they are not shown."""
-    waiting = queue.waiting_runs(folder.root_folder())
-    count = waiting.index(run) + 1 if run in waiting else 1  # with the one that trains now
-    return "the run that trains now" if count == 1 else f"the {count} runs before it"
 
 
 def _samples(past: History) -> str:
@@ -238,20 +208,6 @@ def _samples(past: History) -> str:
         return ""
     samples = past.newest["samples"]
     return render("samples", step=samples["step"], answers=samples["answers"], labels=KIND_LABELS)
-
-
-def _curves(past: History) -> tuple:
-    """Both charts over the whole length of the run."""
-    steps = past.newest["step"]["steps"] if "step" in past.newest else 1
-    points = past.points()
-    tables = charts.loss_table(points), charts.cosine_table(points)
-    # With an empty table, a chart would treat its number columns as categories.
-    return tuple(
-        gr.LinePlot(value=table, x_lim=[0, steps], **charts.colours(table))
-        if len(table)
-        else gr.LinePlot(value=None, x_lim=[0, steps])
-        for table in tables
-    )
 
 
 def _log(run: Run) -> str:
@@ -264,45 +220,50 @@ def _log(run: Run) -> str:
         return ""
 
 
-VIEW = 10  # outputs of `_refresh`
+VIEW = 12  # outputs of `_refresh`
 
 
-def _refresh(name: str | None, seen: tuple | None):
-    """Update what has changed. `seen` says what the page shows: (run, state, end of events, request, measurements)."""
+def _refresh(name: str | None, seen: tuple | None, drawn: charts.Drawn | None = None):
+    """Update what has changed. `seen` and `drawn` say what the page shows: (run, state, end of events, request)."""
     unchanged = (gr.skip(),) * VIEW
     run = pick(name)
     if run is None:
         idle = "No run yet. Choose a preset and press **Start training**; the demo takes a few minutes on a CPU."
         buttons = [gr.Button(interactive=False)] * 4
-        return (idle, None, None, "", None, *buttons, ()) if seen != () else unchanged
+        return (idle, None, None, "", None, *buttons, run_status.APP, (), None) if seen != () else unchanged
     state, past = run.state(), history(run)
-    silent = _silence(state, past, run)
-    before = _runs_before(run) if state == "waiting" else ""
+    silent = run_status.silence(state, past, run)
+    before = run_status.runs_before(run) if state == "waiting" else ""
     mark = (run.name, state, past.end, run.request() + before + (charts.duration(silent) if silent is not None else ""))
-    if seen and mark == tuple(seen[:4]):
+    if drawn and drawn.run == run.name and drawn.settled and seen and mark == tuple(seen):
         return unchanged
-    # Drawing is slow, so the charts change only when there is a new point.
-    drawn = bool(seen) and seen[0] == run.name and seen[4] == past.measured
+    plots, drawn = charts.update(run.name, past, drawn)
     running, waiting = state == "running", state == "waiting"
+    can_be_kept = state in ("paused", "interrupted") and bool(run.complete_checkpoints())
+    title = run_status.tab_title(run, state, past, seen[1] if seen and seen[0] == run.name else None)
     return (
-        _status(run, state, past, silent),
-        *((gr.skip(),) * 2 if drawn else _curves(past)),
+        run_status.in_words(run, state, past, silent),
+        *plots,
         _samples(past),
         _log(run),
         gr.Button(interactive=running),
-        gr.Button(interactive=running or waiting),
-        gr.Button(interactive=running or waiting),
+        gr.Button(interactive=running or waiting or can_be_kept),
+        gr.Button("Stop and discard" if running or waiting else "Discard the run", interactive=True),
         gr.Button(interactive=not running and state not in ("done", "waiting")),
-        (*mark, past.measured),
+        gr.skip() if title is None else title,
+        mark,
+        drawn,
     )
 
 
-def build(page: gr.Blocks, run_name: gr.Dropdown, model: gr.Textbox, topic: gr.State) -> None:
+def build(page: gr.Blocks, tab: gr.Tab, run_name: gr.Dropdown, model: gr.Textbox, topic: gr.State) -> None:
     with gr.Row():
         with gr.Column(scale=1, min_width=300):
             preset = gr.Dropdown(_presets(), value="demo", label="Preset", elem_id="preset")
             description = gr.Markdown(elem_id="preset-words", min_height=44)
             model.render()
+            gr.Markdown("**What will be trained**", elem_classes="heading")
+            what = gr.Markdown(elem_id="what")
             start = gr.Button("Start training", variant="primary", elem_id="start")
             starting = gr.Markdown(elem_id="starting")
             memory = gr.HTML(elem_id="memory", min_height=120)
@@ -325,12 +286,20 @@ def build(page: gr.Blocks, run_name: gr.Dropdown, model: gr.Textbox, topic: gr.S
                         y_title=" ",
                         show_label=False,
                         height=280,
+                        elem_id="loss-chart",
                         elem_classes="chart",
                     )
                 with gr.Column(min_width=300):
                     gr.Markdown("**Break cosine** of each layer: 1 untouched, 0 derailed")
                     cosine = gr.LinePlot(
-                        x="step", y="cosine", color="layer", show_label=False, height=280, y_lim=[-0.5, 1.0]
+                        x="step",
+                        y="cosine",
+                        color="layer",
+                        show_label=False,
+                        height=280,
+                        y_lim=[-0.5, 1.0],
+                        elem_id="cosine-chart",
+                        elem_classes="chart",
                     )
             samples = gr.HTML(elem_id="samples")
     with gr.Accordion("More settings", open=False, elem_id="more"):
@@ -344,8 +313,9 @@ def build(page: gr.Blocks, run_name: gr.Dropdown, model: gr.Textbox, topic: gr.S
         command = gr.Code(language="shell", visible=False, label="The same as a command", elem_id="command")
     with gr.Accordion("Log", open=False):
         log = gr.Textbox(lines=12, max_lines=12, interactive=False, label="Log", show_label=False, elem_id="log")
-    seen = gr.State(None)
-    view = [status, loss, cosine, samples, log, pause, stop, discard, resume, seen]
+    title = gr.Textbox(visible="hidden", elem_id="tab-title")
+    seen, drawn = gr.State(None), gr.State(None)
+    view = [status, loss, cosine, samples, log, pause, stop, discard, resume, title, seen, drawn]
     form = [preset, model, *fields]
     page.load(_choices, preset, preset, show_progress="hidden")
     for trigger in (preset.input, page.load):
@@ -356,13 +326,20 @@ def build(page: gr.Blocks, run_name: gr.Dropdown, model: gr.Textbox, topic: gr.S
         event(_memory, form, memory, show_progress="hidden", trigger_mode="always_last")
     named_form = [preset, model, name, *fields]
     start.click(lambda: "Checking that it fits, then starting ...", None, starting, show_progress="hidden", queue=False)
-    started = start.click(_start, [topic, *named_form], [run_name, starting], concurrency_limit=1)
-    started.failure(lambda: "", None, starting, show_progress="hidden", queue=False)
+    start.click(_start, [topic, *named_form], [run_name, starting], concurrency_limit=1)
     save.click(_save_preset, named_form, preset)
     show.click(_yaml, [topic, *form], [text, command])
-    pause.click(_ask("pause", "Pausing at the end of this step."), run_name, None)
-    stop.click(_ask("stop", "Stopping at the end of this step; the adapter is kept."), run_name, None)
+    pause.click(_pause, run_name, None)
+    stop.click(_stop, run_name, None)
+    title.change(None, title, None, js="title => { document.title = title; }")
+    for trigger in (topic.change, tab.select):
+        trigger(_what, topic, what, show_progress="hidden")
     discard.click(_discard, run_name, run_name)
     resume.click(_resume, run_name, None)
-    for trigger in (gr.Timer(TICK).tick, run_name.change, page.load):
-        trigger(_refresh, [run_name, seen], view, show_progress="hidden", queue=False)
+    quiet = {"show_progress": "hidden", "queue": False}
+    shows = [run_name, seen, drawn]
+    gr.Timer(TICK).tick(_refresh, shows, view, **quiet)
+    # Twice, because a chart of another run is emptied before it is drawn.
+    for trigger in (run_name.change, page.load):
+        trigger(_refresh, shows, view, **quiet).then(_refresh, shows, view, **quiet)
+    tab.select(charts.draw_again, drawn, drawn, **quiet).then(_refresh, shows, view, **quiet)

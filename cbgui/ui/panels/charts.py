@@ -1,16 +1,20 @@
-"""Events as the tables that the charts draw, and the sentence that says what they mean."""
+"""Events as the tables that the charts draw, when to draw them, and the sentence that says what they mean."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import Any
 
+import gradio as gr
 import pandas as pd
 
+from cbgui.runs.history import History
 from cbgui.training.diagnostics import DERAILS, FIRST_STEPS, UNTOUCHED, slowest_layer
 
 # RGB values; each colour is visible on a light and on a dark page.
 HUES = ((59, 130, 246), (249, 115, 22), (20, 184, 166), (168, 85, 247), (236, 72, 153), (132, 204, 22))
 VALIDATION = ", validation"
+TARGET, TARGET_COLOUR = f"derails below {DERAILS:g}", "rgb(148,163,184)"
 LOSS_COLUMNS = ["step", "value", "loss"]
 COSINE_COLUMNS = ["step", "cosine", "layer"]
 
@@ -26,14 +30,17 @@ def colours(table: pd.DataFrame) -> dict[str, Any]:
 
     The legend does not wrap on a phone, so once the validation series are lines it names only those.
     """
-    names = list(dict.fromkeys(table.iloc[:, -1]))
+    names = [name for name in dict.fromkeys(table.iloc[:, -1]) if name != TARGET]
     plain = list(dict.fromkeys(name.removesuffix(VALIDATION) for name in names))
     hues = {name: ",".join(map(str, HUES[index % len(HUES)])) for index, name in enumerate(plain)}
     validations = [name for name in names if name.endswith(VALIDATION)]
     color_map = {name: f"rgba({hues[name]},0.4)" for name in plain}
     color_map |= {name: f"rgb({hues[name.removesuffix(VALIDATION)]})" for name in validations}
     are_lines = table["step"][table.iloc[:, -1].isin(validations)].nunique() > 1
-    return {"color_map": color_map, "colors_in_legend": validations if are_lines else plain}
+    legend = validations if are_lines else plain
+    if TARGET in set(table.iloc[:, -1]):
+        color_map[TARGET], legend = TARGET_COLOUR, [*legend, TARGET]
+    return {"color_map": color_map, "colors_in_legend": legend}
 
 
 def _ending(event: dict[str, Any]) -> str:
@@ -55,6 +62,50 @@ def cosine_table(events: list[dict[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=COSINE_COLUMNS)
 
 
+def _with_target(table: pd.DataFrame, limits: list[int]) -> pd.DataFrame:
+    """The cosines with a line where they must arrive."""
+    line = pd.DataFrame([(step, DERAILS, TARGET) for step in limits], columns=COSINE_COLUMNS)
+    return pd.concat([table, line], ignore_index=True) if len(table) else table
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What the charts of a page show: how many measurements of which run, and with which axes and colours."""
+
+    run: str
+    measured: int
+    look: tuple
+    settled: bool
+
+
+def update(run: str, past: History, drawn: Drawn | None) -> tuple[tuple[Any, ...], Drawn]:
+    """Updates for the charts of losses and cosines, and what they show then. Call it until that is `settled`.
+
+    A Gradio chart whose axis or colours change builds a new picture, and ignores values that arrive meanwhile. So a
+    chart of another run is emptied before it is drawn, and drawn again after its look has changed.
+    """
+    points = past.points()
+    limits = [0, past.newest["step"]["steps"] if "step" in past.newest else 1]
+    tables = loss_table(points), _with_target(cosine_table(points), limits)
+    looks = [{"x_lim": limits, **(colours(table) if len(table) else {})} for table in tables]
+    # With an empty table, a chart would treat its number columns as categories.
+    values = [table if len(table) else None for table in tables]
+    look = tuple(str(look) for look in looks)
+    if drawn is None or drawn.run != run:
+        return tuple(gr.LinePlot(value=None, **look) for look in looks), Drawn(run, -1, look, False)
+    if drawn.look != look:
+        plots = tuple(gr.LinePlot(value=value, **look) for value, look in zip(values, looks, strict=True))
+        return plots, Drawn(run, past.measured, look, False)
+    if drawn.settled and drawn.measured == past.measured:
+        return (gr.skip(),) * 2, drawn
+    return tuple(gr.LinePlot(value=value) for value in values), Drawn(run, past.measured, look, True)
+
+
+def draw_again(drawn: Drawn | None) -> Drawn | None:
+    """Let the next `update` draw what is shown already, for a picture that was made while its tab was hidden."""
+    return drawn and replace(drawn, settled=False)
+
+
 def duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
@@ -68,7 +119,11 @@ def meaning(events: list[dict[str, Any]], state: str) -> str:
     step, (layer, cosine) = measured[-1]["step"], slowest_layer(measured[-1])
     scale = f"break cosine {cosine:.2f}; 1 is untouched"
     if cosine < DERAILS:
-        rest = "From here, training restores what must be kept." if state == "running" else "Try it on the Chat page."
+        rest = (
+            "From here, training restores what must be kept."
+            if state == "running"
+            else "Open **Try** and ask it something."
+        )
         return f"Answers that must stop now derail ({scale}). {rest}"
     if state == "done" and cosine > UNTOUCHED:
         return f"Answers that must stop do not derail ({scale})."

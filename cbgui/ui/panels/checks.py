@@ -1,33 +1,25 @@
-"""Checks of the topic, each with its fix; lengths in tokens; answers written by the model."""
+"""Checks of the topic, each with its fix; lengths in tokens."""
 
 from __future__ import annotations
-
-import time
-from dataclasses import replace
 
 import gradio as gr
 import numpy as np
 import pandas as pd
 
-from cbgui import hardware
-from cbgui.config import ModelConfig
 from cbgui.data import checks
-from cbgui.data.dataset_store import Row
-from cbgui.data.refusals import is_refusal
 from cbgui.errors import InputError
-from cbgui.inference import batch_answers
 from cbgui.modeling.chat_format import load_tokenizer
 from cbgui.modeling.hub import resolve_model
-from cbgui.ui.common import in_memory, sentences, shown_topic
+from cbgui.ui.common import sentences, shown_topic
 from cbgui.ui.fragments import plain
 
 Found = tuple[list[checks.Finding], tuple]  # with the version of the topic that was checked
 NOTHING: Found = ([], ())
 MAX_TOKENS = 512
-UPDATE_SECONDS = 1.0  # between two sentences about how far the writing is
+# The table lies above the checks, out of sight on most screens.
+TO_THE_ROWS = "() => document.getElementById('rows').scrollIntoView({block: 'center'})"
 SAMPLE_ROWS = 2000  # whose tokens are counted
 BAR_WIDTHS, MOST_BARS = (5, 10, 25, 50, 100, 250, 1000, 10**6), 24  # of the histogram, in tokens
-SCOPES = {"rows without an answer": None, "all rows that must stop": "break", "all rows that must be kept": "retain"}
 CHECK_NAMES = {
     "no answer": "empty",
     "refusals that must stop": "refusing",
@@ -36,7 +28,6 @@ CHECK_NAMES = {
     "nearly the same": "near_duplicate",
     "held out, but in training": "leak",
     "too long": "too_long",
-    "might be look-alikes": "no_near_misses",
     "begin the same way": "forms",
 }
 
@@ -80,58 +71,6 @@ def _histogram(version: tuple, model: str):
     return gr.BarPlot(value=table, visible=True, title=f"Tokens of {len(rows):,} rows, question and answer together")
 
 
-@sentences
-def _write(version: tuple, model: str, scope: str, prefill: str, longest: float):
-    """Let the model write the answers; what is written is on disk every second."""
-    data = shown_topic(version)
-    rows = [row for row in data.rows() if _in_scope(row, SCOPES[scope])]
-    if not rows:
-        raise InputError(f"answers for = {scope!r}: there are no such rows; choose others or add some.")
-    in_memory.drop()  # makes room for the model that writes
-    yield f"Loading the model to write {len(rows):,} answers ...", gr.skip()
-    refusals, done, new, shown = 0, 0, {}, time.perf_counter()
-    prompts = [row.example.chat() for row in rows]
-    config = ModelConfig(name=model.strip() or "demo")
-
-    def save() -> None:
-        answers = dict(new)
-        new.clear()
-        if answers:
-            data.update(
-                answers,
-                lambda row: replace(row, example=replace(row.example, response=answers[row.id])),
-                "write answers",
-                join=True,
-            )
-
-    writing = batch_answers.write_answers(config, prompts, prefill=prefill, max_new_tokens=int(longest))
-    try:
-        for share, answers in writing:
-            new |= {rows[number].id: answer for number, answer in answers.items()}
-            done += len(answers)
-            refusals += sum(is_refusal(a) and rows[number].example.kind == "break" for number, a in answers.items())
-            if done < len(rows) and time.perf_counter() - shown < UPDATE_SECONDS:
-                continue
-            shown = time.perf_counter()
-            now = gr.skip()
-            if new:
-                save()
-                now = data.version()
-            refused = f" {refusals} answers that must stop are refusals: see Checks, or use a prefill." * bool(refusals)
-            ending = "**All written.**" if done == len(rows) else f"{share:.0%} done. Stop keeps what is written."
-            yield f"{done:,} of {len(rows):,} answers written. {ending}{refused}", now
-    finally:  # also when the user stops it
-        save()
-        writing.close()  # frees the model
-        hardware.free_cached_memory()
-
-
-def _in_scope(row: Row, part: str | None) -> bool:
-    if part is None:
-        return not row.example.response.strip()
-    return not row.held_out and (row.example.kind == "break") == (part == "break")
-
-
 def _finding_row(item: checks.Finding, checked: tuple, max_tokens: float, outputs: list, check_filter: gr.Dropdown):
     """One finding with its buttons."""
 
@@ -151,7 +90,7 @@ def _finding_row(item: checks.Finding, checked: tuple, max_tokens: float, output
         with gr.Column(scale=0, min_width=230):
             if item.ids:
                 show = gr.Button("Show the rows", size="sm", elem_id=f"show-{item.check}")
-                show.click(lambda: item.check, None, check_filter)
+                show.click(lambda: item.check, None, check_filter).then(None, None, None, js=TO_THE_ROWS)
             if item.fix:
                 gr.Button(item.fix, size="sm", elem_id=f"fix-{item.check}").click(fix, None, outputs)
 
@@ -181,21 +120,6 @@ def build(version: gr.State, model: gr.Textbox, check_filter: gr.Dropdown) -> No
         with gr.Row():
             lengths = gr.Button("Lengths in tokens of the model", size="sm", elem_id="lengths")
         plot = gr.BarPlot(x="tokens", y="rows", color="part", visible=False, height=240, elem_id="histogram")
-    with gr.Accordion("Write the answers", open=False, elem_id="write"):
-        gr.Markdown(
-            "The model of the Train page writes the answers. An answer that must stop should be one that the model "
-            "would really give. Where it refuses, a prefill such as *Sure, here is how* makes it go on."
-        )
-        with gr.Row():
-            scope = gr.Dropdown(list(SCOPES), value=next(iter(SCOPES)), label="For", min_width=180)
-            prefill = gr.Textbox(label="Begin each answer with", placeholder="nothing", min_width=180)
-            tokens = gr.Number(label="Most tokens", value=120, precision=0, minimum=8, min_width=100)
-        with gr.Row():
-            write = gr.Button("Write the answers", variant="primary", elem_id="write-answers")
-            stop = gr.Button("Stop")
-        written = gr.Markdown(elem_id="write-words")
     run.click(_check, [version, longest], [found, words], concurrency_limit=1)
     version.change(_forget_if_changed, [version, found], [found, words], show_progress="hidden")
     lengths.click(_histogram, [version, model], plot)
-    writing = write.click(_write, [version, model, scope, prefill, tokens], [written, version], concurrency_limit=1)
-    stop.click(lambda: "Stopped; what was written is kept.", None, written, cancels=[writing])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from cbgui import space
 from cbgui.data import columns, files
 from cbgui.data.catalogue import CATALOGUE, catalogue_rows
 from cbgui.data.columns import Mapping
-from cbgui.data.examples import KIND_LABELS, Example
+from cbgui.data.dataset_store import DatasetStore
+from cbgui.data.examples import KIND_LABELS, Example, Kind
 from cbgui.data.files import Table
 from cbgui.data.hub_datasets import hub_rows
 from cbgui.data.notes import Notes
@@ -23,8 +25,13 @@ from cbgui.errors import InputError, error_sentence
 from cbgui.modeling.hub import hub_answers
 from cbgui.ui.common import KINDS, sentences, shown_topic
 from cbgui.ui.fragments import plain
+from cbgui.ui.panels import write_answers
 
 NONE = "(none)"
+MUST_STOP, MUST_KEEP = SIDES = ("Must not be answered", "Must be answered")
+KEPT_KINDS = [label for label, kind in KINDS.items() if kind != "break"]
+THESE, WITHOUT_KIND = "These questions", "Questions whose row names no kind"
+NO_SIDE = "?"  # what the preview shows as the kind of a row that has none yet
 BATCH = 5000
 PREVIEW_ROWS = 5
 PREVIEW_CHARACTERS = 300
@@ -59,9 +66,17 @@ def _mapping(source: dict[str, Any], prompt: str, response: str, messages: str, 
     return mapping
 
 
-def _preview(rows: list[Located], mapping: Mapping, kind: str) -> pd.DataFrame:
-    found = columns.to_examples(rows, mapping, KINDS[kind], "these rows", Notes(), limit=PREVIEW_ROWS)
-    shown = [(e.prompt[:PREVIEW_CHARACTERS], e.response[:PREVIEW_CHARACTERS], KIND_LABELS[e.kind]) for e in found]
+def _kind_of(side: str | None, kept_kind: str) -> Kind | None:
+    """The kind of rows that name none; None until the user has chosen a side."""
+    return None if side not in SIDES else "break" if side == MUST_STOP else KINDS[kept_kind]
+
+
+def _preview(rows: list[Located], mapping: Mapping, kind: Kind | None) -> pd.DataFrame:
+    found = columns.to_examples(rows, mapping, kind, "these rows", Notes(), limit=PREVIEW_ROWS)
+    shown = [
+        (e.prompt[:PREVIEW_CHARACTERS], e.response[:PREVIEW_CHARACTERS], KIND_LABELS.get(e.kind, NO_SIDE))
+        for e in found
+    ]
     return pd.DataFrame(shown, columns=PREVIEW_COLUMNS)
 
 
@@ -78,7 +93,7 @@ def _look_at_hub(name: str, config: str, split: str) -> tuple:
 
 
 def _look_at_text(text: str) -> tuple:
-    return _look({"type": "paste", "text": text, "name": "pasted text", "kind": KIND_LABELS["break"]})
+    return _look({"type": "paste", "text": text, "name": "pasted text"})
 
 
 def _look(source: dict[str, Any]) -> tuple:
@@ -88,12 +103,12 @@ def _look(source: dict[str, Any]) -> tuple:
     except Exception as error:  # nothing of what was looked at before may stay on the page
         if not isinstance(error, InputError):
             traceback.print_exc()
-        return None, gr.Group(visible=False), plain(error_sentence(error)), *[gr.skip()] * 6
+        return None, gr.Group(visible=False), plain(error_sentence(error)), *[gr.skip()] * 7
 
 
 def _forget() -> tuple:
     """After the file was taken away."""
-    return None, gr.Group(visible=False), "", *[gr.skip()] * 6
+    return None, gr.Group(visible=False), "", *[gr.skip()] * 7
 
 
 def _looked(source: dict[str, Any]) -> tuple:
@@ -109,33 +124,52 @@ def _looked(source: dict[str, Any]) -> tuple:
         raise InputError(f"{name}: there are no rows in it; choose another.")
     if source["type"] == "catalogue":
         entry = ENTRIES[source["title"]]
-        guess, kind = entry.mapping, KIND_LABELS[entry.kind]
-    else:
-        guess, kind = columns.guess_mapping(rows, table.notes), source.get("kind", KIND_LABELS["retain"])
+        guess, side = entry.mapping, MUST_STOP if entry.kind == "break" else MUST_KEEP
+        kept_kind = KIND_LABELS["retain" if entry.kind == "break" else entry.kind]
+    else:  # which side it is on is never guessed
+        guess, side, kept_kind = columns.guess_mapping(rows, table.notes), None, KIND_LABELS["retain"]
     source = source | {"first": first[:REMEMBERED_ROWS], "guess": guess, "columns": columns.columns_of(rows)}
     chosen = [value or NONE for value in (guess.prompt, guess.response, guess.messages, guess.kind)]
-    preview, words = _look_again(source, *chosen, kind)
+    preview, words, sides, kept_kinds = _look_again(source, *chosen, side, kept_kind)
     choices = [NONE, *source["columns"]]
     dropdowns = [gr.Dropdown(choices=choices, value=value) for value in chosen]
-    return source, gr.Group(visible=True), f"{words} {plain(table.notes.words())}", *dropdowns, kind, preview
+    words = f"{words} {plain(table.notes.words())}"
+    return source, gr.Group(visible=True), words, *dropdowns, sides, kept_kinds, preview
 
 
-def _look_again(source: dict[str, Any] | None, prompt: str, response: str, messages: str, kind: str, other_kind: str):
-    """The first five rows with the columns that are chosen now, and words about them."""
+def _look_again(
+    source: dict[str, Any] | None,
+    prompt: str,
+    response: str,
+    messages: str,
+    kind: str,
+    side: str | None,
+    kept_kind: str,
+) -> tuple:
+    """The first five rows with the columns and the side that are chosen now, words about them, and the choices."""
     if not source:
-        return gr.skip()
-    name = source["name"]
+        return (gr.skip(),) * 4
+    name, kept_kinds = source["name"], gr.Radio(value=kept_kind, visible=side == MUST_KEEP)
+    sides = gr.Radio(value=side, label=THESE if kind in (NONE, None) else WITHOUT_KIND)
     try:
         mapping = _mapping(source, prompt, response, messages, kind)
         columns.need_prompts(mapping, source["columns"], name)
-        preview = _preview(source["first"], mapping, other_kind)
-        return preview, f"**{plain(name)}**: is this right? If not, choose other columns."
+        preview = _preview(source["first"], mapping, _kind_of(side, kept_kind))
+        return preview, f"**{plain(name)}**: is this right? If not, choose other columns.", sides, kept_kinds
     except InputError as error:
-        return None, f"**{plain(name)}**: {plain(error)}"
+        return None, f"**{plain(name)}**: {plain(error)}", sides, kept_kinds
+
+
+def _added(data: DatasetStore, found: list[Example], held_out: bool) -> str:
+    """Where the rows went, as Markdown: "**30 added** to *Must stop* of *clinic*"."""
+    stopped = sum(example.kind == "break" for example in found)
+    parts = {"Held out": len(found)} if held_out else {"Must stop": stopped, "Must keep": len(found) - stopped}
+    first, *rest = [f"**{count:,} added** to *{part}*" for part, count in parts.items() if count]
+    return " and ".join([first, *(words.replace(" added", "") for words in rest)]) + f" of *{plain(data.name)}*"
 
 
 @sentences
-def _import(version, source, prompt, response, messages, kind, other_kind, held_out, limit):
+def _import(version, source, prompt, response, messages, kind, side, kept_kind, held_out, limit) -> Iterator[tuple]:
     """Read and add all rows, and report progress."""
     if not source:
         raise InputError("there is nothing to add; choose a file, a public set or paste rows first.")
@@ -144,35 +178,43 @@ def _import(version, source, prompt, response, messages, kind, other_kind, held_
     data, mapping = shown_topic(version), _mapping(source, prompt, response, messages, kind)
     name, table, found = source["name"], _open(source), []
     columns.guess_mapping([row for _, row in source["first"]], table.notes)  # names the columns that are left out
-    examples = columns.examples_in(table.rows, mapping, KINDS[other_kind], name, table.notes, source["columns"])
+    kind = _kind_of(side, kept_kind)
+    examples = columns.examples_in(table.rows, mapping, kind, name, table.notes, source["columns"])
     most = int(limit) if limit else None
+    unchanged = (gr.skip(),) * 5
     while most is None or len(found) < most:
         batch = [example for _, example in itertools.islice(examples, BATCH)]
         if not batch:
             break
+        if any(example.kind is None for example in batch):
+            raise InputError(f"say whether these questions are ones that {MUST_STOP.lower()}, or {MUST_KEEP.lower()}.")
         found += batch
         space.refuse_over("rows", len(found), space.MAX_ROWS)
-        yield f"Reading {plain(name)}: {len(found):,} rows so far ...", gr.skip(), gr.skip(), gr.skip()
+        yield f"Reading {plain(name)}: {len(found):,} rows so far ...", *unchanged
     found = found[:most]
     space.refuse_over("rows", sum(data.counts().values()) + len(found), space.MAX_ROWS)
     notes = table.notes.words()
     if not found:
         raise InputError(f"{name}: no row could be read as an example. {notes or 'There are no rows in it.'}")
-    yield f"Adding {len(found):,} rows ...", gr.skip(), gr.skip(), gr.skip()
+    yield f"Adding {len(found):,} rows ...", *unchanged
     data.add(found, f"import {name}", held_out=held_out)
-    words = f"**{len(found):,} rows added** to {data.name} from {plain(name)}. {plain(notes)}"
+    words = f"{_added(data, found, held_out)}, from {plain(name)}. {plain(notes)}"
     if empty := sum(not example.response for example in found):
-        words += f" {empty:,} have no answer yet: under **Write the answers** below, the model can write them."
-    yield words, gr.Group(visible=False), data.version(), None
+        words += f" {empty:,} {'has' if empty == 1 else 'have'} no answer yet; the model can write its own."
+    shown_part = "Held out" if held_out else "Must stop" if found[0].kind == "break" else "Must keep"
+    yield words, gr.Group(visible=False), data.version(), None, shown_part, gr.Column(visible=bool(empty))
 
 
 @sentences
-def _type(version: tuple, prompt: str, response: str, kind: str) -> tuple:
+def _type(version: tuple, prompt: str, response: str, kind: str | None) -> tuple:
     if not (prompt or "").strip():
         raise InputError("question is empty; write what a user would ask.")
+    if kind not in KINDS:
+        raise InputError("kind is not chosen; say whether this question must stop or must be kept.")
     data = shown_topic(version)
-    data.add([Example((("user", prompt),), (response or "").strip(), KINDS[kind], "typed")], "type a row")
-    return "**1 row added.**", "", "", data.version()
+    row = Example((("user", prompt),), (response or "").strip(), KINDS[kind], "typed")
+    data.add([row], "type a row")
+    return f"{_added(data, [row], False)}.", "", "", data.version(), gr.Column(visible=not row.response)
 
 
 def _entry_words(title: str) -> str:
@@ -184,7 +226,8 @@ def _entry_words(title: str) -> str:
     )
 
 
-def build(version: gr.State) -> None:
+def build(version: gr.State, model: gr.Textbox, part: gr.Radio) -> None:
+    """`part` is which rows the page shows; after an import it shows where the rows went."""
     source = gr.State(None)
     kinds, titles = list(KINDS), list(ENTRIES)
     with gr.Accordion("Add rows", open=False, elem_id="add-rows"):
@@ -214,9 +257,10 @@ def build(version: gr.State) -> None:
             with gr.Tab("Type one"):
                 typed_prompt = gr.Textbox(label="Question", lines=2, elem_id="type-prompt")
                 typed_response = gr.Textbox(label="Answer (the model can write it later)", lines=2)
-                typed_kind = gr.Radio(kinds, value=KIND_LABELS["break"], label="Kind", elem_id="type-kind")
+                typed_kind = gr.Radio(kinds, value=None, label="Kind", elem_id="type-kind")
                 add_typed = gr.Button("Add the row", size="sm", elem_id="type-add")
         words = gr.Markdown(elem_id="import-words")
+        offer = write_answers.offer(version, model, "import")
         with gr.Group(visible=False, elem_id="mapping") as mapping:
             with gr.Row():
                 chosen_columns = [
@@ -229,9 +273,19 @@ def build(version: gr.State) -> None:
                     )
                 ]
             with gr.Row():
-                kind = gr.Radio(
-                    kinds, value=KIND_LABELS["retain"], label="Rows without a kind are", elem_id="map-other", scale=2
+                side = gr.Radio(
+                    list(SIDES),
+                    value=None,
+                    label=THESE,
+                    elem_id="map-side",
+                    elem_classes="sides",
+                    min_width=320,
+                    scale=2,
                 )
+                kept_kind = gr.Radio(
+                    KEPT_KINDS, value=KEPT_KINDS[0], label="They are", visible=False, elem_id="map-kept", min_width=300
+                )
+            with gr.Row():
                 limit = gr.Number(label="Most rows", info="0: all", value=0, precision=0, min_width=100)
                 held_out = gr.Checkbox(label="Hold them all out", info="never trained on", elem_id="hold-all-out")
             preview = gr.Dataframe(
@@ -242,23 +296,29 @@ def build(version: gr.State) -> None:
                 label="The first five as they will be added",
                 column_widths=["36%", "37%", "27%"],
                 elem_id="preview",
+                elem_classes="sans",
             )
             with gr.Row():
                 do_import = gr.Button("Add these rows", variant="primary", elem_id="import")
                 stop = gr.Button("Stop reading")
-    looked = [source, mapping, words, *chosen_columns, kind, preview]
+    looked = [source, mapping, words, *chosen_columns, side, kept_kind, preview]
     file.upload(_look_at_file, file, looked)
     file.clear(_forget, None, looked)
     catalogue.input(_entry_words, catalogue, entry_words)
     look_at_set.click(_look_at_public_set, catalogue, looked)
     look_at_hub.click(_look_at_hub, [name, config, split], looked)
     look_at_text.click(_look_at_text, text, looked)
-    choice = [source, *chosen_columns, kind]
-    for control in (*chosen_columns, kind):
-        control.input(_look_again, choice, [preview, words], show_progress="hidden", trigger_mode="always_last")
+    choice = [source, *chosen_columns, side, kept_kind]
+    for control in (*chosen_columns, side, kept_kind):
+        control.input(
+            _look_again, choice, [preview, words, side, kept_kind], show_progress="hidden", trigger_mode="always_last"
+        )
     reading = do_import.click(
-        _import, [version, *choice, held_out, limit], [words, mapping, version, source], concurrency_limit=1
+        _import,
+        [version, *choice, held_out, limit],
+        [words, mapping, version, source, part, offer],
+        concurrency_limit=1,
     )
     stop.click(lambda: "Stopped; nothing was added.", None, words, cancels=[reading])
     typed = [typed_prompt, typed_response]
-    add_typed.click(_type, [version, *typed, typed_kind], [words, *typed, version])
+    add_typed.click(_type, [version, *typed, typed_kind], [words, *typed, version, offer])

@@ -26,7 +26,7 @@ SAFE = {"X-Content-Type-Options": "nosniff", "Content-Security-Policy": "sandbox
 
 @dataclass(frozen=True)
 class Listing:
-    """What the Export page shows of one folder."""
+    """What the Take away page shows of one folder."""
 
     title: str
     zip: str  # its address
@@ -96,7 +96,7 @@ def _send(request: Request) -> Response:
         for path in files:
             if path.name == name:
                 return FileResponse(path, filename=name, headers=SAFE)
-    return PlainTextResponse("There is no such file; see the app's Export page.", 404)
+    return PlainTextResponse("There is no such file; see the app's Take away page.", 404)
 
 
 def _zip(files: list[Path], name: str) -> Response:

@@ -37,7 +37,7 @@ def refuse_full() -> None:
     """Raises InputError on a Space when the visitor's runs, topics and trash take more than MAX_DISK."""
     if on_space():
         megabytes = sum(size for size, _ in _facts(folder.runs_folder())) // 10**6
-        refuse_over("disk space of your runs and topics in MB; delete runs on the Runs page", megabytes, MAX_DISK)
+        refuse_over("disk space of your runs and topics in MB; delete runs on the History page", megabytes, MAX_DISK)
 
 
 def trim_trash() -> None:

@@ -1,0 +1,111 @@
+"""Answers written by the model: the panel with all choices, and the offer that follows rows without an answer."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+
+import gradio as gr
+
+from cbgui import hardware
+from cbgui.config import ModelConfig
+from cbgui.data.dataset_store import Row
+from cbgui.data.refusals import is_refusal
+from cbgui.errors import InputError
+from cbgui.inference import batch_answers
+from cbgui.ui.common import in_memory, sentences, shown_topic
+
+UPDATE_SECONDS = 1.0  # between two sentences about how far the writing is
+LONGEST = 120  # tokens of an answer
+WITHOUT_ANSWER = "rows without an answer"
+SCOPES = {WITHOUT_ANSWER: None, "all rows that must stop": "break", "all rows that must be kept": "retain"}
+ONE_AT_A_TIME = {"concurrency_id": "write answers", "concurrency_limit": 1}  # whichever button it was
+STOPPED = "Stopped; what was written is kept."
+
+
+@sentences
+def _write(version: tuple, model: str, scope: str, prefill: str, longest: float) -> Iterator[tuple]:
+    """Let the model write the answers; what is written is on disk every second."""
+    data = shown_topic(version)
+    rows = [row for row in data.rows() if _in_scope(row, SCOPES[scope])]
+    if not rows:
+        raise InputError(f"answers for = {scope!r}: there are no such rows; choose others or add some.")
+    in_memory.drop()  # makes room for the model that writes
+    yield f"Loading the model to write {len(rows):,} answers ...", gr.skip()
+    refusals, done, new, shown = 0, 0, {}, time.perf_counter()
+    prompts = [row.example.chat() for row in rows]
+    config = ModelConfig(name=model.strip() or "demo")
+
+    def save() -> None:
+        answers = dict(new)
+        new.clear()
+        if answers:
+            data.update(
+                answers,
+                lambda row: replace(row, example=replace(row.example, response=answers[row.id])),
+                "write answers",
+                join=True,
+            )
+
+    writing = batch_answers.write_answers(config, prompts, prefill=prefill, max_new_tokens=int(longest))
+    try:
+        for share, answers in writing:
+            new |= {rows[number].id: answer for number, answer in answers.items()}
+            done += len(answers)
+            refusals += sum(is_refusal(a) and rows[number].example.kind == "break" for number, a in answers.items())
+            if done < len(rows) and time.perf_counter() - shown < UPDATE_SECONDS:
+                continue
+            shown = time.perf_counter()
+            now = gr.skip()
+            if new:
+                save()
+                now = data.version()
+            refused = f" {refusals} answers that must stop are refusals: see Checks, or use a prefill." * bool(refusals)
+            ending = "**All written.**" if done == len(rows) else f"{share:.0%} done. Stop keeps what is written."
+            yield f"{done:,} of {len(rows):,} answers written. {ending}{refused}", now
+    finally:  # also when the user stops it
+        save()
+        writing.close()  # frees the model
+        hardware.free_cached_memory()
+
+
+def _in_scope(row: Row, part: str | None) -> bool:
+    if part is None:
+        return not row.example.response.strip()
+    return not row.held_out and (row.example.kind == "break") == (part == "break")
+
+
+def _write_missing(version: tuple, model: str) -> Iterator[tuple]:
+    yield from _write(version, model, WITHOUT_ANSWER, "", LONGEST)
+
+
+def offer(version: gr.State, model: gr.Textbox, name: str) -> gr.Column:
+    """A hidden button that writes the missing answers; show it where rows without an answer were added."""
+    with gr.Column(visible=False, elem_id=f"{name}-offer") as offered:
+        with gr.Row():
+            write = gr.Button("Write the answers", variant="primary", elem_id=f"{name}-write", min_width=160)
+            stop = gr.Button("Stop", elem_id=f"{name}-stop-writing", min_width=100)
+        words = gr.Markdown(elem_id=f"{name}-written")
+    writing = write.click(_write_missing, [version, model], [words, version], **ONE_AT_A_TIME)
+    stop.click(lambda: STOPPED, None, words, cancels=[writing])
+    return offered
+
+
+def build(version: gr.State, model: gr.Textbox) -> None:
+    """The panel with all choices."""
+    with gr.Accordion("Write the answers", open=False, elem_id="write"):
+        gr.Markdown(
+            "The model of the Train page writes the answers. An answer that must stop should be one that the model "
+            "would really give. Where it refuses, a prefill such as *Sure, here is how* makes it go on."
+        )
+        with gr.Row():
+            scope = gr.Dropdown(list(SCOPES), value=WITHOUT_ANSWER, label="For", min_width=180)
+            prefill = gr.Textbox(label="Begin each answer with", placeholder="nothing", min_width=180)
+            tokens = gr.Number(label="Most tokens", value=LONGEST, precision=0, minimum=8, min_width=100)
+        with gr.Row():
+            write = gr.Button("Write the answers", variant="primary", elem_id="write-answers")
+            stop = gr.Button("Stop")
+        written = gr.Markdown(elem_id="write-words")
+    writing = write.click(_write, [version, model, scope, prefill, tokens], [written, version], **ONE_AT_A_TIME)
+    stop.click(lambda: STOPPED, None, written, cancels=[writing])
