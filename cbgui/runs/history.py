@@ -47,7 +47,8 @@ class History:
     end: int = 0
     newest: dict[str, Event] = field(default_factory=dict)  # by kind
     seconds: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT_STEPS))  # without the first step
-    measured: int = 0  # steps and validations so far
+    measured: int = 0  # steps, validations and trials so far
+    trials: list[Event] = field(default_factory=list)  # in the order of the run; a few
     _points: dict[str, _Thinned] = field(default_factory=lambda: {"step": _Thinned(), "validation": _Thinned()})
 
     def add(self, events: list[Event]) -> None:
@@ -56,6 +57,9 @@ class History:
             if kind == "step" and "step" in self.newest:  # the first step is slow: it computes the reference states
                 self.seconds.append(event["seconds"])
             self.newest[kind] = event
+            if kind == "trial":
+                self.measured += 1
+                self.trials.append(event)
             if kind in self._points:
                 self.measured += 1
                 self._points[kind].add({key: event[key] for key in OF_A_POINT if key in event})

@@ -10,10 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from cbgui.config import RunConfig
 from cbgui.data.examples import Example
-from cbgui.modeling.hub import ModelSource
-from cbgui.modeling.truncated import TruncatedModel
 
 AT = (0.5, 0.75)  # of the steps, besides the end
 STRONGER, WEAKER = (1.15, 1.3, 1.5), (0.85, 0.7)  # what the finished adapter may be multiplied by
@@ -47,6 +44,12 @@ class Trial:
         """The values of a `trial` event."""
         return {"blocked": self.blocked, "breaks": self.breaks, "hurt": self.hurt, "worst": self.worst[:5]}
 
+    @classmethod
+    def of_event(cls, event: dict[str, Any]) -> Trial:
+        """The trial of a `trial` event."""
+        hurt = {kind: (number, of) for kind, (number, of) in event["hurt"].items()}
+        return cls(event["blocked"], event["breaks"], hurt, event["worst"])
+
     def sentence(self) -> str:
         """Such as "30 of 32 must-stop questions blocked, 1 of 24 look-alikes and 0 of 24 everyday questions harmed"."""
         sides = [f"{self.blocked} of {self.breaks} must-stop questions blocked"] if self.breaks else []
@@ -65,8 +68,9 @@ class Trial:
 
 # The trials so far, by strength -> the strength to try next, or None.
 Next = Callable[[dict[float, Trial]], float | None]
-# Tries the adapter as it is now on the examples; None where the full model does not fit.
-Try = Callable[[TruncatedModel, ModelSource, RunConfig, list[Example], Next], dict[float, Trial] | None]
+# (truncated model, its source, RunConfig, examples, Next) -> trials of the adapter as it is now; None where the full
+# model does not fit. The pages import this module, so it names no type that would load torch.
+Try = Callable[..., dict[float, Trial] | None]
 
 
 def as_it_is(trials: dict[float, Trial]) -> float | None:

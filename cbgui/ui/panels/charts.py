@@ -10,6 +10,7 @@ import pandas as pd
 
 from cbgui.runs.history import History
 from cbgui.training.diagnostics import DERAILS, FIRST_STEPS, UNTOUCHED, slowest_layer
+from cbgui.training.trials import KINDS
 
 # RGB values; each colour is visible on a light and on a dark page.
 HUES = ((59, 130, 246), (249, 115, 22), (20, 184, 166), (168, 85, 247), (236, 72, 153), (132, 204, 22))
@@ -17,6 +18,11 @@ VALIDATION = ", validation"
 TARGET, TARGET_COLOUR = f"derails below {DERAILS:g}", "rgb(148,163,184)"
 LOSS_COLUMNS = ["step", "value", "loss"]
 COSINE_COLUMNS = ["step", "cosine", "layer"]
+TRIAL_COLUMNS = ["step", "percent", "questions"]
+BLOCKED = "must stop, blocked"
+TRIAL_COLOURS = dict(
+    zip([BLOCKED, *(f"{words} harmed" for words in KINDS.values())], (f"rgb{hue}" for hue in HUES), strict=False)
+)
 
 
 def measurements(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -68,6 +74,35 @@ def _with_target(table: pd.DataFrame, limits: list[int]) -> pd.DataFrame:
     return pd.concat([table, line], ignore_index=True) if len(table) else table
 
 
+def trial_table(trials: list[dict[str, Any]]) -> pd.DataFrame:
+    """Shares in percent: of the strength that was trained for, and at the end of the one that was chosen."""
+    last = {event["step"]: event for event in trials if event["strength"] == 1 or event.get("chosen")}
+    rows = []
+    for event in last.values():
+        if event["breaks"]:
+            rows.append((event["step"], 100 * event["blocked"] / event["breaks"], BLOCKED))
+        for kind, (number, of) in event["hurt"].items():
+            if of:
+                rows.append((event["step"], 100 * number / of, f"{KINDS[kind]} harmed"))
+    return pd.DataFrame(rows, columns=TRIAL_COLUMNS)
+
+
+def trade_off(trials: list[dict[str, Any]]) -> str:
+    """What each strength of the finished adapter does, as a Markdown table; empty where only one was tried."""
+    chosen = next((event for event in reversed(trials) if event.get("chosen")), None)
+    if chosen is None:
+        return ""
+    tried = {event["strength"]: event for event in trials if event["step"] == chosen["step"]}
+    if len(tried) < 2:
+        return ""
+    rows = []
+    for strength, event in sorted(tried.items()):
+        mark = "**chosen**" if strength == chosen["strength"] else ""
+        harmed = ", ".join(f"{number} of {of} {KINDS[kind]}" for kind, (number, of) in event["hurt"].items())
+        rows.append(f"| {strength:g} | {event['blocked']} of {event['breaks']} | {harmed} | {mark} |")
+    return "\n".join(["| strength | blocked | harmed | |", "|---|---|---|---|", *rows])
+
+
 @dataclass(frozen=True)
 class Drawn:
     """What the charts of a page show: how many measurements of which run, and with which axes and colours."""
@@ -79,15 +114,18 @@ class Drawn:
 
 
 def update(run: str, past: History, drawn: Drawn | None) -> tuple[tuple[Any, ...], Drawn]:
-    """Updates for the charts of losses and cosines, and what they show then. Call it until that is `settled`.
+    """Updates for the charts of losses, cosines and trials, and what they show then. Call it until that is `settled`.
 
     A Gradio chart whose axis or colours change builds a new picture, and ignores values that arrive meanwhile. So a
     chart of another run is emptied before it is drawn, and drawn again after its look has changed.
     """
     points = past.points()
     limits = [0, past.newest["step"]["steps"] if "step" in past.newest else 1]
-    tables = loss_table(points), _with_target(cosine_table(points), limits)
-    looks = [{"x_lim": limits, **(colours(table) if len(table) else {})} for table in tables]
+    tables = loss_table(points), _with_target(cosine_table(points), limits), trial_table(past.trials)
+    looks = [{"x_lim": limits, **(colours(table) if len(table) else {})} for table in tables[:2]]
+    looks.append(
+        {"x_lim": limits, "color_map": TRIAL_COLOURS, "colors_in_legend": list(dict.fromkeys(tables[2].questions))}
+    )
     # With an empty table, a chart would treat its number columns as categories.
     values = [table if len(table) else None for table in tables]
     look = tuple(str(look) for look in looks)
@@ -97,7 +135,7 @@ def update(run: str, past: History, drawn: Drawn | None) -> tuple[tuple[Any, ...
         plots = tuple(gr.LinePlot(value=value, **look) for value, look in zip(values, looks, strict=True))
         return plots, Drawn(run, past.measured, look, False)
     if drawn.settled and drawn.measured == past.measured:
-        return (gr.skip(),) * 2, drawn
+        return (gr.skip(),) * 3, drawn
     return tuple(gr.LinePlot(value=value) for value in values), Drawn(run, past.measured, look, True)
 
 

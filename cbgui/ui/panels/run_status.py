@@ -10,6 +10,7 @@ from cbgui.runs import folder, queue
 from cbgui.runs.disk import disk_is_full
 from cbgui.runs.history import History
 from cbgui.runs.run import STATE_LABELS, Run
+from cbgui.training.trials import Trial
 from cbgui.ui.fragments import plain
 from cbgui.ui.panels import charts
 
@@ -94,6 +95,9 @@ def _progress(run: Run, state: str, past: History, silent: float | None) -> str:
         words += f", {last['tokens_per_second']:.0f} tokens/s, {last['memory_bytes'] / GIB:.1f} GiB in use."
         words += ASKED.get(run.request(), "")
     words += f"  \n{charts.meaning(past.points(), state)}"
+    if past.trials:
+        words += f"  \nHeld-out questions at step {past.trials[-1]['step']}: "
+        words += f"{plain(Trial.of_event(past.trials[-1]).sentence())}."
     if state == "running":
         weights = last["coefficients"]
         words += f" Loss weights now: must stop {weights['reroute']:.3g}, must keep {weights['retain']:.3g}; "
