@@ -19,6 +19,7 @@ from cbgui.data.examples import Example
 from cbgui.evaluation.attacks.attempt import Attempt
 from cbgui.modeling.batch import batches_by_length
 from cbgui.modeling.chat_format import prompt_ids, response_ids
+from cbgui.modeling.decoder import head_logits, text_config
 from cbgui.modeling.lora import AdaptedRows
 
 READ_TOKENS = 1024  # padded tokens of a batch of given texts; larger batches were no faster on two cores
@@ -82,13 +83,13 @@ class ModelPair:
 
     def __post_init__(self) -> None:
         # Sliding windows and recurrent states cannot handle the padding after the shared beginning.
-        layers = DynamicCache(config=self.model.config).layers
+        layers = DynamicCache(config=text_config(self.model.config)).layers
         self.plain_cache = bool(layers) and all(type(layer) is DynamicLayer for layer in layers)
 
     @property
     def body(self) -> PreTrainedModel:
         """The model without its head."""
-        return self.model.get_base_model().base_model
+        return self.model.get_base_model().get_decoder()
 
     def using(self, adapted: bool) -> AbstractContextManager:
         """Inside this context the model is the short-circuited one if `adapted`, else the base model."""
@@ -147,15 +148,8 @@ class ModelPair:
                 yield row, [self.logits(hidden[position, first : first + len(answers[row])]) for hidden in states]
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """(tokens, hidden_size) -> (tokens, vocabulary) in float32, the same as the model's own logits.
-
-        After the head, Gemma caps the logits, and Cohere and Granite scale them (see their `forward` in transformers).
-        """
-        config = self.model.config.get_text_config()
-        logits = self.model.get_output_embeddings()(hidden).float()
-        logits = logits * (getattr(config, "logit_scale", None) or 1) / (getattr(config, "logits_scaling", None) or 1)
-        cap = getattr(config, "final_logit_softcapping", None)
-        return logits if cap is None else torch.tanh(logits / cap) * cap
+        """(tokens, hidden_size) -> (tokens, vocabulary) in float32: the decoder's output through the model's head."""
+        return head_logits(self.model.get_base_model(), hidden[None])[0].float()
 
     @torch.no_grad()
     def base_nats(self, attempts: list[Attempt], answers: list[Answer]) -> list[float]:

@@ -16,6 +16,7 @@ from cbgui.inference.streaming import in_model_thread, stream_tokens
 from cbgui.modeling.adapter_io import checkpoint_adapter
 from cbgui.modeling.architecture import target_layers
 from cbgui.modeling.chat_format import Messages, load_tokenizer, prompt_ids, response_ids, tokenize_prompts
+from cbgui.modeling.decoder import depth
 from cbgui.modeling.full import load_with_adapter
 from cbgui.modeling.hub import resolve_model
 from cbgui.modeling.lora import AdaptedRows, adapt_rows
@@ -100,7 +101,7 @@ class ChatModel:
 
     def _hidden(self, input_ids: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Hidden states of all layers, (1, tokens, hidden_size) each."""
-        body = self.model.get_base_model().base_model  # without the head
+        body = self.model.get_base_model().get_decoder()  # without the head
         return body(input_ids=input_ids, output_hidden_states=True, use_cache=False).hidden_states
 
 
@@ -139,5 +140,5 @@ def load_chat_model(run: Run, checkpoint: str = FINAL) -> ChatModel:
             adapter = Path(scratch)
             checkpoint_adapter(known[checkpoint], source, config.model.name, adapter)
         model = load_with_adapter(source, config.model, adapter)
-    layers = target_layers(config.objective, model.config.num_hidden_layers)
+    layers = target_layers(config.objective, depth(model.config))
     return ChatModel(model, load_tokenizer(source), layers, adapt_rows(model))

@@ -12,13 +12,14 @@ from pathlib import Path
 
 import torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from cbgui import hardware
 from cbgui.config import ModelConfig
 from cbgui.errors import InputError
 from cbgui.hardware import CONTEXT, GIB
 from cbgui.modeling.architecture import read_model_config
+from cbgui.modeling.decoder import decoder_layers, empty_model, model_class, text_config
 from cbgui.modeling.hub import ModelSource
 from cbgui.modeling.loading import NF4_BYTES, compute_dtype, load_options
 
@@ -31,10 +32,10 @@ def full_model_bytes(model_config: PretrainedConfig, config: ModelConfig) -> int
     """Bytes of the full model's weights. With `nf4`, the matrices of the decoder layers take 4 bits a weight; embedding
     and head stay as they are."""
     dtype = compute_dtype(config)
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(model_config, dtype=dtype)
+    model = empty_model(model_config, dtype)
     total = sum(parameter.numel() for parameter in model.parameters())  # tied weights count once
-    in_layers = sum(m.weight.numel() for m in model.base_model.layers.modules() if isinstance(m, torch.nn.Linear))
+    layers = decoder_layers(model.get_decoder())
+    in_layers = sum(m.weight.numel() for m in layers.modules() if isinstance(m, torch.nn.Linear))
     packed = in_layers if config.quantization == "nf4" else 0
     return int((total - packed) * dtype.itemsize + packed * NF4_BYTES)
 
@@ -102,11 +103,12 @@ def full_model_in_words(model_config: PretrainedConfig, config: ModelConfig, mem
 
 def load_full_model(source: ModelSource, config: ModelConfig) -> PreTrainedModel:
     """The full model in the best form that fits into free memory. Raises InputError when none fits."""
-    form = best_form(read_model_config(source), config, hardware.free_memory(), hardware.memory_kind())
+    model_config = read_model_config(source)
+    form = best_form(model_config, config, hardware.free_memory(), hardware.memory_kind())
     options = load_options(form.config)
     if form.in_ram:
         options["device_map"] = {"": torch.device(form.device)}
-    return AutoModelForCausalLM.from_pretrained(source.path, **options).eval()
+    return model_class(model_config).from_pretrained(source.path, **options).eval()
 
 
 def load_with_adapter(source: ModelSource, config: ModelConfig, adapter: Path) -> PeftModel:
@@ -125,7 +127,7 @@ def form_in_words(model: PreTrainedModel | PeftModel) -> str:
 def batch_token_budget(model: PreTrainedModel | PeftModel) -> int:
     """How many padded tokens, prompts and answers together, one batch may have: as many as memory allows for their keys
     and values."""
-    config = model.config.get_text_config()
+    config = text_config(model.config)
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     token = 2 * config.num_hidden_layers * heads * size * model.dtype.itemsize

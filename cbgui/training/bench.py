@@ -59,7 +59,7 @@ def step_flops(truncated: TruncatedModel, lengths: list[int], reference_pass: bo
     Each weight costs two FLOP for each token. Attention adds its two products over the causal half.
     """
     model = truncated.model.get_base_model()
-    layers, config = model.layers, model.config
+    layers, config = truncated.layers, model.config
     weights = sum(
         module.in_features * module.out_features
         for name, module in layers.named_modules()
@@ -127,7 +127,7 @@ def bench(
     rate = matmul_rate(dtype, sum(lengths), model_config.hidden_size, model_config.intermediate_size)
     return {
         "model": model,
-        "layers_run": len(truncated.model.get_base_model().layers),
+        "layers_run": len(truncated.layers),
         "machine": machine(),
         "quantization": config.model.quantization,
         "dtype": str(dtype).removeprefix("torch."),

@@ -19,6 +19,7 @@ from cbgui.errors import InputError
 from cbgui.hardware import GIB
 from cbgui.modeling.architecture import target_layers
 from cbgui.modeling.batch import MICRO_BATCH_OVERHEAD
+from cbgui.modeling.decoder import depth
 from cbgui.modeling.truncated import TruncatedModel, empty_truncated_model
 from cbgui.training.memory_parts import Part, Steps, micro_batches_of, parts_of
 
@@ -62,7 +63,7 @@ def estimate_memory(
     is one step of examples of `data.max_tokens`. `with_data` is False for the bench, which has neither tokenizer nor
     examples. Raises InputError when nothing fits, and names settings that would.
     """
-    targets = target_layers(config.objective, model_config.num_hidden_layers)
+    targets = target_layers(config.objective, depth(model_config))
     if (
         device == "cuda" and hardware.memory_kind() == "cpu" and config.model.dtype == "auto"
     ):  # estimating for another machine's GPU
@@ -185,8 +186,8 @@ def _longest_that_fits(truncated: TruncatedModel, nearest: Estimate, memory: int
 
 def _highest_target(model_config: PretrainedConfig, nearest: Estimate, memory: int) -> int | None:
     """The highest target layer, from a third of the depth on, with which the smallest settings fit."""
-    depth = model_config.num_hidden_layers
-    for layer in range(max(target_layers(nearest.config.objective, depth)) - 1, depth // 3, -1):
+    layers = depth(model_config)
+    for layer in range(max(target_layers(nearest.config.objective, layers)) - 1, layers // 3, -1):
         truncated = empty_truncated_model(model_config, nearest.config, [layer])
         if _peak(truncated, nearest.config, nearest.device) <= memory:
             return layer

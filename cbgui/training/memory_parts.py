@@ -71,7 +71,7 @@ class _Shape:
 
 
 def _shape(truncated: TruncatedModel) -> _Shape:
-    model, layers = truncated.model, truncated.model.layers
+    model, layers = truncated.model, truncated.layers
     config, first = model.config, layers[0]
     heads, hidden = config.num_attention_heads, config.hidden_size
     linears = [(m.in_features, m.out_features) for m in first.modules() if isinstance(m, torch.nn.Linear)]

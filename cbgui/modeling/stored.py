@@ -1,0 +1,86 @@
+"""A model's weights as its files name them, under the names that transformers gives them on loading."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from transformers import PreTrainedModel
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightConverter, WeightRenaming, dot_natural_key, rename_source_key
+
+
+@dataclass
+class _Sources:
+    """The stored tensors that a parameter is made of."""
+
+    names: list[str]
+    patterns: list[str]  # of the converter, for each of the names; empty where the one tensor is taken as it is
+    target: str  # the first parameter that the converter makes
+
+
+class StoredWeights(Mapping):
+    """Parameter name of a full model -> its tensor, read from safetensors files on access.
+
+    `model` may be empty (on the meta device). Weights that are stored under other names or in other forms (experts one
+    by one, for example) are found as transformers finds them (core_model_loading.convert_and_load_state_dict_in_model).
+    Tied parameters share one stored tensor.
+    """
+
+    def __init__(self, model: PreTrainedModel, files: list[Path]) -> None:
+        self._model = model
+        self._file: dict[str, Path] = {}
+        for path in files:
+            with safe_open(path, "pt") as file:
+                self._file |= dict.fromkeys(file.keys(), path)
+        transforms = get_model_conversion_mapping(model)
+        renamings = [t for t in transforms if isinstance(t, WeightRenaming)]
+        converters = [t for t in transforms if isinstance(t, WeightConverter)]
+        self._converter = {pattern: t for t in converters for pattern in t.source_patterns}
+        form, prefix = model.state_dict(), model.base_model_prefix
+        self._sources: dict[str, _Sources] = {}
+        for stored in sorted(self._file, key=dot_natural_key):
+            name, pattern = rename_source_key(stored, renamings, converters, prefix, form)
+            if name not in form and stored in form:
+                name, pattern = rename_source_key(stored, [], [], prefix, form)
+            sources = self._sources.setdefault(name, _Sources([], [], name))
+            sources.names.append(stored)
+            if pattern is not None:
+                sources.patterns.append(pattern)
+                first, *others = self._converter[pattern].target_patterns
+                for other in others:  # one tensor that becomes several parameters
+                    self._sources[name.replace(first, other)] = sources
+        for pair in model.all_tied_weights_keys.items():
+            stored = [name for name in pair if name in self._sources]
+            for name in pair:
+                if stored and name not in self._sources:
+                    self._sources[name] = self._sources[stored[0]]
+
+    def stored_name(self, name: str) -> str | None:
+        """The name of the stored tensor that is a parameter as it is; None if there is none."""
+        sources = self._sources.get(name)
+        return sources.names[0] if sources and not sources.patterns else None
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        sources = self._sources[name]
+        if not sources.patterns:
+            return self._read(sources.names[0])
+        converter = copy.deepcopy(self._converter[sources.patterns[0]])
+        for stored, pattern in zip(sources.names, sources.patterns, strict=True):
+            converter.add_tensor(sources.target, stored, pattern, self._read(stored))
+        made = converter.convert(sources.target, model=self._model, config=self._model.config)[name]
+        return made[0] if isinstance(made, list) else made
+
+    def _read(self, stored: str) -> torch.Tensor:
+        with safe_open(self._file[stored], "pt") as file:
+            return file.get_tensor(stored)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._sources)
+
+    def __len__(self) -> int:
+        return len(self._sources)
