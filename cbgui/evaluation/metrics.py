@@ -19,7 +19,7 @@ from cbgui.data.examples import Example
 from cbgui.evaluation.attacks.attempt import Attempt
 from cbgui.modeling.batch import batches_by_length
 from cbgui.modeling.chat_format import prompt_ids, response_ids
-from cbgui.modeling.decoder import head_logits, text_config
+from cbgui.modeling.decoder import head_logits, text_config, text_decoder
 from cbgui.modeling.lora import AdaptedRows
 
 READ_TOKENS = 1024  # padded tokens of a batch of given texts; larger batches were no faster on two cores
@@ -89,7 +89,7 @@ class ModelPair:
     @property
     def body(self) -> PreTrainedModel:
         """The model without its head."""
-        return self.model.get_base_model().get_decoder()
+        return text_decoder(self.model.get_base_model())
 
     def using(self, adapted: bool) -> AbstractContextManager:
         """Inside this context the model is the short-circuited one if `adapted`, else the base model."""

@@ -169,9 +169,17 @@ def merge_weights(
     shards = weight_files(source.path)
     plan = list(_plan(shards, max_shard_size))
     form = empty_model(AutoConfig.from_pretrained(source.path, trust_remote_code=False))
-    stored = StoredWeights(form, shards)
-    deltas = {stored.stored_name(name) or name: delta for name, delta in adapter_deltas(adapter).items()}
-    unused, seen, reported = set(deltas), 0, 0.0
+    stored, changes = StoredWeights(form, shards), adapter_deltas(adapter)
+    if unknown := sorted(set(changes) - set(stored)):
+        raise InputError(
+            f"model {source.label!r}: the adapter changes {unknown[0]!r}, which this base model does not have, "
+            "so the run was trained on another model; train again."
+        )
+    sources: dict[str, list[str]] = {}  # stored tensor -> the adapted parameters that it is part of
+    for name in changes:
+        for tensor in stored.stored_names(name):
+            sources.setdefault(tensor, []).append(name)
+    seen, reported = 0, 0.0
     count = sum(map(len, plan))
 
     def merged(name: str, weight: torch.Tensor) -> torch.Tensor:
@@ -180,22 +188,20 @@ def merge_weights(
         if time.monotonic() - reported > PROGRESS_SECONDS:
             reported = time.monotonic()
             progress(0.8 * seen / count, f"Merging tensor {seen} of {count}")
-        if name not in deltas:
-            return weight
-        unused.discard(name)
-        a, b, scale = deltas[name]
-        return weight.float().addmm_(b.float(), a.float(), alpha=scale).to(weight.dtype)
+        for parameter in sources.get(name, []):
+            a, b, scale = changes[parameter]
+            if stored.stored_name(parameter) is not None:
+                weight = weight.float().addmm_(b.float(), a.float(), alpha=scale).to(weight.dtype)
+            else:
+                delta = stored.deltas(parameter, b.float() @ a.float() * scale)[name]
+                weight = (weight.float() + delta).to(weight.dtype)
+        return weight
 
     weight_map = {}
     for number, tensors in enumerate(plan, 1):
         name = WEIGHTS if len(plan) == 1 else f"model-{number:05d}-of-{len(plan):05d}.safetensors"
         _write_shard(folder / name, tensors, merged)
         weight_map |= {tensor: name for tensor, _ in tensors}
-    if unused:
-        raise InputError(
-            f"model {source.label!r}: the adapter changes {sorted(unused)[0]!r}, which this base model does not have, "
-            "so the run was trained on another model; train again."
-        )
     if len(plan) > 1:
         index = {"metadata": {"total_size": sum(shard.stat().st_size for shard in shards)}, "weight_map": weight_map}
         (folder / WEIGHTS_INDEX).write_text(json.dumps(index, indent=2), "utf-8")

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from accelerate import init_empty_weights
 from accelerate.hooks import AlignDevicesHook, add_hook_to_module
-from accelerate.utils import PrefixedDataset
+from accelerate.utils import PrefixedDataset, set_module_tensor_to_device
 from peft import PeftModel
 from safetensors import safe_open
 from transformers import AutoConfig, PreTrainedModel
@@ -99,7 +99,8 @@ def float32_model(source: ModelSource, adapter: Path | None = None) -> PreTraine
     if _fits(sum(parameter.numel() for parameter in form.parameters())):
         return _in_memory(source, adapter)
     device = _device(4 * max(parameter.numel() for parameter in form.parameters()))
-    return offloaded_model(source, adapter, device) or _in_memory(source, adapter)
+    model = offloaded_model(source, adapter, device)
+    return _in_memory(source, adapter) if model is None else model
 
 
 def offloaded_model(
@@ -107,26 +108,53 @@ def offloaded_model(
 ) -> PreTrainedModel | PeftModel | None:
     """The full model whose modules read their float32 weights from disk when they run, on `device`.
 
-    None when some weights are not in the files, because transformers makes them while loading.
+    None for the few families that cannot run so: weights that transformers makes while loading, or code that computes
+    with the weights of another module. Where the code only looks at the embedding, that stays in memory.
     """
+    for in_memory in (False, True):
+        model = _offload(source, adapter, device, in_memory)
+        if model is None:
+            return None
+        try:
+            with torch.no_grad():
+                model(input_ids=torch.zeros(1, 1, dtype=torch.long), use_cache=False)
+        except (RuntimeError, NotImplementedError):  # something is on the meta device
+            continue
+        return model
+    return None
+
+
+def _offload(
+    source: ModelSource, adapter: Path | None, device: torch.device, in_memory: bool
+) -> PreTrainedModel | PeftModel | None:
+    """`in_memory`: load the embedding, and what transformers takes a model's device from, at once."""
     config = AutoConfig.from_pretrained(source.path, trust_remote_code=False)
     with init_empty_weights(include_buffers=False):
-        model = model_class(config)._from_config(config, dtype=torch.float32)
+        model = model_class(config)._from_config(config, dtype=torch.float32).eval()
     weights = _OnDisk(StoredWeights(model, weight_files(source.path)), adapter and adapter / ADAPTER_WEIGHTS)
+    looked_at = {model.get_input_embeddings()} if in_memory else set()
+    for submodel in model.modules() if in_memory else ():
+        if isinstance(submodel, PreTrainedModel):
+            first = next(submodel.parameters())
+            looked_at |= {m for m in submodel.modules() if any(p is first for p in m.parameters(recurse=False))}
     if adapter is not None:
-        model = PeftModel.from_pretrained(model, adapter, low_cpu_mem_usage=True, torch_device="cpu")
+        model = PeftModel.from_pretrained(model, adapter, low_cpu_mem_usage=True, torch_device="cpu").eval()
     on_meta = {
         name: [part for part, parameter in module.named_parameters(recurse=False) if parameter.is_meta]
         for name, module in model.named_modules()
     }
-    names = [f"{name}.{part}" for name, parts in on_meta.items() for part in parts]
-    if not all(name in weights for name in names):
+    names = {name: [f"{name}.{part}" if name else part for part in parts] for name, parts in on_meta.items() if parts}
+    if not all(full in weights for parts in names.values() for full in parts):
         return None
-    for name, parts in on_meta.items():
-        if parts:
+    for name, parts in names.items():
+        module = model.get_submodule(name)
+        if module in looked_at:
+            for full in parts:
+                set_module_tensor_to_device(model, full, device, weights[full].float())
+        else:
             hook = AlignDevicesHook(device, offload=True, weights_map=PrefixedDataset(weights, f"{name}."))
-            add_hook_to_module(model.get_submodule(name), hook)
-    return model.eval()
+            add_hook_to_module(module, hook)
+    return model
 
 
 def _answer(model: torch.nn.Module, ids: torch.Tensor, stop: int | None) -> list[int]:

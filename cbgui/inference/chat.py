@@ -16,7 +16,7 @@ from cbgui.inference.streaming import in_model_thread, stream_tokens
 from cbgui.modeling.adapter_io import checkpoint_adapter
 from cbgui.modeling.architecture import target_layers
 from cbgui.modeling.chat_format import Messages, load_tokenizer, prompt_ids, response_ids, tokenize_prompts
-from cbgui.modeling.decoder import depth
+from cbgui.modeling.decoder import depth, text_decoder
 from cbgui.modeling.full import load_with_adapter
 from cbgui.modeling.hub import resolve_model
 from cbgui.modeling.lora import AdaptedRows, adapt_rows
@@ -101,7 +101,7 @@ class ChatModel:
 
     def _hidden(self, input_ids: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Hidden states of all layers, (1, tokens, hidden_size) each."""
-        body = self.model.get_base_model().get_decoder()  # without the head
+        body = text_decoder(self.model.get_base_model())  # without the head
         return body(input_ids=input_ids, output_hidden_states=True, use_cache=False).hidden_states
 
 

@@ -13,13 +13,56 @@ from transformers import AutoConfig, PretrainedConfig
 
 from cbgui.config import ObjectiveConfig
 from cbgui.errors import InputError, brief
-from cbgui.modeling.decoder import adapted_modules, decoder_layers, depth, empty_model, layer_list, model_class
+from cbgui.modeling.decoder import (
+    adapted_modules,
+    decoder_layers,
+    depth,
+    empty_model,
+    layer_list,
+    model_class,
+    text_config,
+    text_decoder,
+)
 from cbgui.modeling.hub import ModelSource
 
+# Settings of models that keep several states for each token (hyper-connections, AltUp).
+SEVERAL_STATES = ("hc_mult", "hc_count", "altup_num_inputs")
 MOST_LAYERS = 512  # the largest known models have about 130
 MAX_CONFIG_BYTES = 4 * 2**20
 # Model type -> why it cannot be trained, in words that end a sentence about it.
-REFUSED: dict[str, str] = {}
+NEEDS_PICTURE = "needs a picture with every question"
+SHARES = "runs some of its layers several times"
+RECURRENT = "has no attention layers"
+DRAFT = "drafts for another model and is none by itself"
+REFUSED: dict[str, str] = {
+    "blip": NEEDS_PICTURE,
+    "blip-2": NEEDS_PICTURE,
+    "diffusion_gemma": "writes by diffusion and not token by token",
+    "dory": SHARES,
+    "falcon_mamba": RECURRENT,
+    "gemma4_assistant": DRAFT,
+    "gemma4_unified_assistant": DRAFT,
+    "git": NEEDS_PICTURE,
+    "hrm_text": SHARES,
+    "idefics": NEEDS_PICTURE,
+    "instructblip": NEEDS_PICTURE,
+    "instructblipvideo": NEEDS_PICTURE,
+    "kosmos-2": NEEDS_PICTURE,
+    "kosmos-2.5": NEEDS_PICTURE,
+    "llama4": "fails in transformers 5.24's own code when it reads text alone",
+    "mamba": RECURRENT,
+    "mamba2": RECURRENT,
+    "mllama": "leaves out some of its layers where there is no picture, so that its layers have no fixed numbers",
+    "paligemma": "reads its prompt in both directions",
+    "recurrent_gemma": "reads the padding of a batch as text",
+    "rwkv": RECURRENT,
+    "shieldgemma2": "classifies pictures and does not write",
+    "trocr": "reads its input through cross-attention",
+    "unlimited_ocr": "reads a text that it is given in another way than one that it writes",
+    "xlstm": RECURRENT,
+    "zamba": SHARES,
+    "zamba2": SHARES,
+}
 
 
 def read_model_config(source: ModelSource) -> PretrainedConfig:
@@ -30,6 +73,8 @@ def read_model_config(source: ModelSource) -> PretrainedConfig:
             f"model {source.label!r} brings its own code, which is never run (trust_remote_code stays off); "
             "choose a model that transformers knows."
         )
+    if why := REFUSED.get(settings.get("model_type")):
+        raise InputError(f"model {source.label!r} ({settings['model_type']}) {why}; choose another model.")
     try:
         config = AutoConfig.from_pretrained(source.path, trust_remote_code=False)
     except Exception:  # transformers checks it in many ways
@@ -53,24 +98,26 @@ def _read_settings(source: ModelSource) -> dict[str, Any]:
 
 def _why_not(config: PretrainedConfig) -> str:
     """Why a model cannot be trained, as the end of a sentence about it; "" if it can."""
-    if config.model_type in REFUSED:
-        return REFUSED[config.model_type]
     if config.is_encoder_decoder or model_class(config) is None:
         return "is not a decoder-only language model"
     try:
-        count = depth(config)
+        text, count = text_config(config), depth(config)
     except (AttributeError, ValueError):
         return "does not say how many layers its text decoder has (num_hidden_layers)"
+    if any(getattr(text, name, None) for name in SEVERAL_STATES):
+        return "keeps several states for each token, and the losses are made for one"
     if not isinstance(count, int) or not 0 < count <= MOST_LAYERS:
         return f"has num_hidden_layers = {brief(count)} in its config.json, not a number from 1 to {MOST_LAYERS:,}"
     try:
-        decoder = empty_model(config).get_decoder()
+        decoder = text_decoder(empty_model(config))
     except ImportError as error:  # a vision tower from another library
         return f"needs a library that is not installed ({brief(str(error).strip().splitlines()[0])})"
     except Exception as error:  # sizes that do not go together, or are none
         return f"has a config.json that makes no model ({type(error).__name__}: {str(error)[:100]})"
-    if layer_list(decoder) is None or len(decoder_layers(decoder)) != count:
-        return "is not a single stack of decoder layers"
+    if layer_list(decoder) is None:
+        return "is not a decoder-only language model with one list of layers"
+    if len(decoder_layers(decoder)) != count:
+        return f"has {len(decoder_layers(decoder))} layers, but {count} in its config.json (num_hidden_layers)"
     if not adapted_modules(decoder):
         return "has no linear modules in its layers, which is what LoRA adapts"
     return ""

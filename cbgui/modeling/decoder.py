@@ -7,6 +7,7 @@ decoder (`get_decoder`), and its own class reads the files, so that every rule f
 from __future__ import annotations
 
 import copy
+import inspect
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ FINAL_NORMS = ("norm", "final_layernorm", "final_layer_norm", "norm_f", "embeddi
 # Weights that Mamba's fused kernels read directly, so that an adapter beside them would have no effect there.
 FUSED = {"conv1d", "x_proj", "dt_proj"}
 ROUTERS = {"gate", "router", "shared_expert_gate"}  # they choose experts, and are left as they are
+INDEXERS = {"indexer"}  # they choose the tokens that attention reads, and pass no gradient on
 # PEFT takes modules with these names, wherever they are, for a mixture's experts
 # (peft.utils.transformers_weight_conversion).
 EXPERT_NAMES = {"gate_proj", "up_proj", "down_proj", "w1", "w2", "w3"}
@@ -49,9 +51,18 @@ def empty_model(config: PretrainedConfig, dtype: torch.dtype | None = None) -> P
         return model_class(config)._from_config(copy.deepcopy(config), **({} if dtype is None else {"dtype": dtype}))
 
 
+def text_decoder(model: PreTrainedModel) -> PreTrainedModel:
+    """The text decoder of a full model: its embedding and layers, without head and vision tower."""
+    decoder = model.get_decoder()
+    if layer_list(decoder) is None:  # some classes give themselves or their head
+        inner = (getattr(decoder, "model", None), model.base_model)
+        return next((m for m in inner if isinstance(m, PreTrainedModel) and layer_list(m)), decoder)
+    return decoder
+
+
 def decoder_prefix(model: PreTrainedModel) -> str:
     """The name of the decoder in the full model, such as "model" or "model.language_model"."""
-    decoder = model.get_decoder()
+    decoder = text_decoder(model)
     return next(name for name, module in model.named_modules() if module is decoder)
 
 
@@ -64,6 +75,24 @@ def layer_list(decoder: torch.nn.Module) -> str | None:
 def decoder_layers(decoder: torch.nn.Module) -> torch.nn.ModuleList:
     """The layers of a decoder."""
     return getattr(decoder, layer_list(decoder))
+
+
+def captures_states(decoder: PreTrainedModel) -> bool:
+    """Whether transformers' hooks collect the hidden states, so that `config.tie_last_hidden_states` has an effect.
+
+    Older families collect them in their own forward, the last one after the final norm.
+    """
+    return "hidden_states" in (decoder._can_record_outputs or {})
+
+
+def remove_dropout(model: torch.nn.Module) -> None:
+    """Set every dropout of a model to zero. A frozen model that drops states at random is not the base model."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        for name, value in vars(module).items():
+            if "dropout" in name and isinstance(value, float):
+                setattr(module, name, 0.0)
 
 
 def input_norm(layer: torch.nn.Module) -> torch.nn.Module | None:
@@ -87,12 +116,16 @@ def adapted_modules(decoder: torch.nn.Module) -> list[str]:
     In a mixture of experts these are attention and whatever else PEFT does not take for experts; the experts and their
     router stay as they are.
     """
-    layers, found = decoder_layers(decoder), []
-    not_adapted = FUSED | (ROUTERS | EXPERT_NAMES if has_experts(decoder) else set())
+    layers, experts, found = decoder_layers(decoder), has_experts(decoder), []
     for name, module in layers.named_modules():
+        if not isinstance(module, torch.nn.Linear) or len(inspect.signature(module.forward).parameters) > 1:
+            continue
         parent, _, last = name.rpartition(".")
-        fused = last in FUSED or (last == "out_proj" and "Mamba" in type(layers.get_submodule(parent)).__name__)
-        if isinstance(module, torch.nn.Linear) and not fused and last not in not_adapted and "experts" not in name:
+        parts = set(name.split("."))
+        mamba = "Mamba" in type(layers.get_submodule(parent)).__name__ or parent.endswith((".mamba", ".mixer"))
+        fused = last in FUSED or (last == "out_proj" and mamba)
+        expert = experts and (last in EXPERT_NAMES or parts & ROUTERS or "experts" in name)
+        if not fused and not expert and not parts & INDEXERS:
             found.append(f"{layer_list(decoder)}.{name}")
     return found
 
@@ -110,7 +143,7 @@ def head_logits(model: PreTrainedModel, hidden: torch.Tensor) -> torch.Tensor:
 
     The model's own forward computes them, whatever it does after the decoder: heads, caps, multipliers.
     """
-    decoder = model.get_decoder()
+    decoder = text_decoder(model)
     had, forward = "forward" in vars(decoder), decoder.forward
     decoder.forward = lambda *arguments, **named: _Given(last_hidden_state=hidden)
     try:
@@ -140,9 +173,10 @@ def first_layers_class(whole: type[PreTrainedModel], layers: int) -> type[PreTra
 
     def __init__(self: PreTrainedModel, config: PretrainedConfig, *arguments: Any, **named: Any) -> None:
         whole.__init__(self, config, *arguments, **named)
-        decoder, module = self.get_decoder(), self
+        decoder, module = text_decoder(self), self
         for part in decoder_prefix(self).split("."):
             _drop(module, part)
+            module._is_hf_initialized = True  # or transformers would look for what was dropped
             module = getattr(module, part)
         del decoder_layers(decoder)[layers:]
         left = {name for name, _ in [*self.named_parameters(remove_duplicate=False), *self.named_buffers()]}

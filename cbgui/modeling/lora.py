@@ -26,7 +26,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 
 from cbgui.config import LoraConfig
 from cbgui.modeling.cpu.onednn import product
-from cbgui.modeling.decoder import adapted_modules
+from cbgui.modeling.decoder import adapted_modules, text_decoder
 from cbgui.modeling.truncated import TruncatedModel
 
 ADAPTER = "default"  # PEFT's name for it
@@ -168,7 +168,7 @@ def adapt_rows(model: PeftModel) -> AdaptedRows:
         if (ids := named.get("input_ids")) is not None:
             rows.count = ids.shape[0]
 
-    for module in {full, full.get_decoder()}:
+    for module in {full, text_decoder(full)}:
         module.register_forward_pre_hook(count, with_kwargs=True)
     for module in model.modules():
         if isinstance(module, LoraLayer):

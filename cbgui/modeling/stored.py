@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,6 +61,30 @@ class StoredWeights(Mapping):
                 if stored and name not in self._sources:
                     self._sources[name] = self._sources[stored[0]]
 
+    def deltas(self, name: str, delta: torch.Tensor) -> dict[str, torch.Tensor]:
+        """What is added to stored tensors so that `delta` is added to a parameter: stored name -> tensor of its shape.
+
+        A converter only moves numbers (joins, splits, transposes), so numbering the stored ones shows where each goes.
+        Raises ValueError where it does more than that.
+        """
+        sources = self._sources[name]
+        if not sources.patterns:
+            return {sources.names[0]: delta}
+        shapes = [self._shape(stored) for stored in sources.names]
+        sizes = [math.prod(shape) for shape in shapes]
+        numbers = torch.arange(sum(sizes), dtype=torch.float64).split(sizes)
+        made = self._convert(sources, [part.view(shape) for part, shape in zip(numbers, shapes, strict=True)], name)
+        places = made.flatten().long()
+        if made.shape != delta.shape or not places.double().equal(made.flatten()):
+            raise ValueError(f"{name} is more than a rearrangement of {sources.names[0]}")
+        flat = torch.zeros(sum(sizes)).index_copy_(0, places, delta.flatten().float())
+        parts = [part.view(shape) for part, shape in zip(flat.split(sizes), shapes, strict=True)]
+        return dict(zip(sources.names, parts, strict=True))
+
+    def stored_names(self, name: str) -> list[str]:
+        """The names of the stored tensors that a parameter is made of."""
+        return self._sources[name].names
+
     def stored_name(self, name: str) -> str | None:
         """The name of the stored tensor that is a parameter as it is; None if there is none."""
         sources = self._sources.get(name)
@@ -69,11 +94,18 @@ class StoredWeights(Mapping):
         sources = self._sources[name]
         if not sources.patterns:
             return self._read(sources.names[0])
+        return self._convert(sources, [self._read(stored) for stored in sources.names], name)
+
+    def _convert(self, sources: _Sources, tensors: list[torch.Tensor], name: str) -> torch.Tensor:
         converter = copy.deepcopy(self._converter[sources.patterns[0]])
-        for stored, pattern in zip(sources.names, sources.patterns, strict=True):
-            converter.add_tensor(sources.target, stored, pattern, self._read(stored))
+        for stored, pattern, tensor in zip(sources.names, sources.patterns, tensors, strict=True):
+            converter.add_tensor(sources.target, stored, pattern, tensor)
         made = converter.convert(sources.target, model=self._model, config=self._model.config)[name]
         return made[0] if isinstance(made, list) else made
+
+    def _shape(self, stored: str) -> list[int]:
+        with safe_open(self._file[stored], "pt") as file:
+            return file.get_slice(stored).get_shape()
 
     def _read(self, stored: str) -> torch.Tensor:
         with safe_open(self._file[stored], "pt") as file:

@@ -31,6 +31,8 @@ from cbgui.modeling.batch import (
 )
 from cbgui.modeling.cpu import onednn
 from cbgui.modeling.decoder import (
+    FINAL_NORMS,
+    captures_states,
     decoder_layers,
     decoder_prefix,
     depth,
@@ -38,6 +40,7 @@ from cbgui.modeling.decoder import (
     first_layers_class,
     input_norm,
     model_class,
+    remove_dropout,
 )
 from cbgui.modeling.hub import ModelSource
 from cbgui.modeling.loading import compute_dtype, load_options
@@ -218,6 +221,12 @@ def empty_truncated_model(model_config: PretrainedConfig, config: RunConfig, tar
     return _as_truncated_model(model, config, targets)
 
 
+def _skip_final_norm(model: PreTrainedModel) -> None:
+    for name in FINAL_NORMS:
+        if hasattr(model, name):
+            setattr(model, name, torch.nn.Identity())
+
+
 def _as_truncated_model(full: PreTrainedModel, config: RunConfig, targets: list[int]) -> TruncatedModel:
     """Take the decoder out of what was loaded, note how the target layers are read, and drop what served only for that.
 
@@ -238,6 +247,9 @@ def _as_truncated_model(full: PreTrainedModel, config: RunConfig, targets: list[
         retain = targets
         del layers[targets[-1] :]
         model.config.tie_last_hidden_states = False
+        if not captures_states(model):
+            _skip_final_norm(model)
+    remove_dropout(model)
     if getattr(full, "is_loaded_in_4bit", False):
         model.is_loaded_in_4bit = True
     return TruncatedModel(model, targets, retain, norms)
