@@ -58,6 +58,14 @@ class ModelConfig(_Part):
     dtype: Literal["auto", "float32", "bfloat16"] = _setting(
         "auto", "Precision", "auto is bfloat16 if the device computes in it, otherwise float32"
     )
+    thinking: bool = _setting(
+        False, "Thinks", "a model that can write a thought before its answer does so; otherwise it answers at once"
+    )
+    system_turn: Literal["keep", "merge", "leave_out"] = _setting(
+        "keep",
+        "System turn",
+        "merge puts it before the first question, leave_out drops it: for chat templates that refuse one",
+    )
 
 
 class DataConfig(_Part):

@@ -147,7 +147,10 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "kimi_linear": {"layer_types": MAMBA_AND_ATTENTION, "linear_head_dim": 16, "linear_num_heads": 4},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"] * 2, "num_dense_layers": 1},
     "mamba2": {"num_heads": 8, "head_dim": 16, "expand": 2},
-    "molmo2": {"adapter_config": {"vision_feature_layer": [3, 1]}, "vision_config": {"image_default_input_size": [28, 28]}},
+    "molmo2": {
+        "adapter_config": {"vision_feature_layer": [3, 1]},
+        "vision_config": {"image_default_input_size": [28, 28]},
+    },
     "nemotron_h_omni": {"vision_config": {"video_temporal_patch_size": 2}},
     "muse_spark": {"audio_config": {"out_hidden_size": 64}},
     "paddleocr_vl": {"text_config": {"rope_parameters": MROPE}},

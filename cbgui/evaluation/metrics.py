@@ -18,7 +18,7 @@ from transformers.cache_utils import DynamicLayer
 from cbgui.data.examples import Example
 from cbgui.evaluation.attacks.attempt import Attempt
 from cbgui.modeling.batch import batches_by_length
-from cbgui.modeling.chat_format import prompt_ids, response_ids
+from cbgui.modeling.chat_format import example_ids, prompt_ids
 from cbgui.modeling.decoder import head_logits, text_config, text_decoder
 from cbgui.modeling.lora import AdaptedRows
 
@@ -169,8 +169,8 @@ class ModelPair:
         kl: KL(base || short-circuited), nats per token; top1: share of tokens with the same most likely token; tokens:
         of the response; base_nats and nats: cost of the response under each model, per token.
         """
-        prompts = [self.prompt_ids(Attempt(example.messages)) for example in examples]
-        answers = [response_ids(self.tokenizer, example.response) for example in examples]
+        encoded = [example_ids(self.tokenizer, example.chat(), example.response) for example in examples]
+        prompts, answers = [prompt for prompt, _ in encoded], [answer for _, answer in encoded]
         empty = {"kl": 0.0, "top1": 1.0, "tokens": 0, "base_nats": 0.0, "nats": 0.0}
         values: list[dict[str, float]] = [empty for _ in examples]
         for row, (base, short) in self._read(prompts, answers, (False, True)):
@@ -192,8 +192,7 @@ class ModelPair:
         """Mean cosine of the two models' hidden states over the tokens of the responses, after each layer."""
         totals, count = None, 0
         for example in examples:
-            prompt = self.prompt_ids(Attempt(example.messages))
-            answer = response_ids(self.tokenizer, example.response)
+            prompt, answer = example_ids(self.tokenizer, example.chat(), example.response)
             ids = torch.tensor([prompt + answer] * 2, device=self.model.device)
             with self.base_rows(1):
                 layers = self.body(input_ids=ids, output_hidden_states=True, use_cache=False).hidden_states[1:]

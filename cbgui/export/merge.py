@@ -23,14 +23,13 @@ from cbgui.export.model_card import write_card
 from cbgui.export.verify import verify
 from cbgui.modeling.adapter_io import adapter_deltas
 from cbgui.modeling.decoder import empty_model
-from cbgui.modeling.hub import ModelSource, resolve_model, weight_files
+from cbgui.modeling.hub import WEIGHTS, WEIGHTS_INDEX, ModelSource, is_companion, resolve_model, weight_files
 from cbgui.modeling.stored import StoredWeights
 from cbgui.runs.disk import PART, move, write_whole
 from cbgui.runs.run import MERGED_FROM, Run
 
 Progress = Callable[[float, str], None]  # share done, words
 PROGRESS_SECONDS = 0.5  # between two reports of progress
-WEIGHTS, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"  # transformers' names
 OLD = ".old"  # ending of a merged model that is being replaced
 DISK_FACTOR = 1.02  # disk space needed, times the size of the weights
 
@@ -206,10 +205,7 @@ def merge_weights(
         index = {"metadata": {"total_size": sum(shard.stat().st_size for shard in shards)}, "weight_map": weight_map}
         (folder / WEIGHTS_INDEX).write_text(json.dumps(index, indent=2), "utf-8")
     for path in source.path.iterdir():
-        companion = (
-            path.suffix in (".json", ".jinja") or path.name == "tokenizer.model" or path.name.startswith("LICENSE")
-        )
-        if path.is_file() and companion and path.name != WEIGHTS_INDEX:
+        if path.is_file() and is_companion(path.name):
             shutil.copyfile(path, folder / path.name)
 
 

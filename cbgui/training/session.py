@@ -45,9 +45,12 @@ def build_trainer(run: Run, config: RunConfig, preview: Preview | None = None) -
     """
     source = resolve_model(config.model.name)
     run.append_event("status", state="loading", text=f"Loading {source.label}")
-    tokenizer = load_tokenizer(source)
+    tokenizer = load_tokenizer(source, config.model)
     training = config.training
     breaks, retains, held_out = (run.examples(name) for name in ("break", "retain", "held_out"))
+    if tokenizer.chat_template is None:
+        words = f"{source.label} has no chat template; its questions are plain lines of text"
+        run.append_event("status", state="loading", text=words)
     refuse_unfit(tokenizer, [*breaks, *retains, *held_out])
     steps = PairedSteps(
         tokenizer,
