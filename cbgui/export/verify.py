@@ -27,6 +27,7 @@ from cbgui.modeling.chat_format import conversation_ids, load_tokenizer, prompt_
 from cbgui.modeling.cpu import allocator
 from cbgui.modeling.decoder import empty_model, model_class
 from cbgui.modeling.hub import ModelSource, weight_files
+from cbgui.modeling.quantized import expanding
 from cbgui.modeling.stored import StoredWeights
 from cbgui.runs.run import ADAPTER_WEIGHTS, Run
 
@@ -83,8 +84,9 @@ def _device(largest: int) -> torch.device:
 
 
 def _in_memory(source: ModelSource, adapter: Path | None) -> PreTrainedModel | PeftModel:
-    model = model_class(AutoConfig.from_pretrained(source.path, trust_remote_code=False)).from_pretrained(
-        source.path, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+    config = AutoConfig.from_pretrained(source.path, trust_remote_code=False)
+    model = model_class(config).from_pretrained(
+        source.path, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, **expanding(config)
     )
     return (model if adapter is None else PeftModel.from_pretrained(model, adapter, torch_device="cpu")).eval()
 

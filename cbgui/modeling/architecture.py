@@ -24,6 +24,7 @@ from cbgui.modeling.decoder import (
     text_decoder,
 )
 from cbgui.modeling.hub import ModelSource
+from cbgui.modeling.quantized import refuse_quantized
 
 # Settings of models that keep several states for each token (hyper-connections, AltUp).
 SEVERAL_STATES = ("hc_mult", "hc_count", "altup_num_inputs")
@@ -68,6 +69,7 @@ REFUSED: dict[str, str] = {
 def read_model_config(source: ModelSource) -> PretrainedConfig:
     """The model's config, once it is known that its text decoder can be trained. Raises InputError otherwise."""
     settings = _read_settings(source)
+    refuse_quantized(source.label, source.path, settings)
     if settings.get("auto_map") and settings.get("model_type") not in transformers.CONFIG_MAPPING:
         raise InputError(
             f"model {source.label!r} brings its own code, which is never run (trust_remote_code stays off); "

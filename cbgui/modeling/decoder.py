@@ -15,6 +15,7 @@ import transformers
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
+IS_MIXTURE = "_cbgui_is_mixture"  # attribute of a truncated decoder, whose first layers may all be dense
 LAYER_LISTS = ("layers", "h", "blocks")  # what decoders call the list of their layers
 INPUT_NORMS = ("input_layernorm", "operator_norm", "norm", "ln_1")  # of a layer, as far as it has one
 FINAL_NORMS = ("norm", "final_layernorm", "final_layer_norm", "norm_f", "embedding_norm", "ln_f")
@@ -106,7 +107,12 @@ def final_norm(decoder: torch.nn.Module) -> torch.nn.Module | None:
 
 
 def has_experts(decoder: torch.nn.Module) -> bool:
-    """Whether some layer routes through experts. Configs do not tell: dense models have settings for experts too."""
+    """Whether some layer of the full decoder routes through experts.
+
+    Configs do not tell: dense models have settings for experts too.
+    """
+    if (known := getattr(decoder, IS_MIXTURE, None)) is not None:
+        return known
     return any("experts" in name for name, _ in decoder_layers(decoder).named_parameters())
 
 
@@ -178,6 +184,7 @@ def first_layers_class(whole: type[PreTrainedModel], layers: int) -> type[PreTra
             _drop(module, part)
             module._is_hf_initialized = True  # or transformers would look for what was dropped
             module = getattr(module, part)
+        setattr(decoder, IS_MIXTURE, has_experts(decoder))
         del decoder_layers(decoder)[layers:]
         left = {name for name, _ in [*self.named_parameters(remove_duplicate=False), *self.named_buffers()]}
         tied = self.all_tied_weights_keys

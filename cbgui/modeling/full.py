@@ -21,7 +21,7 @@ from cbgui.hardware import CONTEXT, GIB
 from cbgui.modeling.architecture import read_model_config
 from cbgui.modeling.decoder import decoder_layers, empty_model, model_class, text_config, text_decoder
 from cbgui.modeling.hub import ModelSource
-from cbgui.modeling.loading import NF4_BYTES, compute_dtype, load_options
+from cbgui.modeling.loading import NF4_BYTES, compute_dtype, load_options, quantizations
 
 SLACK = 1.05  # times the weights: room for the adapter, keys and values, and the work on one token
 # Padded tokens in one batch of answers. Stopping loses the current batch, and twice as many were not faster.
@@ -63,8 +63,10 @@ def form_words(four_bits: bool, in_ram: bool) -> str:
 def forms(model_config: PretrainedConfig, config: ModelConfig, device: str) -> Iterator[Form]:
     """The possible forms, best first: as `config` says, in 4 bits, and in 4 bits in RAM where a GPU is too
     small. `device` is "cpu" or "cuda"."""
-    for quantization, place in [("none", device), ("nf4", device), ("nf4", "cpu")][: 3 if device == "cuda" else 2]:
-        if quantization == "none" and config.quantization == "nf4":
+    possible = quantizations(model_config, "auto")
+    smallest = possible[-1]
+    for quantization, place in dict.fromkeys([("none", device), (smallest, device), (smallest, "cpu")]):
+        if quantization == "none" and config.quantization == "nf4" and "nf4" in possible:
             continue
         form = config.model_copy(update={"quantization": quantization})
         if place != device and config.dtype == "auto":
@@ -105,7 +107,7 @@ def load_full_model(source: ModelSource, config: ModelConfig) -> PreTrainedModel
     """The full model in the best form that fits into free memory. Raises InputError when none fits."""
     model_config = read_model_config(source)
     form = best_form(model_config, config, hardware.free_memory(), hardware.memory_kind())
-    options = load_options(form.config)
+    options = load_options(form.config, model_config)
     if form.in_ram:
         options["device_map"] = {"": torch.device(form.device)}
     return model_class(model_config).from_pretrained(source.path, **options).eval()

@@ -166,7 +166,7 @@ def is_companion(name: str) -> bool:
 
 def _download(repo: str, weights: bool) -> Path:
     """The snapshot of a hub model: of its weights, only the files that transformers reads."""
-    ignored = ["*/*", *(pattern for pattern in NOT_COMPANIONS if pattern != "*.index.json")]
+    ignored = ["*/*", "adapter_config.json", "consolidated*", "*.bin.index.json"]
     small = [*COMPANIONS, "README.md"]
     folder = Path(snapshot_download(repo, allow_patterns=small + [WEIGHTS] * weights, ignore_patterns=ignored))
     if weights and not (folder / WEIGHTS).exists() and (folder / WEIGHTS_INDEX).exists():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -13,6 +14,9 @@ from safetensors import safe_open
 from transformers import PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, dot_natural_key, rename_source_key
+from transformers.integrations.mxfp4 import convert_moe_packed_tensors
+
+BLOCKS, SCALES = "_blocks", "_scales"  # ends of the names of a weight in MXFP4
 
 
 @dataclass
@@ -44,6 +48,7 @@ class StoredWeights(Mapping):
         self._converter = {pattern: t for t in converters for pattern in t.source_patterns}
         form, prefix = model.state_dict(), model.base_model_prefix
         self._sources: dict[str, _Sources] = {}
+        self._packed: dict[str, str] = {}  # parameter that is stored in MXFP4 -> its blocks
         for stored in sorted(self._file, key=dot_natural_key):
             name, pattern = rename_source_key(stored, renamings, converters, prefix, form)
             if name not in form and stored in form:
@@ -55,6 +60,8 @@ class StoredWeights(Mapping):
                 first, *others = self._converter[pattern].target_patterns
                 for other in others:  # one tensor that becomes several parameters
                     self._sources[name.replace(first, other)] = sources
+        for blocks in [name for name in self._sources if name.endswith(BLOCKS)]:
+            self._packed[blocks.removesuffix(BLOCKS)] = blocks
         for pair in model.all_tied_weights_keys.items():
             stored = [name for name in pair if name in self._sources]
             for name in pair:
@@ -91,6 +98,9 @@ class StoredWeights(Mapping):
         return sources.names[0] if sources and not sources.patterns else None
 
     def __getitem__(self, name: str) -> torch.Tensor:
+        if name in self._packed:
+            blocks, scales = self._packed[name], name + SCALES
+            return convert_moe_packed_tensors(self[blocks], self[scales])
         sources = self._sources[name]
         if not sources.patterns:
             return self._read(sources.names[0])
@@ -112,7 +122,7 @@ class StoredWeights(Mapping):
             return file.get_tensor(stored)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._sources)
+        return itertools.chain(self._sources, self._packed)
 
     def __len__(self) -> int:
-        return len(self._sources)
+        return len(self._sources) + len(self._packed)

@@ -206,7 +206,7 @@ def load_truncated_model(source: ModelSource, config: RunConfig) -> TruncatedMod
     model_config = read_model_config(source)
     targets = target_layers(config.objective, depth(model_config))
     partial = first_layers_class(model_class(model_config), layers_to_load(model_config, targets))
-    model = partial.from_pretrained(source.path, config=model_config, **load_options(config.model))
+    model = partial.from_pretrained(source.path, config=model_config, **load_options(config.model, model_config))
     truncated = _as_truncated_model(model, config, targets)
     if config.model.embedding_on_cpu is True and truncated.device.type != "cpu":
         truncated.keep_embedding_on_cpu()

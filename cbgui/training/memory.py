@@ -20,6 +20,7 @@ from cbgui.hardware import GIB
 from cbgui.modeling.architecture import target_layers
 from cbgui.modeling.batch import MICRO_BATCH_OVERHEAD
 from cbgui.modeling.decoder import depth
+from cbgui.modeling.loading import quantizations
 from cbgui.modeling.truncated import TruncatedModel, empty_truncated_model
 from cbgui.training.memory_parts import Part, Steps, micro_batches_of, parts_of
 
@@ -72,7 +73,7 @@ def estimate_memory(
     planned = Steps(steps, shared) if steps else _longest_step(config)
     micro_batches = functools.cache(lambda size: micro_batches_of(truncated, _with_size(config, size), device, planned))
     nearest: Estimate | None = None
-    for candidates in _candidates(config, device):
+    for candidates in _candidates(config, device, model_config):
         fitting = []
         for candidate in candidates:
             cut = micro_batches(candidate.training.micro_batch_size)
@@ -111,21 +112,21 @@ def _cost(micro_batches: list[list[int]], config: RunConfig, device: str) -> flo
     return sum(token * tokens + OVERHEAD[device] for step in micro_batches for tokens in step)
 
 
-def _candidates(config: RunConfig, device: str) -> Iterator[list[RunConfig]]:
+def _candidates(config: RunConfig, device: str, model_config: PretrainedConfig) -> Iterator[list[RunConfig]]:
     """Concrete settings in groups, those with the most precise weights and optimizer first.
 
     An earlier group is always preferred.
     """
     model, training = config.model, config.training
     optimizers = ["adamw_torch", "adamw_8bit"] if training.optim == "auto" else [training.optim]
-    quantizations = ["none", "nf4"] if model.quantization == "auto" else [model.quantization]
+    packings = quantizations(model_config, model.quantization)
     checkpointings = [False, True] if training.gradient_checkpointing == "auto" else [training.gradient_checkpointing]
     if training.micro_batch_size == "auto":
         sizes = sorted({min(size, training.batch_size) for size in MICRO_BATCHES}, reverse=True)
     else:
         sizes = [training.micro_batch_size]
     offloads = [model.embedding_on_cpu] if model.embedding_on_cpu != "auto" else [False, True][: 1 + (device != "cpu")]
-    for optim, quantization in itertools.product(optimizers, quantizations):
+    for optim, quantization in itertools.product(optimizers, packings):
         group = []
         for checkpointing, size, offload in itertools.product(checkpointings, sizes, offloads):
             chosen = {
