@@ -17,7 +17,7 @@ from transformers import DynamicCache, LogitsProcessor, LogitsProcessorList
 from cbgui.evaluation.attacks.attempt import Attempt
 from cbgui.evaluation.metrics import READ_TOKENS, Answer, ModelPair, Shared
 from cbgui.modeling.batch import batches_by_length
-from cbgui.modeling.full import batch_token_budget
+from cbgui.modeling.full import batch_token_budget, end_tokens
 
 
 class _Costs(LogitsProcessor):
@@ -146,7 +146,7 @@ def _answers(
             logits_processor=LogitsProcessorList([costs]),
             **sampling,
         )
-    end = {pad, pair.tokenizer.eos_token_id}
+    end = {pad, pair.tokenizer.eos_token_id, *end_tokens(pair.model)}
     answers = out[:, ids.shape[1] :].tolist()
     for answer in answers:
         while answer and answer[-1] in end:

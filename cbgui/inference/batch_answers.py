@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-import numpy as np
-
 from cbgui.config import ModelConfig
 from cbgui.inference.streaming import in_model_thread, stream_tokens
 from cbgui.modeling.batch import batches_by_length
 from cbgui.modeling.chat_format import Messages, load_tokenizer, prompt_ids, tokenize_prompts
-from cbgui.modeling.full import batch_token_budget, load_full_model
+from cbgui.modeling.full import batch_token_budget, end_tokens, load_full_model
 from cbgui.modeling.hub import resolve_model
 
 
@@ -24,7 +22,7 @@ def write_answers(
     """
     source = resolve_model(config.name)
     model, tokenizer = in_model_thread(load_full_model, source, config), load_tokenizer(source, config)
-    end_tokens = set(np.atleast_1d(model.generation_config.eos_token_id).tolist())
+    ends = end_tokens(model)
     lengths = [len(prompt_ids(tokenizer, messages, prefill)) + max_new_tokens for messages in prompts]
 
     def answer(row: list[int]) -> str:
@@ -37,7 +35,7 @@ def write_answers(
         inputs = tokenize_prompts(tokenizer, [prompts[index] for index in batch], prefill)
         stream = stream_tokens(model, inputs, max_new_tokens=max_new_tokens, pad_token_id=tokenizer.pad_token_id)
         for step, rows in enumerate(stream, 1):
-            ended = [row for row in unfinished if rows[row][-1] in end_tokens]
+            ended = [row for row in unfinished if rows[row][-1] in ends]
             share = (finished + len(batch) * step / max_new_tokens) / len(prompts)
             yield share, {unfinished.pop(row): answer(rows[row]) for row in ended}
         finished += len(batch)

@@ -16,7 +16,7 @@ from cbgui.inference.streaming import in_model_thread, stream_tokens
 from cbgui.modeling.adapter_io import checkpoint_adapter
 from cbgui.modeling.architecture import target_layers
 from cbgui.modeling.chat_format import Messages, example_ids, load_tokenizer, tokenize_prompts
-from cbgui.modeling.decoder import depth, text_decoder
+from cbgui.modeling.decoder import depth, text_config, text_decoder
 from cbgui.modeling.full import load_with_adapter
 from cbgui.modeling.hub import resolve_model
 from cbgui.modeling.lora import AdaptedRows, adapt_rows
@@ -58,6 +58,7 @@ class ChatModel:
         """
         histories = [messages, messages if other is None else other]
         inputs = tokenize_prompts(self.tokenizer, histories, prefill)
+        self._refuse_long(inputs["input_ids"].shape[1])
 
         def adapt_second_row() -> None:
             self.adapted_rows.first = 1
@@ -72,6 +73,14 @@ class ChatModel:
             prepare=adapt_second_row,
         ):
             yield Answers(*(prefill + self.tokenizer.decode(row, skip_special_tokens=True) for row in rows))
+
+    def _refuse_long(self, tokens: int) -> None:
+        most = getattr(text_config(self.model.config), "max_position_embeddings", None)
+        if most and tokens > most:
+            raise InputError(
+                f"the conversation has {tokens:,} tokens, and the model reads at most {most:,}; shorten it or begin a "
+                "new one."
+            )
 
     def cosines(self, messages: Messages, answer: str) -> list[tuple[str, float]]:
         """Each token of `answer` with the cosine between both models' hidden states there, averaged over target layers.

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import torch
 from jinja2 import TemplateError
-from transformers import AutoTokenizer, BatchEncoding, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, BatchEncoding, PretrainedConfig, PreTrainedTokenizerBase
 
 from cbgui.config import ModelConfig
 from cbgui.data.examples import Example
 from cbgui.errors import InputError, brief
 from cbgui.modeling import templates, thoughts
 from cbgui.modeling.batch import Encoded
+from cbgui.modeling.decoder import text_config
 from cbgui.modeling.hub import ModelSource
 
 Messages = list[dict[str, str]]  # {"role", "content"}
@@ -43,6 +44,27 @@ def load_tokenizer(source: ModelSource, config: ModelConfig | None = None) -> Pr
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.thinking, tokenizer.system_turn = config.thinking, config.system_turn
     return tokenizer
+
+
+def fit_to_model(tokenizer: PreTrainedTokenizerBase, model_config: PretrainedConfig) -> None:
+    """Give the tokenizer a padding token that the model's embedding has, as some have one beyond it."""
+    if tokenizer.pad_token_id >= text_config(model_config).vocab_size:
+        tokenizer.pad_token = tokenizer.eos_token
+
+
+def refuse_unknown_tokens(
+    tokenizer: PreTrainedTokenizerBase, model_config: PretrainedConfig, examples: Iterable[Encoded]
+) -> None:
+    """Raises InputError when an example has a token that the model's embedding does not have."""
+    size = text_config(model_config).vocab_size
+    highest = max((max(example.ids) for example in examples), default=0)
+    if max(highest, tokenizer.pad_token_id) >= size:
+        token = tokenizer.convert_ids_to_tokens(max(highest, tokenizer.pad_token_id))
+        raise InputError(
+            f"model {_name(tokenizer)!r}: its tokenizer has the token {brief(token)} with the number "
+            f"{max(highest, tokenizer.pad_token_id):,}, but the model knows {size:,} tokens; the two do not belong "
+            "together, so download the model again or choose another."
+        )
 
 
 def prompt_text(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> str:

@@ -126,6 +126,12 @@ def form_in_words(model: PreTrainedModel | PeftModel) -> str:
     return form_words(getattr(model, "is_loaded_in_4bit", False), in_ram)
 
 
+def end_tokens(model: PreTrainedModel | PeftModel) -> set[int]:
+    """The tokens that end an answer."""
+    ends = model.generation_config.eos_token_id
+    return set() if ends is None else {ends} if isinstance(ends, int) else set(ends)
+
+
 def batch_token_budget(model: PreTrainedModel | PeftModel) -> int:
     """How many padded tokens, prompts and answers together, one batch may have: as many as memory allows for their keys
     and values."""

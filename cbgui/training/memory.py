@@ -20,7 +20,7 @@ from cbgui.hardware import GIB
 from cbgui.modeling.architecture import target_layers
 from cbgui.modeling.batch import MICRO_BATCH_OVERHEAD
 from cbgui.modeling.decoder import depth
-from cbgui.modeling.loading import quantizations
+from cbgui.modeling.loading import compute_dtype, quantizations
 from cbgui.modeling.truncated import TruncatedModel, empty_truncated_model
 from cbgui.training.memory_parts import Part, Steps, micro_batches_of, parts_of
 
@@ -78,7 +78,8 @@ def estimate_memory(
         for candidate in candidates:
             cut = micro_batches(candidate.training.micro_batch_size)
             parts = parts_of(truncated, candidate, device, planned, cut, with_data)
-            result = Estimate(parts, candidate, device, _reasons(config, candidate))
+            reasons = _reasons(config, candidate) + _unpacked_experts(truncated, candidate)
+            result = Estimate(parts, candidate, device, reasons)
             if result.total <= memory:
                 fitting.append((_cost(cut, candidate, device), result))
             if nearest is None or result.total < nearest.total:
@@ -157,6 +158,15 @@ def _reasons(asked: RunConfig, chosen: RunConfig) -> list[str]:
     if asked.model.embedding_on_cpu == "auto" and chosen.model.embedding_on_cpu:
         reasons.append("model.embedding_on_cpu true: this leaves more of the GPU's memory to the layers")
     return reasons
+
+
+def _unpacked_experts(truncated: TruncatedModel, chosen: RunConfig) -> list[str]:
+    """What NF4 leaves of a mixture of experts, in words; nothing to say of a dense model."""
+    experts = sum(p.numel() for name, p in truncated.layers.named_parameters() if "experts" in name and p.dim() > 2)
+    if chosen.model.quantization != "nf4" or not experts:
+        return []
+    size = experts * compute_dtype(chosen.model).itemsize / GIB
+    return [f"the experts stay unquantized, {size:.1f} GiB: NF4 packs the other matrices only"]
 
 
 def _settings_in_words(config: RunConfig) -> str:

@@ -23,7 +23,7 @@ from cbgui.errors import InputError, error_sentence, is_disk_full
 from cbgui.modeling.adapter_io import save_adapter
 from cbgui.modeling.architecture import read_model_config
 from cbgui.modeling.batch import shared_tokens
-from cbgui.modeling.chat_format import encode, load_tokenizer, refuse_unfit
+from cbgui.modeling.chat_format import encode, fit_to_model, load_tokenizer, refuse_unfit, refuse_unknown_tokens
 from cbgui.modeling.cpu import allocator
 from cbgui.modeling.hub import resolve_model
 from cbgui.modeling.lora import add_lora
@@ -46,6 +46,8 @@ def build_trainer(run: Run, config: RunConfig, preview: Preview | None = None) -
     source = resolve_model(config.model.name)
     run.append_event("status", state="loading", text=f"Loading {source.label}")
     tokenizer = load_tokenizer(source, config.model)
+    model_config = read_model_config(source)
+    fit_to_model(tokenizer, model_config)
     training = config.training
     breaks, retains, held_out = (run.examples(name) for name in ("break", "retain", "held_out"))
     if tokenizer.chat_template is None:
@@ -66,8 +68,9 @@ def build_trainer(run: Run, config: RunConfig, preview: Preview | None = None) -
     # Without held-out examples, some of the training examples are validated, so that no run goes unwatched.
     sides = [e for e in held_out if e.kind == "break"] or breaks, [e for e in held_out if e.kind != "break"] or retains
     validated = [encode(tokenizer, e, config.data.max_tokens) for side in sides for e in side[:VALIDATION_EXAMPLES]]
+    refuse_unknown_tokens(tokenizer, model_config, [*validated, *(e for step in steps for e in step)])
     choice = estimate_memory(
-        read_model_config(source),
+        model_config,
         config,
         _smallest_memory(),
         hardware.memory_kind(),
