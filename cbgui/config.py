@@ -47,6 +47,12 @@ class _Part(BaseModel):
 
 class ModelConfig(_Part):
     name: str = _setting("demo", "Model", 'a hub id, a folder, or "demo" for SmolLM2-135M-Instruct', max_length=4096)
+    version: str | None = _setting(
+        None,
+        "Version",
+        "NAME@COMMIT, or a checksum for a folder: the files that were used, written when training starts",
+        max_length=8192,
+    )
     quantization: Literal["none", "nf4", "auto"] = _setting(
         "auto",
         "Weights",

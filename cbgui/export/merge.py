@@ -113,7 +113,7 @@ def export_run(
         remedy = "choose another folder" if replace else "choose another folder, or pass --replace"
         raise InputError(f"--output {str(output)!r} exists already; {remedy}.")
     config = run.config()
-    source = resolve_model(config.model.name)
+    source = resolve_model(config.model.name, version=config.model.version)
     shards = weight_files(source.path)
     needed = sum(shard.stat().st_size for shard in shards)
     output.parent.mkdir(parents=True, exist_ok=True)

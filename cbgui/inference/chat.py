@@ -142,7 +142,7 @@ def load_chat_model(run: Run, checkpoint: str = FINAL) -> ChatModel:
         raise InputError(f"checkpoint {checkpoint!r} of run {run.name!r} does not exist; choose one from the list.")
     if checkpoint == FINAL:
         run.need_adapter()
-    source = resolve_model(config.model.name)
+    source = resolve_model(config.model.name, version=config.model.version)
     with tempfile.TemporaryDirectory() as scratch:
         adapter = known[checkpoint]
         if checkpoint != FINAL:

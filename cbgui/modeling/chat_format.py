@@ -43,6 +43,8 @@ def load_tokenizer(source: ModelSource, config: ModelConfig | None = None) -> Pr
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.thinking, tokenizer.system_turn = config.thinking, config.system_turn
+    special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+    tokenizer.special_texts = sorted(special, key=len, reverse=True)
     return tokenizer
 
 
@@ -152,8 +154,8 @@ def _ids(tokenizer: PreTrainedTokenizerBase, text: str, *, special: bool = False
 def _in_text(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> dict[str, str]:
     """Special tokens that stand in somebody's text -> placeholders: they are text there."""
     contents = "\n".join(turn["content"] for turn in messages)
-    found = [token for token in tokenizer.all_special_tokens if token in contents]
-    return {token: chr(FIRST_PLACEHOLDER + number) for number, token in enumerate(sorted(found, key=len, reverse=True))}
+    found = [token for token in tokenizer.special_texts if token in contents]
+    return {token: chr(FIRST_PLACEHOLDER + number) for number, token in enumerate(found)}
 
 
 def _ids_of_prompt(tokenizer: PreTrainedTokenizerBase, text: str, replaced: dict[str, str]) -> list[int]:

@@ -21,7 +21,7 @@ from cbgui.hardware import CONTEXT, GIB
 from cbgui.modeling.architecture import read_model_config
 from cbgui.modeling.decoder import decoder_layers, empty_model, model_class, text_config, text_decoder
 from cbgui.modeling.hub import ModelSource
-from cbgui.modeling.loading import NF4_BYTES, compute_dtype, load_options, quantizations
+from cbgui.modeling.loading import NF4_BYTES, compute_dtype, fit_to_cpu_kernel, load_options, quantizations
 
 SLACK = 1.05  # times the weights: room for the adapter, keys and values, and the work on one token
 # Padded tokens in one batch of answers. Stopping loses the current batch, and twice as many were not faster.
@@ -110,7 +110,9 @@ def load_full_model(source: ModelSource, config: ModelConfig) -> PreTrainedModel
     options = load_options(form.config, model_config)
     if form.in_ram:
         options["device_map"] = {"": torch.device(form.device)}
-    return model_class(model_config).from_pretrained(source.path, **options).eval()
+    model = model_class(model_config).from_pretrained(source.path, **options).eval()
+    fit_to_cpu_kernel(model)
+    return model
 
 
 def load_with_adapter(source: ModelSource, config: ModelConfig, adapter: Path) -> PeftModel:

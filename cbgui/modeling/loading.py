@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from bitsandbytes.nn import Linear4bit
 from transformers import BitsAndBytesConfig, PretrainedConfig
 
 from cbgui import hardware
@@ -14,6 +15,7 @@ from cbgui.modeling.quantized import expanding, stored_form
 
 # Bytes of a weight in NF4: 4 bits, an 8-bit scale for each 64 weights, a float32 scale for each 256 of these scales.
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
+CPU_OUTPUTS = 32  # bitsandbytes' CPU kernel computes so many outputs at a time
 
 
 def quantizations(model_config: PretrainedConfig, asked: str) -> list[str]:
@@ -35,6 +37,19 @@ def quantizations(model_config: PretrainedConfig, asked: str) -> list[str]:
 def compute_dtype(config: ModelConfig) -> torch.dtype:
     """The precision in which the model computes."""
     return hardware.fast_dtype() if config.dtype == "auto" else getattr(torch, config.dtype)
+
+
+def fit_to_cpu_kernel(model: torch.nn.Module) -> None:
+    """Let 4-bit layers whose widths bitsandbytes' CPU kernel cannot take be dequantized for each product instead.
+
+    The kernel wants multiples of 32 outputs and of a block's inputs, and stops with an assertion otherwise
+    (bitsandbytes 0.50, `_convert_weight_packed_for_cpu`).
+    """
+    for module in model.modules():
+        if isinstance(module, Linear4bit) and (
+            module.out_features % CPU_OUTPUTS or module.in_features % module.weight.blocksize
+        ):
+            module.support_avx512bf16_for_cpu = False
 
 
 def load_options(config: ModelConfig, model_config: PretrainedConfig) -> dict[str, Any]:

@@ -82,6 +82,8 @@ def create_run(path: Path, config: RunConfig) -> Run:
     refuse_existing(path)
     sets = read_data(config.data)
     config = config.model_copy(deep=True)
+    if Path(config.model.name).is_dir():  # the run may be opened from elsewhere
+        config.model.name = str(Path(config.model.name).resolve())
     run = Run(path.resolve())
     new = not run.path.exists()
     try:

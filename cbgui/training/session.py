@@ -25,7 +25,7 @@ from cbgui.modeling.architecture import read_model_config
 from cbgui.modeling.batch import shared_tokens
 from cbgui.modeling.chat_format import encode, fit_to_model, load_tokenizer, refuse_unfit, refuse_unknown_tokens
 from cbgui.modeling.cpu import allocator
-from cbgui.modeling.hub import resolve_model
+from cbgui.modeling.hub import resolve_model, version_of
 from cbgui.modeling.lora import add_lora
 from cbgui.modeling.truncated import load_truncated_model
 from cbgui.runs.adapter import ADAPTER_WEIGHTS, read_lora_settings
@@ -43,7 +43,9 @@ def build_trainer(run: Run, config: RunConfig, preview: Preview | None = None) -
 
     Writes the chosen settings to run.yaml and to the events, and sets how freed memory is handled.
     """
-    source = resolve_model(config.model.name)
+    source = resolve_model(config.model.name, version=config.model.version)
+    config = config.model_copy(deep=True)
+    config.model.version = version_of(config.model.name, source)
     run.append_event("status", state="loading", text=f"Loading {source.label}")
     tokenizer = load_tokenizer(source, config.model)
     model_config = read_model_config(source)

@@ -1,11 +1,14 @@
 """Every model type of transformers as a tiny random checkpoint: right the whole way, or refused in one sentence."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
+from bitsandbytes.nn import Linear4bit
+from cli_process import ROOT
 from peft import PeftModel
 from safetensors import safe_open
 from tiny_models import TYPES, model_class_name, tiny_config, tiny_model
@@ -19,6 +22,7 @@ from cbgui.modeling.adapter_io import save_adapter
 from cbgui.modeling.architecture import REFUSED, read_model_config
 from cbgui.modeling.batch import Encoded, collate
 from cbgui.modeling.decoder import has_experts, head_logits, model_class, text_decoder
+from cbgui.modeling.full import load_full_model
 from cbgui.modeling.hub import ModelSource, weight_files
 from cbgui.modeling.lora import adapt_rows, adapter_off, add_lora
 from cbgui.modeling.truncated import TruncatedModel, load_truncated_model
@@ -29,6 +33,10 @@ CONFIG = override(
     RunConfig(), ["objective.target_layers=[2, 3]", "model.dtype=float32", "lora.init_std=0.1", "lora.r=4"]
 )
 LENGTHS = (23, 17, 20)  # tokens; longer than the sliding windows of the tiny models
+PAGE = ROOT / "docs" / "models.md"
+# Plain decoders, two vision forms, two hybrids, two mixtures of experts.
+NF4_TYPES = ["llama", "mistral", "qwen3", "gemma2", "phi3", "smollm3", "olmo2"]
+NF4_TYPES += ["gemma3", "qwen3_5", "lfm2", "qwen3_moe", "gpt_oss"]
 HELD_WHOLE = {"beam", "jetmoe"}  # verify holds these in memory
 SAME = {"rtol": 1e-3, "atol": 1e-4}
 
@@ -150,7 +158,9 @@ def check(model_type: str, folder: Path) -> str:
     try:
         read_model_config(source)
     except InputError as error:
-        return str(error)
+        sentence = str(error)
+        assert sentence.startswith(f"model {model_type!r}") and sentence.endswith("; choose another model.")
+        return "refused: it " + sentence.partition(") ")[2].removesuffix("; choose another model.")
     tiny_model(model_type).save_pretrained(source.path)
     torch.manual_seed(0)
     truncated = load_truncated_model(source, CONFIG)
@@ -165,9 +175,41 @@ def check(model_type: str, folder: Path) -> str:
     train(truncated, folder)
     check_full(source, truncated, full, folder)
     kind = "mixture of experts" if has_experts(text_decoder(full)) else "dense"
-    return f"{kind}{', packed' * truncated.packed}"
+    return f"{kind}, {'packed' if truncated.packed else 'padded rows'}"
+
+
+@pytest.mark.parametrize("model_type", NF4_TYPES)
+def test_nf4_is_right_too(model_type, tmp_path):
+    """In 4 bits: the truncated states, training, and the adapter on the full model, alone and beside the base."""
+    source = ModelSource(tmp_path / "model", model_type)
+    tiny_model(model_type).save_pretrained(source.path)
+    config = override(CONFIG, ["model.quantization=nf4"])
+    truncated = load_truncated_model(source, config)
+    full = load_full_model(source, config.model)
+    assert any(isinstance(m, Linear4bit) for m in truncated.layers.modules())
+    truncated.set_training(False)
+    with torch.no_grad():
+        check_states(truncated, full)
+    add_lora(truncated, config.lora, seed=0)
+    truncated.use_packing()
+    train(truncated, tmp_path)
+    with torch.no_grad():
+        save_adapter(truncated, source, str(source.path), tmp_path / "adapter")
+        ids = torch.tensor([examples()[0].ids])
+        base = full(input_ids=ids, use_cache=False).logits
+        adapted = PeftModel.from_pretrained(full, tmp_path / "adapter").eval()
+        check_states(truncated, adapted.get_base_model())
+        changed = adapted(input_ids=ids, use_cache=False).logits
+        check_two_models(adapted, ids, base, changed)
+
+
+def in_the_page() -> dict[str, str]:
+    """Model type -> what docs/models.md says of it."""
+    rows = re.findall(r"^\| (.+?) \| (`.+`) \|$", PAGE.read_text("utf-8"), re.M)
+    return {name: said for said, names in rows for name in re.findall("`(.+?)`", names)}
 
 
 @pytest.mark.parametrize("model_type", TYPES)
 def test_a_type_is_right_or_refused(model_type, tmp_path):
-    check(model_type, tmp_path)
+    """And docs/models.md says so; dev/write_models_table.py writes its table."""
+    assert check(model_type, tmp_path) == in_the_page()[model_type]
