@@ -49,7 +49,8 @@ def wilson(successes: int, trials: int, z: float = 1.96) -> tuple[float, float]:
 class Answer:
     """An answer without its prefill and end tokens.
 
-    `nats` is its cost under the base model, per token; None if generating it did not give that number.
+    Where the model thinks, `ids` begin with the thought and `text` does not. `nats` is the cost of `ids` under the base
+    model, per token; None if generating them did not give that number.
     """
 
     ids: list[int]

@@ -7,7 +7,14 @@ from collections.abc import Iterator, Sequence
 from cbgui.config import ModelConfig
 from cbgui.inference.streaming import in_model_thread, stream_tokens
 from cbgui.modeling.batch import batches_by_length
-from cbgui.modeling.chat_format import Messages, load_tokenizer, prompt_ids, tokenize_prompts
+from cbgui.modeling.chat_format import (
+    Messages,
+    cut_answer,
+    load_tokenizer,
+    prompt_ids,
+    thought_tokens,
+    tokenize_prompts,
+)
 from cbgui.modeling.full import batch_token_budget, end_tokens, load_full_model
 from cbgui.modeling.hub import resolve_model
 
@@ -22,21 +29,22 @@ def write_answers(
     """
     source = resolve_model(config.name)
     model, tokenizer = in_model_thread(load_full_model, source, config), load_tokenizer(source, config)
-    ends = end_tokens(model)
-    lengths = [len(prompt_ids(tokenizer, messages, prefill)) + max_new_tokens for messages in prompts]
+    ends, limit = end_tokens(model), max_new_tokens + thought_tokens(tokenizer)
+    lengths = [len(prompt_ids(tokenizer, messages, prefill)) + limit for messages in prompts]
 
     def answer(row: list[int]) -> str:
-        return (prefill + tokenizer.decode(row, skip_special_tokens=True)).strip()
+        _, own = cut_answer(tokenizer, row, max_new_tokens)
+        return (prefill + tokenizer.decode(own, skip_special_tokens=True)).strip()
 
     finished = 0
     for batch in batches_by_length(lengths, batch_token_budget(model)):
         unfinished = dict(enumerate(batch))  # row of the batch -> index of the prompt
         rows: list[list[int]] = []
         inputs = tokenize_prompts(tokenizer, [prompts[index] for index in batch], prefill)
-        stream = stream_tokens(model, inputs, max_new_tokens=max_new_tokens, pad_token_id=tokenizer.pad_token_id)
+        stream = stream_tokens(model, inputs, max_new_tokens=limit, pad_token_id=tokenizer.pad_token_id)
         for step, rows in enumerate(stream, 1):
             ended = [row for row in unfinished if rows[row][-1] in ends]
-            share = (finished + len(batch) * step / max_new_tokens) / len(prompts)
+            share = (finished + len(batch) * step / limit) / len(prompts)
             yield share, {unfinished.pop(row): answer(rows[row]) for row in ended}
         finished += len(batch)
         yield finished / len(prompts), {index: answer(rows[row]) for row, index in unfinished.items()}

@@ -15,7 +15,7 @@ from cbgui.errors import InputError
 from cbgui.inference.streaming import in_model_thread, stream_tokens
 from cbgui.modeling.adapter_io import checkpoint_adapter
 from cbgui.modeling.architecture import target_layers
-from cbgui.modeling.chat_format import Messages, example_ids, load_tokenizer, tokenize_prompts
+from cbgui.modeling.chat_format import Messages, example_ids, load_tokenizer, thought_tokens, tokenize_prompts
 from cbgui.modeling.decoder import depth, text_config, text_decoder
 from cbgui.modeling.full import load_with_adapter
 from cbgui.modeling.hub import resolve_model
@@ -66,7 +66,7 @@ class ChatModel:
         for rows in stream_tokens(
             self.model,
             inputs,
-            max_new_tokens=max_new_tokens,
+            max_new_tokens=max_new_tokens + thought_tokens(self.tokenizer),
             pad_token_id=self.tokenizer.pad_token_id,
             temperature=temperature,
             seed=seed,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from cbgui.modeling.decoder import text_config
 from cbgui.modeling.hub import ModelSource
 
 Messages = list[dict[str, str]]  # {"role", "content"}
+THOUGHT_TOKENS = 1024  # that a model may think before its answer
 FIRST_PLACEHOLDER = 0xE100  # private characters that stand for special tokens in somebody's text
 
 
@@ -212,6 +214,26 @@ def example_ids(tokenizer: PreTrainedTokenizerBase, messages: Messages, response
         if whole[: len(prompt)] == prompt:
             return prompt, whole[len(prompt) :]
     return prompt, response_ids(tokenizer, answer)
+
+
+def thought_tokens(tokenizer: PreTrainedTokenizerBase) -> int:
+    """How many tokens a model is given to think, besides those of its answer; 0 for one that does not think."""
+    thinks = tokenizer.thinking and _lead(tokenizer, [{"role": "user", "content": ""}]).strip()
+    return THOUGHT_TOKENS if thinks else 0
+
+
+def cut_answer(tokenizer: PreTrainedTokenizerBase, ids: list[int], max_tokens: int) -> tuple[list[int], list[int]]:
+    """(thought and answer, answer): generated token ids with the answer cut at `max_tokens`.
+
+    The answer is empty where the thought has not ended, so no answer is ever a piece of a thought.
+    """
+    if not thought_tokens(tokenizer):
+        return ids[:max_tokens], ids[:max_tokens]
+    thought, _ = thoughts.split_thought(tokenizer.decode(ids))
+    if not thought:
+        return ids, []
+    start = bisect.bisect_left(range(len(ids) + 1), len(thought), key=lambda end: len(tokenizer.decode(ids[:end])))
+    return ids[: start + max_tokens], ids[start : start + max_tokens]
 
 
 def tokenize_prompts(tokenizer: PreTrainedTokenizerBase, prompts: list[Messages], prefill: str = "") -> BatchEncoding:

@@ -7,7 +7,7 @@ import pytest
 from cbgui.config import ModelConfig
 from cbgui.data.examples import Example
 from cbgui.errors import InputError
-from cbgui.modeling.chat_format import encode, load_tokenizer, prompt_ids, refuse_unfit, tokenize_prompts
+from cbgui.modeling.chat_format import cut_answer, encode, load_tokenizer, prompt_ids, refuse_unfit, tokenize_prompts
 from cbgui.modeling.hub import ModelSource
 
 TURNS = (
@@ -86,6 +86,16 @@ def test_with_thinking_a_thought_is_part_of_the_response(demo, template):
     alone = encode(tokenizer, EXAMPLE, 512)
     assert tokenizer.decode(alone.ids) == QUESTION[template] + NO_THOUGHT[template] + "Because."
     assert tokenizer.decode(alone.ids[alone.loss_start :]) == "Because."
+
+
+def test_an_answer_is_never_a_piece_of_a_thought(demo):
+    tokenizer = tokenizer_with(demo, "closes", thinking=True)
+    ids = tokenizer("<think>\nHm, well.\n</think>\n\nBecause it is so.", add_special_tokens=False).input_ids
+    whole, answer = cut_answer(tokenizer, ids, 3)
+    assert tokenizer.decode(answer) == "Because it is" and ids[: len(whole)] == whole and whole[-3:] == answer
+    assert cut_answer(tokenizer, ids[:4], 3) == (ids[:4], [])
+    tokenizer.thinking = False
+    assert cut_answer(tokenizer, ids, 3) == (ids[:3], ids[:3])
 
 
 def test_white_space_before_an_answer_belongs_to_its_first_token(demo):
