@@ -6,6 +6,7 @@ This decides `model.quantization`, `training.micro_batch_size`, `training.gradie
 
 from __future__ import annotations
 
+import bisect
 import functools
 import itertools
 from collections.abc import Iterator
@@ -198,8 +199,11 @@ def _longest_that_fits(truncated: TruncatedModel, nearest: Estimate, memory: int
 def _highest_target(model_config: PretrainedConfig, nearest: Estimate, memory: int) -> int | None:
     """The highest target layer, from a third of the depth on, with which the smallest settings fit."""
     layers = depth(model_config)
-    for layer in range(max(target_layers(nearest.config.objective, layers)) - 1, layers // 3, -1):
+    candidates = range(layers // 3 + 1, max(target_layers(nearest.config.objective, layers)))
+
+    def is_too_high(layer: int) -> bool:
         truncated = empty_truncated_model(model_config, nearest.config, [layer])
-        if _peak(truncated, nearest.config, nearest.device) <= memory:
-            return layer
-    return None
+        return _peak(truncated, nearest.config, nearest.device) > memory
+
+    fitting = bisect.bisect_left(candidates, True, key=is_too_high)  # each layer more needs more memory
+    return candidates[fitting - 1] if fitting else None
