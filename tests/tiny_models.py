@@ -170,11 +170,14 @@ SPECIAL: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def tiny_config(model_type: str) -> PretrainedConfig:
+def tiny_config(model_type: str, vocabulary: int = VOCABULARY) -> PretrainedConfig:
     """A small config of the given type. Raises whatever transformers raises where the sizes do not go together."""
     config_class = CONFIG_MAPPING[model_type]
     more = SPECIAL.get(model_type, {})
-    return config_class(**_settings(config_class, more))
+    config = config_class(**_settings(config_class, more))
+    if vocabulary != VOCABULARY:
+        config.get_text_config().vocab_size = vocabulary
+    return config
 
 
 def model_class_name(model_type: str) -> str:
@@ -183,11 +186,11 @@ def model_class_name(model_type: str) -> str:
     return next(mapping[model_type] for mapping in maps if model_type in mapping)
 
 
-def tiny_model(model_type: str) -> PreTrainedModel:
+def tiny_model(model_type: str, vocabulary: int = VOCABULARY) -> PreTrainedModel:
     """A model whose weights are random everywhere, norms and biases too, so that nothing wrong goes unnoticed."""
     torch.manual_seed(0)
     model = getattr(transformers, model_class_name(model_type))._from_config(
-        tiny_config(model_type), dtype=torch.float32
+        tiny_config(model_type, vocabulary), dtype=torch.float32
     )
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
