@@ -47,8 +47,8 @@ def build_trainer(run: Run, config: RunConfig, preview: Preview | None = None) -
     config = config.model_copy(deep=True)
     config.model.version = version_of(config.model.name, source)
     run.append_event("status", state="loading", text=f"Loading {source.label}")
-    tokenizer = load_tokenizer(source, config.model)
     model_config = read_model_config(source)
+    tokenizer = load_tokenizer(source, config.model)
     fit_to_model(tokenizer, model_config)
     training = config.training
     breaks, retains, held_out = (run.examples(name) for name in ("break", "retain", "held_out"))
