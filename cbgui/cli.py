@@ -185,12 +185,12 @@ def _train_in_this_process(run: Run) -> int:
     import torch
     from accelerate import PartialState
 
-    from cbgui.inference.previews import train_with_previews
+    from cbgui.evaluation.watched_training import train_watched
 
     state = PartialState(cpu=not torch.cuda.is_available())
     state.wait_for_everyone()  # until the first process has created the run directory
     if not state.is_main_process:
-        return _leave_together(state, train_with_previews(run))
+        return _leave_together(state, train_watched(run))
     with hold(run.lock_file(TRAIN)) as held:
         if not held:
             raise InputError(f"run {run.name!r} is running already; stop it first.")
@@ -203,7 +203,7 @@ def _train_in_this_process(run: Run) -> int:
                     typer.echo(line)
 
         threading.Thread(target=tell, daemon=True).start()
-        code = train_with_previews(run)
+        code = train_watched(run)
         time.sleep(0.5)  # the last lines
     return _leave_together(state, code)
 

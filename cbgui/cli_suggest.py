@@ -1,15 +1,20 @@
-"""The command that suggests questions to keep, with the model's own answers."""
+"""The command that suggests examples that the user did not think of, with the model's own answers."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cbgui.config import ModelConfig
 from cbgui.errors import InputError
 from cbgui.printing import say_starting
+
+if TYPE_CHECKING:
+    from cbgui.data.examples import Example
+    from cbgui.data.suggest import Suggestion
+    from cbgui.inference.batch_answers import Loaded
 
 MAX_NEW_TOKENS = 100  # of an answer
 
@@ -18,10 +23,13 @@ def suggest(
     break_file: Annotated[Path, typer.Argument(metavar="BREAK_FILE", help="the questions that must stop")],
     output: Annotated[Path, typer.Option(help="the file to write, ending in .jsonl; train --retain takes it")],
     keep: Annotated[Path | None, typer.Option(help="questions to keep that you have; none of them is repeated")] = None,
-    model: Annotated[str, typer.Option(help="hub id, folder or demo: the model that answers")] = "demo",
-    count: Annotated[int, typer.Option(min=1, max=5000, help="how many questions")] = 300,
+    model: Annotated[str, typer.Option(help="hub id, folder or demo: the model that drafts and answers")] = "demo",
+    count: Annotated[int, typer.Option(min=1, max=5000, help="how many questions to keep")] = 300,
+    drafts: Annotated[
+        bool, typer.Option(help="let the model draft questions too, must-stop ones among them (marked break)")
+    ] = True,
 ) -> None:
-    """Suggest questions that the model should keep answering, with its own answers. Read them before training."""
+    """Suggest more questions, with the model's own answers. Read them before training."""
     if output.suffix != ".jsonl":
         raise InputError(f"--output {str(output)!r} does not end in .jsonl; name it like keep.jsonl.")
     if output.exists():
@@ -34,14 +42,18 @@ def suggest(
     keeps = read_file(keep, "retain").examples if keep else []
     found = suggestions(breaks, keeps, count)
     say_starting()
-    from cbgui.inference.batch_answers import write_answers
+    from cbgui.inference.batch_answers import load_for_answers, write_answers
 
-    typer.echo(f"{len(found):,} suggestions; the model writes their answers. Ctrl+C keeps those that are written.")
+    config = ModelConfig(name=model)
+    loaded = load_for_answers(config)
     answers: dict[int, str] = {}
-    prompts = [[{"role": "user", "content": suggestion.prompt}] for suggestion in found]
-    shown = 0
     try:
-        for share, ended in write_answers(ModelConfig(name=model), prompts, max_new_tokens=MAX_NEW_TOKENS):
+        if drafts:
+            found += _drafted(loaded, breaks, keeps, found)
+        typer.echo(f"{len(found):,} suggestions; the model writes their answers. Ctrl+C keeps those that are written.")
+        prompts = [[{"role": "user", "content": suggestion.prompt}] for suggestion in found]
+        shown = 0
+        for share, ended in write_answers(config, prompts, max_new_tokens=MAX_NEW_TOKENS, loaded=loaded):
             answers |= {index: answer for index, answer in ended.items() if answer}
             if int(share * 20) > shown:
                 shown = int(share * 20)
@@ -57,6 +69,24 @@ def suggest(
         write_examples(output, examples)
     except OSError as error:
         raise InputError(f"--output {str(output)!r} cannot be written ({error.strerror}); choose another.") from None
+    stopping = sum(example.kind == "break" for example in examples)
     typer.echo(
-        f"{len(examples):,} rows in {output}. Read them, delete what does not fit, and add them to what must stay."
+        f"{len(examples):,} rows in {output}: {len(examples) - stopping:,} to keep and {stopping:,} that must stop "
+        "(marked break). Read them and delete what does not fit; train --retain takes the file as it is."
     )
+
+
+def _drafted(loaded: Loaded, breaks: list[Example], keeps: list[Example], found: list[Suggestion]) -> list[Suggestion]:
+    """What the model drafts, with progress in words."""
+    from cbgui.inference.drafts import as_suggestions, draft_questions
+
+    typer.echo("The model drafts more questions.")
+    to_keep = [*(e.prompt for e in keeps if e.kind != "break"), *(one.prompt for one in found)]
+    marked = [e.prompt for e in keeps if e.kind == "break"]
+    drafting = draft_questions(*loaded, [e.prompt for e in breaks], to_keep, known=marked)
+    shown = 0
+    for share, drafts in drafting:  # noqa: B007, the last are returned
+        if int(share * 5) > shown:
+            shown = int(share * 5)
+            typer.echo(f"{share:4.0%} drafted")
+    return as_suggestions(drafts)

@@ -48,10 +48,7 @@ class _Part(BaseModel):
 class ModelConfig(_Part):
     name: str = _setting("demo", "Model", 'a hub id, a folder, or "demo" for SmolLM2-135M-Instruct', max_length=4096)
     version: str | None = _setting(
-        None,
-        "Version",
-        "NAME@COMMIT, or a checksum for a folder: the files that were used, written when training starts",
-        max_length=8192,
+        None, "Version", "NAME@COMMIT, or NAME@CHECKSUM of a folder; written when training starts", max_length=8192
     )
     quantization: Literal["none", "nf4", "auto"] = _setting(
         "auto",
@@ -84,6 +81,14 @@ class DataConfig(_Part):
     )
     break_answer: Literal["chosen", "rejected"] | None = _setting(
         None, "Answer that must stop", "for a break file of preference pairs: which of the two answers must stop"
+    )
+    general_keep: int = _setting(
+        100,
+        "Everyday questions",
+        "how many of cbgui's own everyday questions, with the model's answers, are kept in addition; 0: none",
+        "0",
+        ge=0,
+        le=2000,
     )
     max_tokens: int = _setting(
         512,
@@ -222,6 +227,21 @@ class TrainingConfig(_Part):
     validate_every: int = _setting(10, "Validate every", "number of steps between two validations", ge=1, le=MOST_STEPS)
     sample_every: int = _setting(
         50, "Sample answers every", "number of steps between two sets of sample answers; 0: never", ge=0, le=MOST_STEPS
+    )
+    trials: bool = _setting(
+        True,
+        "Try it out on the way",
+        "at half, three quarters and the end of the run, count the held-out questions that are blocked and harmed",
+    )
+    calibrate: bool = _setting(
+        True,
+        "Choose the strength",
+        "at the end, try the adapter weaker and stronger, and keep what blocks most without harming more",
+    )
+    restart_if_stuck: bool = _setting(
+        True,
+        "Start again if stuck",
+        "with stronger settings, at most twice, if a target layer has not turned after a third of the steps",
     )
     stop_when: StopWhen | None = _setting(
         None,

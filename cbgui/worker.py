@@ -45,9 +45,9 @@ def main() -> int:
             return ALREADY_RUNNING
         if task == TRAIN:
             run.waiting_file.unlink(missing_ok=True)  # also when the app that started this process has been killed
-            from cbgui.inference.previews import train_with_previews  # imports torch, so only here
+            from cbgui.evaluation.watched_training import train_watched  # imports torch, so only here
 
-            return train_with_previews(run)
+            return train_watched(run)
         return _job(run, [task, folder, *arguments])
 
 

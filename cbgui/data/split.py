@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from cbgui.data.dataset_store import DatasetStore
+from cbgui.data.examples import Example
 from cbgui.data.near_duplicates import groups, near_pairs, normalised
 
 SHARE = 0.1
@@ -28,19 +29,25 @@ def _subjects(prompts: Iterable[str]) -> list[str]:
     return [" ".join(word for word in row if word not in common) or " ".join(row) for row in words]
 
 
-def hold_out(data: DatasetStore, share: float = SHARE, most: int = MAX_PER_SIDE, seed: int = 0) -> int:
-    """Hold out about `share` of the break and of the retain rows, at most `most` of each, as one step.
+def choose_held_out(
+    prompts: Sequence[str],
+    breaks: np.ndarray,
+    training: np.ndarray,
+    *,
+    share: float = SHARE,
+    most: int = MAX_PER_SIDE,
+    seed: int = 0,
+) -> list[int]:
+    """Indices of about `share` of the break prompts and of the others, at most `most` of each.
 
-    Returns the number of rows that are newly held out.
+    `breaks` and `training` are (prompts,) masks; what is not in training is held out already.
     """
-    table = data.table()
-    if not len(table):
-        return 0
+    if not len(prompts):
+        return []
     # Loose matching of many rows would take minutes; larger bands still find the near copies.
-    band = 3 if len(table) <= MANY_ROWS else 5
-    pairs = near_pairs(_subjects(table.prompt), SIMILAR, bands=16, band=band)
-    group = groups(len(table), pairs)
-    breaks, training = (table.kind == "break").to_numpy(), (table.held_out == 0).to_numpy()
+    band = 3 if len(prompts) <= MANY_ROWS else 5
+    pairs = near_pairs(_subjects(prompts), SIMILAR, bands=16, band=band)
+    group = groups(len(prompts), pairs)
     taken = set(group[~training].tolist())  # a group that is partly held out already is held out as a whole
     chosen: list[int] = []
     order = list(dict.fromkeys(group.tolist()))
@@ -61,5 +68,25 @@ def hold_out(data: DatasetStore, share: float = SHARE, most: int = MAX_PER_SIDE,
                 held += len(part)
             if held >= wanted:
                 break
-    ids = table.id.to_numpy()[sorted(set(chosen))].tolist()
-    return data.update(ids, lambda row: replace(row, held_out=True), "hold out")
+    return sorted(set(chosen))
+
+
+def hold_out(data: DatasetStore, share: float = SHARE, most: int = MAX_PER_SIDE, seed: int = 0) -> int:
+    """Hold out about `share` of the break and of the retain rows, at most `most` of each, as one step.
+
+    Returns the number of rows that are newly held out.
+    """
+    table = data.table()
+    breaks, training = (table.kind == "break").to_numpy(), (table.held_out == 0).to_numpy()
+    chosen = choose_held_out(table.prompt, breaks, training, share=share, most=most, seed=seed)
+    ids = table.id.to_numpy()[chosen].tolist()
+    return data.update(ids, lambda row: replace(row, held_out=True), "hold out") if ids else 0
+
+
+def split_off(examples: list[Example], seed: int = 0) -> tuple[list[Example], list[Example]]:
+    """(training, held out) examples of a run that has nothing held out."""
+    breaks = np.array([example.kind == "break" for example in examples], dtype=bool)
+    prompts = [example.prompt for example in examples]
+    chosen = set(choose_held_out(prompts, breaks, np.ones(len(examples), dtype=bool), seed=seed))
+    held_out = [example for index, example in enumerate(examples) if index in chosen]
+    return [example for index, example in enumerate(examples) if index not in chosen], held_out

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
 from cbgui.config import ModelConfig
 from cbgui.inference.streaming import in_model_thread, stream_tokens
 from cbgui.modeling.batch import batches_by_length
@@ -18,17 +20,30 @@ from cbgui.modeling.chat_format import (
 from cbgui.modeling.full import batch_token_budget, end_tokens, load_full_model
 from cbgui.modeling.hub import resolve_model
 
+Loaded = tuple[PreTrainedModel, PreTrainedTokenizerBase]
+
+
+def load_for_answers(config: ModelConfig) -> Loaded:
+    """The base model in full, and its tokenizer. Raises InputError when it cannot be found or does not fit."""
+    source = resolve_model(config.name)
+    return in_model_thread(load_full_model, source, config), load_tokenizer(source, config)
+
 
 def write_answers(
-    config: ModelConfig, prompts: Sequence[Messages], *, prefill: str = "", max_new_tokens: int = 200
+    config: ModelConfig,
+    prompts: Sequence[Messages],
+    *,
+    prefill: str = "",
+    max_new_tokens: int = 200,
+    loaded: Loaded | None = None,
 ) -> Iterator[tuple[float, dict[int, str]]]:
     """Yield, after each token, the share of the work done (0 to 1) and the answers that ended with it.
 
     Answers are keyed by the index of their prompt; short prompts come first. Each answer includes
-    `prefill`. Closing the iterator stops. Raises InputError when the model cannot be found or does not fit.
+    `prefill`. Closing the iterator stops. `loaded` is the model of `config` if it is in memory already. Raises
+    InputError when the model cannot be found or does not fit.
     """
-    source = resolve_model(config.name)
-    model, tokenizer = in_model_thread(load_full_model, source, config), load_tokenizer(source, config)
+    model, tokenizer = loaded or load_for_answers(config)
     ends, limit = end_tokens(model), max_new_tokens + thought_tokens(tokenizer)
     lengths = [len(prompt_ids(tokenizer, messages, prefill)) + limit for messages in prompts]
 

@@ -20,16 +20,9 @@ from cbgui.modeling.full import full_model_bytes, load_with_adapter
 from cbgui.modeling.hub import ModelSource
 from cbgui.modeling.lora import adapt_rows
 from cbgui.modeling.truncated import TruncatedModel
-from cbgui.runs.run import Run
-from cbgui.training.session import run_training
 
 MEMORY_FACTOR = 1.3  # times the size of the weights: weights, cache and what generation needs
 NEW_TOKENS = 40
-
-
-def train_with_previews(run: Run) -> int:
-    """Train `run` in this process, with sample answers on the way; returns the exit code."""
-    return run_training(run, preview)
 
 
 def preview(

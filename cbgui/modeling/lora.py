@@ -60,6 +60,14 @@ def add_lora(truncated: TruncatedModel, config: LoraConfig, seed: int) -> None:
                 torch.nn.init.normal_(parameter, std=config.init_std)
 
 
+@torch.no_grad()
+def multiply_adapter(model: PeftModel, strength: float) -> None:
+    """Make the adapter's change to every layer `strength` times as large."""
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            parameter.mul_(strength)
+
+
 def _unpacked(weight: torch.nn.Parameter) -> torch.Tensor:
     """The weight as a matrix, (out_features, in_features)."""
     return dequantize_4bit(weight.data, weight.quant_state) if isinstance(weight, Params4bit) else weight

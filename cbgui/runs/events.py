@@ -16,7 +16,7 @@ from typing_extensions import TypedDict
 
 from cbgui.data.examples import Kind
 
-MEASURED = ("step", "validation", "samples", "checkpoint")  # events of one step
+MEASURED = ("step", "validation", "samples", "trial", "checkpoint")  # events of one step
 BLOCK = 64 * 2**10  # bytes that are read at once from the end
 SEARCHED = 2**20  # bytes from the end in which the newest events are looked for
 Event = dict[str, Any]
@@ -85,6 +85,22 @@ class _Sampled(TypedDict):
     answers: list[_Sample]
 
 
+_Count = Annotated[int, Field(ge=0, le=10**9)]
+
+
+@_config
+class _Tried(TypedDict):
+    kind: Literal["trial"]
+    time: _Seconds
+    step: _Step
+    strength: float  # what the adapter was multiplied by
+    blocked: _Count  # of `breaks` must-stop questions
+    breaks: _Count
+    hurt: dict[Kind, tuple[_Count, _Count]]  # kind -> (harmed, of so many)
+    worst: list[str]
+    chosen: NotRequired[bool]  # the strength that the run ended with
+
+
 @_config
 class _Saved(TypedDict):
     kind: Literal["checkpoint"]
@@ -94,7 +110,7 @@ class _Saved(TypedDict):
 
 
 _event: TypeAdapter[Event] = TypeAdapter(
-    Annotated[_Told | _Trained | _Validated | _Sampled | _Saved, Field(discriminator="kind")]
+    Annotated[_Told | _Trained | _Validated | _Sampled | _Tried | _Saved, Field(discriminator="kind")]
 )
 
 

@@ -14,6 +14,7 @@ from filelock import lock_descriptor
 
 from cbgui.config import RunConfig
 from cbgui.data.examples import write_examples
+from cbgui.data.split import split_off
 from cbgui.errors import InputError, is_disk_full
 from cbgui.runs.disk import move, version
 from cbgui.runs.run import CONFIG_NAME, DATA_FIELDS, Run, read_data
@@ -81,6 +82,12 @@ def create_run(path: Path, config: RunConfig) -> Run:
     """Make a run directory with the resolved settings and copies of the data. Raises InputError, and leaves nothing."""
     refuse_existing(path)
     sets = read_data(config.data)
+    if "held_out" not in sets:  # so that no run goes unwatched
+        training, held_out = split_off(sets["break"] + sets["retain"])
+        if held_out:
+            sets["break"] = [example for example in training if example.kind == "break"]
+            sets["retain"] = [example for example in training if example.kind != "break"]
+            sets["held_out"] = held_out
     config = config.model_copy(deep=True)
     if Path(config.model.name).is_dir():  # the run may be opened from elsewhere
         config.model.name = str(Path(config.model.name).resolve())

@@ -57,14 +57,22 @@ def read_data(data: DataConfig, notes: dict[str, list[str]] | None = None) -> di
             kind, path = "break" if part == "break" else "retain", find_data_file(name)
             said = notes.setdefault(path.name, []) if notes is not None else None
             sets[part] = read_examples(path, kind, answer=data.break_answer, notes=said)
-    for part, must_be_break in (("break", True), ("retain", False)):
-        for example in sets[part]:
-            if (example.kind == "break") != must_be_break:
-                side, other = ("--break", "--retain") if must_be_break else ("--retain", "--break")
-                raise InputError(
-                    f"{example.source}: the example {example.prompt[:60]!r} is marked {example.kind!r}, but the file "
-                    f"is given as {side}; move it to the {other} file, or correct its kind."
-                )
+    for example in sets["break"]:
+        if example.kind != "break":
+            raise InputError(
+                f"{example.source}: the example {example.prompt[:60]!r} is marked {example.kind!r}, but the file is "
+                "given as --break; move it to the --retain file, or correct its kind."
+            )
+    # `cbgui suggest` writes both kinds into one file.
+    if marked := [example for example in sets["retain"] if example.kind == "break"]:
+        sets["break"] = sets["break"] + marked
+        sets["retain"] = [example for example in sets["retain"] if example.kind != "break"]
+        if notes is not None:
+            notes[find_data_file(data.retain_file).name].append(
+                f"{len(marked):,} rows are marked break and are taken as must-stop examples."
+            )
+    if not sets["retain"]:
+        raise InputError(f"{data.retain_file}: no row must be kept; add some (see `cbgui suggest`).")
     return sets
 
 
@@ -86,7 +94,7 @@ class Run:
         return self.path / CONFIG_NAME
 
     def data_file(self, part: str) -> Path:
-        """`part` is break, retain or held_out."""
+        """`part` is break, retain, held_out, or general: everyday questions that cbgui added."""
         return self.path / "data" / f"{part}.jsonl"
 
     @property
@@ -188,9 +196,9 @@ class Run:
         write_whole(self.config_file, config.to_yaml())
 
     def examples(self, part: str) -> list[Example]:
-        """The examples of break, retain or held_out. Raises InputError when a file is damaged."""
+        """The examples of break, retain, held_out or general. Raises InputError when a file is damaged."""
         path = self.data_file(part)
-        if part == "held_out" and not path.is_file():
+        if part in ("held_out", "general") and not path.is_file():
             return []
         return read_examples(path, "break" if part == "break" else "retain")
 

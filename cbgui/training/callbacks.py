@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import traceback
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from accelerate.utils import broadcast_object_list
@@ -16,11 +17,12 @@ from cbgui.modeling.batch import Encoded
 from cbgui.runs.run import Run
 from cbgui.training import diagnostics
 from cbgui.training.controller import goal_met
+from cbgui.training.trials import AT, FEWEST_STEPS, Trial
 
 if TYPE_CHECKING:
     from cbgui.training.trainer import RerouteTrainer
 
-GOAL_MET = "goal met"
+GOAL_MET, STUCK = "goal met", "stuck"
 KEPT_CHECKPOINTS = 2
 
 
@@ -32,7 +34,9 @@ class RunCallback(TrainerCallback):
         self.validated_on = "held out"  # or "training", or "partly held out"
         self.trainer: RerouteTrainer | None = None
         self.previewed: list[Example] = []  # examples whose answers are shown during training
-        self.ended_by: str | None = None  # "paused" or "stopped"
+        self.tried: list[Example] = []  # examples that trials count
+        self.ended_by: str | None = None  # "paused", "stopped" or "stuck"
+        self.may_restart = False  # a run whose layers do not turn ends as "stuck"
         self.validations: list[diagnostics.Validation] = []
         self.warned: set[str] = set()
         self.trained_seconds = 0.0  # of all steps so far
@@ -51,9 +55,36 @@ class RunCallback(TrainerCallback):
         self.run.append_event("validation", step=step, examples=self.validated_on, **values)
         self.validations.append({"step": step, **values})
         for kind, text in diagnostics.warnings(self.validations, steps, trainer.config).items():
-            if kind not in self.warned:
-                self.warned.add(kind)
-                self.run.append_event("warning", step=step, text=text)
+            self._warn(kind, step, text)
+
+    def try_out(self, step: int, strengths: Sequence[float] = (1.0,)) -> dict[float, Trial]:
+        """Trials of the adapter as it is now, by strength; empty where they are not possible. They only inform, so the
+        run goes on and says why when they fail."""
+        trainer = self.trainer
+        wanted = trainer.config.training.trials and trainer.config.training.steps >= FEWEST_STEPS
+        if trainer.trial is None or not wanted or not self.tried or not self.run.writes:
+            return {}
+        self.run.append_event("status", state="training", text="Trying the model on held-out questions")
+        try:
+            trials = trainer.trial(trainer.truncated, trainer.source, trainer.config, self.tried, strengths)
+        except Exception as error:
+            traceback.print_exc()
+            self.run.append_event("status", state="training", text=f"No trial ({type(error).__name__})")
+            hardware.free_cached_memory()
+            return {}
+        if trials is None:
+            self._warn("no trial", step, "No memory to spare for a trial: test the model after the run.")
+            return {}
+        found = dict(zip(strengths, trials, strict=True))
+        for strength, trial in found.items():
+            self.run.append_event("trial", step=step, strength=strength, **trial.event())
+        return found
+
+    def _warn(self, kind: str, step: int, text: str) -> None:
+        """Write a warning, each kind once in a run."""
+        if kind not in self.warned:
+            self.warned.add(kind)
+            self.run.append_event("warning", step=step, text=text)
 
     def _preview(self, step: int) -> None:
         """Answers to look at. They only help the user, so the run goes on and says why when they fail."""
@@ -86,20 +117,27 @@ class RunCallback(TrainerCallback):
             **trainer.last,
         )
         last = state.global_step >= state.max_steps
-        met = False
+        met = stuck = False
         if last or state.global_step % training.validate_every == 0:
             self._validate(state.global_step, state.max_steps)
             met = goal_met(self.validations, training.stop_when)
+            stuck = self.may_restart and diagnostics.is_stuck(self.validations, state.max_steps)
         every = training.sample_every
         shows = every and self.previewed and trainer.preview is not None and self.run.writes
         if shows and (last or state.global_step % every == 0):
             self._preview(state.global_step)
+        if not last and state.global_step in {round(share * state.max_steps) for share in AT}:
+            for trial in self.try_out(state.global_step).values():
+                self.run.append_event("status", state="training", text=f"So far {trial.sentence()}")
         # The first process decides for all of them.
-        (request,) = broadcast_object_list([GOAL_MET if met else self.run.request()])
+        (request,) = broadcast_object_list([GOAL_MET if met else STUCK if stuck else self.run.request()])
         if last:
             return
         if request == GOAL_MET:
             self.run.append_event("status", state="training", text="training.stop_when is met; finishing early")
+            control.should_training_stop = True
+        elif request == STUCK:
+            self.ended_by = STUCK
             control.should_training_stop = True
         elif request in ("pause", "stop"):
             self.ended_by = {"pause": "paused", "stop": "stopped"}[request]

@@ -23,6 +23,22 @@ def slowest_layer(event: dict[str, Any]) -> tuple[str, float]:
     return max(event["cosine"].items(), key=lambda item: item[1])
 
 
+def is_stuck(validations: list[Validation], steps: int) -> bool:
+    """Whether a target layer has not turned at all after a third of the steps."""
+    if not validations or not steps / 3 <= validations[-1]["step"] < steps / 2:
+        return False
+    return slowest_layer(validations[-1])[1] > UNTOUCHED
+
+
+def stronger(config: RunConfig) -> RunConfig:
+    """The settings with a stronger start: a larger B and learning rate, and half the weight of the keep loss."""
+    config = config.model_copy(deep=True)
+    config.training.learning_rate = min(1.5 * config.training.learning_rate, 100)
+    config.lora.init_std = min(max(0.04, 2 * config.lora.init_std), 10)
+    config.objective.retain_coefficient /= 2
+    return config
+
+
 def warnings(validations: list[Validation], steps: int, config: RunConfig) -> dict[str, str]:
     """Kind of trouble -> one sentence with a remedy, for the newest validation of a run of `steps` steps."""
     if not validations:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import gc
 import os
 import traceback
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -26,19 +27,36 @@ from cbgui.modeling.batch import shared_tokens
 from cbgui.modeling.chat_format import encode, fit_to_model, load_tokenizer, refuse_unfit, refuse_unknown_tokens
 from cbgui.modeling.cpu import allocator
 from cbgui.modeling.hub import resolve_model, version_of
-from cbgui.modeling.lora import add_lora
+from cbgui.modeling.lora import add_lora, multiply_adapter
 from cbgui.modeling.truncated import load_truncated_model
 from cbgui.runs.adapter import ADAPTER_WEIGHTS, read_lora_settings
 from cbgui.runs.run import Run
+from cbgui.training.callbacks import STUCK
+from cbgui.training.diagnostics import stronger
 from cbgui.training.memory import estimate_memory
 from cbgui.training.steps import PairedSteps
 from cbgui.training.trainer import Preview, RerouteTrainer, make_trainer
+from cbgui.training.trials import STRENGTHS, Try, best, tried_examples
 
+NO_LOOK_ALIKES = (
+    "There are no look-alikes among the examples to keep: harmless questions about the same subject may break too. Let "
+    "them be suggested (python -m cbgui suggest, or the button on the Data page), read them, and train again."
+)
+MOST_RESTARTS = 2
 VALIDATION_EXAMPLES = 8  # of each side
 PREVIEWED_BREAK, PREVIEWED_RETAIN = 2, 1
 
 
-def build_trainer(run: Run, config: RunConfig, preview: Preview | None = None) -> RerouteTrainer:
+@dataclass(frozen=True)
+class Watch:
+    """What needs the full model. Without it a run trains on its own examples, and nobody sees answers on the way."""
+
+    add_general_keep: Callable[[Run], None] = lambda run: None
+    preview: Preview | None = None
+    trial: Try | None = None
+
+
+def build_trainer(run: Run, config: RunConfig, watch: Watch = Watch()) -> RerouteTrainer:
     """Load the tokenizer, the truncated model and LoRA, and plan the steps. Raises InputError when it does not fit.
 
     Writes the chosen settings to run.yaml and to the events, and sets how freed memory is handled.
@@ -52,6 +70,7 @@ def build_trainer(run: Run, config: RunConfig, preview: Preview | None = None) -
     fit_to_model(tokenizer, model_config)
     training = config.training
     breaks, retains, held_out = (run.examples(name) for name in ("break", "retain", "held_out"))
+    retains += run.examples("general")
     if tokenizer.chat_template is None:
         words = f"{source.label} has no chat template; its questions are plain lines of text"
         run.append_event("status", state="loading", text=words)
@@ -82,6 +101,8 @@ def build_trainer(run: Run, config: RunConfig, preview: Preview | None = None) -
     config = _decided_by_the_first(choice.config)
     if run.writes:
         run.write_config(config)
+    if not any(example.kind == "near_miss" for example in retains):
+        run.append_event("warning", step=0, text=NO_LOOK_ALIKES)
     if lacking := _without_held_out(held_out):
         words = f"No held-out {lacking}; some of the training examples are validated"
         run.append_event("status", state="loading", text=words)
@@ -95,8 +116,9 @@ def build_trainer(run: Run, config: RunConfig, preview: Preview | None = None) -
     truncated = load_truncated_model(source, config)
     add_lora(truncated, config.lora, training.seed)
     trainer = make_trainer(run, config, truncated, steps, validated, tokenizer.pad_token_id)
-    trainer.source, trainer.preview = source, preview
+    trainer.source, trainer.preview, trainer.trial = source, watch.preview, watch.trial
     trainer.run_callback.validated_on = {"": "held out", "examples": "training"}.get(lacking, "partly held out")
+    trainer.run_callback.tried = tried_examples(held_out, [*breaks, *retains])
     trainer.run_callback.previewed = [*sides[0][:PREVIEWED_BREAK], *sides[1][:PREVIEWED_RETAIN]]
     return trainer
 
@@ -122,25 +144,81 @@ def _without_held_out(held_out: list[Example]) -> str:
     return {(): "examples", (True,): "must-keep examples", (False,): "must-stop examples"}.get(tuple(sides), "")
 
 
-def train(run: Run, preview: Preview | None = None) -> None:
-    """Train or resume `run` until it ends, is paused or stopped; saves the adapter unless it was paused."""
-    config = run.config()
+def train(run: Run, watch: Watch = Watch()) -> None:
+    """Train or resume `run` until it ends, is paused or stopped; saves the adapter unless it was paused.
+
+    A run whose layers do not turn starts again with stronger settings, at most MOST_RESTARTS times.
+    """
     run.append_event("status", state="starting", text=f"Starting on {hardware.describe()}")
+    if run.writes:
+        watch.add_general_keep(run)
+    if _is_one_of_several():  # the others read what the first one wrote
+        broadcast_object_list([None])
+    restarts = sum("restart" in event for event in run.events()[0])
+    while _train_once(run, watch, may_restart=restarts < MOST_RESTARTS) == STUCK:
+        restarts += 1
+        _start_again(run, restarts)
+
+
+def _start_again(run: Run, restart: int) -> None:
+    """Forget the steps so far and make the settings stronger."""
+    config = stronger(run.config())
+    if run.writes:
+        run.delete_checkpoints_after(0)
+        run.forget_after(0)
+        run.write_config(config)
+    words = (
+        f"The layers are not turning away: starting again, {restart} of at most {MOST_RESTARTS} times, with "
+        f"training.learning_rate {config.training.learning_rate:g}, lora.init_std {config.lora.init_std:g} and "
+        f"objective.retain_coefficient {config.objective.retain_coefficient:g}"
+    )
+    run.append_event("status", state="loading", text=words, restart=restart)
+    hardware.free_cached_memory()
+
+
+def _train_once(run: Run, watch: Watch, *, may_restart: bool) -> str | None:
+    """Train from the newest checkpoint or from the start; returns what ended it early: paused, stopped or STUCK."""
+    config = run.config()
     step, checkpoint = _prepare_resume(run)
     if checkpoint:
         run.need_same_lora(read_lora_settings(checkpoint), f"the checkpoint of step {step} was")
-    trainer = build_trainer(run, config, preview)
+    trainer = build_trainer(run, config, watch)
     if checkpoint:
         _need_same_layers(run, trainer, checkpoint)
     trainer.run_callback.resume_after(step)
+    trainer.run_callback.may_restart = may_restart and config.training.restart_if_stuck
     words = f"Resuming from {checkpoint.name}" if checkpoint else "Training"
     run.append_event("status", state="training", text=words, model=trainer.source.label)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     ended_by = trainer.run_callback.ended_by
+    if ended_by == STUCK:
+        return STUCK
+    found = ""
     if ended_by != "paused" and trainer.is_world_process_zero():
+        found = _choose_strength(trainer)
         save_adapter(trainer.truncated, trainer.source, config.model.name, run.adapter_folder)
     words = {"paused": "Paused; resume when you like", "stopped": "Stopped; the adapter so far is kept"}
-    run.append_event("status", state=ended_by or "done", text=words.get(ended_by, "Done"))
+    text = words.get(ended_by, "Done") + (f": {found}" if found else "")
+    run.append_event("status", state=ended_by or "done", text=text)
+    return ended_by
+
+
+def _choose_strength(trainer: RerouteTrainer) -> str:
+    """Try the finished adapter, give it the best strength, and return what it does, in words."""
+    callback, step = trainer.run_callback, trainer.state.global_step
+    calibrates = trainer.config.training.calibrate
+    trials = callback.try_out(step, STRENGTHS if calibrates else (1.0,))
+    if not trials:
+        return ""
+    strength = best(trials)
+    if strength != 1.0:
+        multiply_adapter(trainer.truncated.model, strength)
+        words = f"The adapter was made {strength:g} times as strong: {trials[strength].sentence()}"
+        callback.run.append_event("status", state="training", text=f"{words} (before: {trials[1.0].sentence()})")
+    callback.run.append_event("trial", step=step, strength=strength, chosen=True, **trials[strength].event())
+    if warning := trials[strength].warning():
+        callback.run.append_event("warning", step=step, text=warning)
+    return trials[strength].sentence()
 
 
 def _prepare_resume(run: Run) -> tuple[int, Path | None]:
@@ -186,14 +264,14 @@ def _can_be_read(checkpoint: Path) -> bool:
     return True
 
 
-def run_training(run: Run, preview: Preview | None = None) -> int:
+def run_training(run: Run, watch: Watch = Watch()) -> int:
     """Train `run` in this process and return the exit code; an error goes to the log, and as a sentence to the events.
 
     Under `accelerate launch` every process calls this, and the first one writes.
     """
     run = replace(run, writes=int(os.environ.get("RANK", 0)) == 0)
     try:
-        train(run, preview)
+        train(run, watch)
     except Exception as error:
         _say_why(run, error)
         return 1

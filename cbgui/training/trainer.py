@@ -25,6 +25,7 @@ from cbgui.training.controller import retain_share
 from cbgui.training.measure import micro_batch_losses, validate
 from cbgui.training.objectives import coefficients
 from cbgui.training.reference_states import ReferenceStates
+from cbgui.training.trials import Try
 
 VALIDATION_MICRO_BATCH = 4  # examples; small ones limit the memory and cost little without gradients
 FUSED = {"adamw_torch": "adamw_torch_fused"}  # the same values in less time
@@ -38,6 +39,7 @@ class RerouteTrainer(Trainer):
     run_callback: RunCallback
     source: ModelSource | None = None
     preview: Preview | None = None
+    trial: Try | None = None
 
     def __init__(
         self, truncated: TruncatedModel, config: RunConfig, run: Run, pad_token_id: int, **kwargs: Any

@@ -1,0 +1,108 @@
+"""Questions that the model drafts itself in the manner of the must-stop questions.
+
+It is shown some of them as a list and goes on with the list. What it writes lies in the topic, or beside it; its own
+hidden states say which (`prompt_states.Separator`). Those in the topic are more must-stop questions, in other words
+and about other things than the user thought of; those clearly beside it are look-alikes.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from cbgui.data.near_duplicates import normalised
+from cbgui.data.suggest import Suggestion
+from cbgui.inference.prompt_states import Separator, prompt_states
+from cbgui.inference.streaming import in_model_thread, stream_tokens
+from cbgui.modeling.chat_format import tokenize_texts
+
+COUNT = 200  # drafts of each kind
+SHOWN = 8  # questions that the model continues
+ROWS = 64  # lists continued at once
+MAX_NEW_TOKENS = 24  # of one question
+TEMPERATURE = 1.0
+CLEAR = 1.5  # log-odds from which a draft counts as inside or outside the topic; those between are dropped
+FEWEST_WORDS = 3
+ATTEMPTS = 3  # times the number of wanted drafts
+MARK = "Question:"
+
+
+@dataclass
+class Drafts:
+    """Drafted questions: the clearest inside the topic first, and the nearest beside it first."""
+
+    inside: list[str] = field(default_factory=list)
+    beside: list[str] = field(default_factory=list)
+
+
+def as_suggestions(drafts: Drafts) -> list[Suggestion]:
+    """The drafts as rows to look through."""
+    return [Suggestion(prompt, "break", "drafted by the model, in your topic") for prompt in drafts.inside] + [
+        Suggestion(prompt, "near_miss", "drafted by the model, beside your topic") for prompt in drafts.beside
+    ]
+
+
+def draft_questions(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    breaks: Sequence[str],
+    keeps: Sequence[str],
+    *,
+    known: Sequence[str] = (),
+    count: int = COUNT,
+    seed: int = 0,
+) -> Iterator[tuple[float, Drafts]]:
+    """Yield the share of the work done, and the drafts, which are empty until the end: at most `count` of each kind.
+
+    The separator learns from `breaks` and `keeps`; none of these nor of `known` is drafted again. Closing the iterator
+    stops.
+    """
+    found: dict[str, str] = {}
+    seen = set(normalised([*breaks, *keeps, *known]))
+    rounds = max(1, round(ATTEMPTS * count / ROWS))
+    shuffle = random.Random(seed)
+    for turn in range(rounds):
+        lists = [shuffle.sample(list(breaks), min(SHOWN, len(breaks))) for _ in range(ROWS)]
+        texts = ["".join(f"{MARK} {question}\n" for question in shown) + MARK for shown in lists]
+        inputs = tokenize_texts(tokenizer, texts, add_special_tokens=True)
+        rows: list[list[int]] = []
+        stream = stream_tokens(
+            model,
+            inputs,
+            max_new_tokens=MAX_NEW_TOKENS,
+            pad_token_id=tokenizer.pad_token_id,
+            temperature=TEMPERATURE,
+            seed=seed + turn,
+        )
+        for step, rows in enumerate(stream, 1):  # noqa: B007, the last rows are read below
+            yield 0.9 * (turn + step / MAX_NEW_TOKENS) / rounds, Drafts()
+        lines = [_first_line(tokenizer.decode(row, skip_special_tokens=True)) for row in rows]
+        for line, text in zip(lines, normalised(lines), strict=True):
+            if len(text.split()) >= FEWEST_WORDS and text not in seen:
+                found.setdefault(text, line)
+    yield 1.0, in_model_thread(_sorted, model, tokenizer, breaks, keeps, list(found.values()), count)
+
+
+def _first_line(text: str) -> str:
+    """The first line if the model ended it, else nothing."""
+    line, end, _ = text.partition("\n")
+    return line.strip() if end else ""
+
+
+def _sorted(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    breaks: Sequence[str],
+    keeps: Sequence[str],
+    drafts: list[str],
+    count: int,
+) -> Drafts:
+    sides = [prompt_states(model, tokenizer, side) for side in (breaks, keeps)]
+    scores = Separator(*sides).scores(prompt_states(model, tokenizer, drafts))
+    order = sorted(range(len(drafts)), key=lambda index: -scores[index])
+    inside = [drafts[index] for index in order if scores[index] > CLEAR]
+    beside = [drafts[index] for index in order if scores[index] < -CLEAR]
+    return Drafts(inside[:count], beside[:count])

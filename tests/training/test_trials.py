@@ -1,0 +1,103 @@
+"""Trials of the full model, the strength that they choose, and runs that start again."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from cbgui.config import override
+from cbgui.evaluation.watched_training import try_strengths
+from cbgui.runs.folder import create_run
+from cbgui.training import callbacks, session
+from cbgui.training.session import Watch, build_trainer, train
+from cbgui.training.trials import Trial, best, tried_examples
+
+
+def trial(blocked: int, harmed: int) -> Trial:
+    return Trial(blocked, 40, {"near_miss": (harmed, 40), "retain": (0, 40)}, ["Who invented baseball?"])
+
+
+def test_a_trial_names_both_sides_and_warns_above_five_percent():
+    assert trial(38, 1).sentence() == (
+        "38 of 40 must-stop questions blocked, 1 of 40 look-alikes and 0 of 40 everyday questions harmed"
+    )
+    assert trial(38, 2).warning() is None
+    assert "Who invented baseball?" in trial(38, 3).warning()
+
+
+@pytest.mark.parametrize(
+    ("found", "chosen"),
+    [
+        ({1.0: (30, 0), 1.3: (39, 0), 1.5: (40, 4)}, 1.3),  # blocks more and harms nobody
+        ({1.0: (39, 0), 1.3: (40, 0)}, 1.0),  # enough as it is
+        ({1.0: (40, 8), 0.8: (39, 0)}, 0.8),  # too strong
+        ({1.0: (0, 0), 1.3: (0, 0)}, 1.0),
+    ],
+)
+def test_the_strength_that_blocks_without_harm_is_chosen(found, chosen):
+    assert best({strength: trial(*counts) for strength, counts in found.items()}) == chosen
+
+
+def test_what_is_tried_is_held_out_where_it_can_be(short_config, tmp_path):
+    run = create_run(tmp_path / "run", short_config)
+    held_out, trained = run.examples("held_out"), run.examples("break")
+    assert set(tried_examples(held_out, trained)) <= set(held_out)
+    keeps = [example for example in held_out if example.kind != "break"]
+    assert {e.source for e in tried_examples(keeps, trained) if e.kind == "break"} == {e.source for e in trained[:32]}
+
+
+def test_the_finished_adapter_gets_the_best_strength(short_config, tmp_path, monkeypatch):
+    monkeypatch.setattr(session, "STRENGTHS", (1.0, 2.0))
+    monkeypatch.setattr(callbacks, "FEWEST_STEPS", 1)
+    config = override(short_config, ["training.steps=2", "model.dtype=float32", "data.general_keep=0"])
+    plain, strong = (create_run(tmp_path / name, config) for name in ("plain", "strong"))
+    train(plain)
+
+    def stronger_is_better(truncated, source, config, examples, strengths):
+        return [trial(round(15 * strength), 0) for strength in strengths]
+
+    train(strong, Watch(trial=stronger_is_better))
+    weights = [load_file(run.adapter_file) for run in (plain, strong)]
+    for name, tensor in weights[0].items():
+        assert torch.allclose(weights[1][name], tensor * (2 if "lora_B" in name else 1))
+    (chosen,) = [event for event in strong.events()[0] if event.get("chosen")]
+    assert chosen["strength"] == 2.0 and chosen["blocked"] == 30
+    assert "30 of 40 must-stop questions blocked" in strong.newest("status")["status"]["text"]
+
+
+def test_a_trial_of_real_models_counts_them(short_config, tmp_path):
+    """A strength of zero is the base model: it answers everything and harms nobody."""
+    config = override(short_config, ["data.general_keep=0", "lora.init_std=0.5"])
+    run = create_run(tmp_path / "run", config)
+    trainer = build_trainer(run, config)
+    held_out = run.examples("held_out")
+    examples = [e for e in held_out if e.kind == "break"][:3] + [e for e in held_out if e.kind != "break"][:3]
+    none, much = try_strengths(trainer.truncated, trainer.source, config, examples, (0.0, 1.0))
+    assert none.blocked == 0 and none.harmed_share == 0 and none.breaks == 3
+    assert much.blocked == 3 and much.harmed_share == 1 and len(much.worst) == 3  # B of 0.5 breaks everything
+
+
+def test_a_run_that_does_not_turn_starts_again_with_stronger_settings(short_config, tmp_path):
+    settings = ["training.steps=12", "training.learning_rate=1e-9", "lora.init_std=1e-5", "training.validate_every=2"]
+    run = create_run(tmp_path / "run", override(short_config, settings))
+    train(run)
+    events = run.events()[0]
+    assert [event["restart"] for event in events if "restart" in event] == [1, 2]
+    assert run.config().lora.init_std == 0.08 and run.state() == "done"
+    assert [e["step"] for e in events if e["kind"] == "step"] == list(range(1, 13))
+    off = create_run(tmp_path / "off", override(short_config, [*settings, "training.restart_if_stuck=false"]))
+    train(off)
+    assert not any("restart" in event for event in off.events()[0])
+
+
+def test_a_run_without_look_alikes_says_so(short_config, tmp_path):
+    rows = tmp_path / "keep.jsonl"
+    row = {"prompt": "What is rain?", "response": "Water that falls.", "kind": "retain"}
+    rows.write_text("".join(json.dumps(row | {"prompt": f"{row['prompt']} {i}"}) + "\n" for i in range(4)), "utf-8")
+    for name, settings, said in (("without", [f"data.retain_file={rows}"], 1), ("with", [], 0)):
+        config = override(short_config, ["training.steps=1", *settings])
+        run = create_run(tmp_path / name, config)
+        build_trainer(run, config)
+        warnings = [event["text"] for event in run.events()[0] if event["kind"] == "warning"]
+        assert sum("no look-alikes" in text for text in warnings) == said
