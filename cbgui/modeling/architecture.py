@@ -6,6 +6,7 @@ A family that cannot be right gets its entry in REFUSED; how a decoder's parts a
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import transformers
@@ -113,7 +114,8 @@ def _why_not(config: PretrainedConfig) -> str:
     try:
         decoder = text_decoder(empty_model(config))
     except ImportError as error:  # a vision tower from another library
-        return f"needs a library that is not installed ({brief(str(error).strip().splitlines()[0])})"
+        library = re.search(r"requires the (\S+) library", str(error))
+        return f"needs the library {library[1] if library else 'that its tower uses'}, which is not installed"
     except Exception as error:  # sizes that do not go together, or are none
         return f"has a config.json that makes no model ({type(error).__name__}: {str(error)[:100]})"
     if layer_list(decoder) is None:
