@@ -21,6 +21,7 @@ def shape(layers: int, hidden: int, intermediate: int, heads: int, key_value_hea
         "num_attention_heads": heads,
         "num_key_value_heads": key_value_heads,
         "vocab_size": vocabulary,
+        "pad_token_id": 0,
     }
 
 
@@ -59,7 +60,7 @@ def test_there_is_a_preset_for_each_usual_card():
 def test_the_preset_fits_its_card(name):
     config = load_config(name)
     family, settings = SHAPES[config.model.name]
-    model = AutoConfig.for_model(family, pad_token_id=0, **settings)
+    model = AutoConfig.for_model(family, **settings)
     card = int(re.search(r"\d+", name)[0]) * 10**9
     result = estimate_memory(model, config, int(card * 0.95), "cuda")
     assert result.total / GIB < card / GIB

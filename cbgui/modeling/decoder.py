@@ -41,7 +41,9 @@ def depth(config: PretrainedConfig) -> int:
 def model_class(config: PretrainedConfig) -> type[PreTrainedModel] | None:
     """The class that the checkpoint was saved as: its text model with a head, or that together with a vision tower."""
     named = getattr(transformers, (config.architectures or [""])[0], None)
-    mappings = (transformers.MODEL_FOR_CAUSAL_LM_MAPPING, transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING)
+    mappings = [transformers.MODEL_FOR_CAUSAL_LM_MAPPING, transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING]
+    if text_config(config) is not config:
+        mappings.reverse()
     known = [mapping[type(config)] for mapping in mappings if type(config) in mapping]
     return named if named in known else next(iter(known), None)
 
