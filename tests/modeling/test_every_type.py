@@ -187,6 +187,9 @@ def test_nf4_is_right_too(model_type, tmp_path):
     truncated = load_truncated_model(source, config)
     full = load_full_model(source, config.model)
     assert any(isinstance(m, Linear4bit) for m in truncated.layers.modules())
+    for module in full.modules():  # the CPU kernel rounds scales to bfloat16; compare without it
+        if isinstance(module, Linear4bit):
+            module.support_avx512bf16_for_cpu = False
     truncated.set_training(False)
     with torch.no_grad():
         check_states(truncated, full)
