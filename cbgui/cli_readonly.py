@@ -8,8 +8,9 @@ from typing import Annotated
 
 import typer
 
-from cbgui.config import RunConfig, load_config, override, parse_size
+from cbgui.config import RunConfig, load_config, override
 from cbgui.errors import InputError
+from cbgui.parsing import parse_size
 from cbgui.printing import say_starting
 
 MemoryOption = Annotated[str | None, typer.Option("--memory", help="such as 8GB; by default what this machine has")]

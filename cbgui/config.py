@@ -7,7 +7,6 @@ run.yaml and the table in docs/cli.md all show it.
 from __future__ import annotations
 
 import os
-import re
 import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -47,6 +46,9 @@ class _Part(BaseModel):
 
 class ModelConfig(_Part):
     name: str = _setting("demo", "Model", 'a hub id, a folder, or "demo" for SmolLM2-135M-Instruct', max_length=4096)
+    version: str | None = _setting(
+        None, "Version", "NAME@COMMIT, or NAME@CHECKSUM of a folder; written when training starts", max_length=8192
+    )
     quantization: Literal["none", "nf4", "auto"] = _setting(
         "auto",
         "Weights",
@@ -57,6 +59,14 @@ class ModelConfig(_Part):
     )
     dtype: Literal["auto", "float32", "bfloat16"] = _setting(
         "auto", "Precision", "auto is bfloat16 if the device computes in it, otherwise float32"
+    )
+    thinking: bool = _setting(
+        False, "Thinks", "a model that can write a thought before its answer does so; otherwise it answers at once"
+    )
+    system_turn: Literal["keep", "merge", "leave_out"] = _setting(
+        "keep",
+        "System turn",
+        "merge puts it before the first question, leave_out drops it: for chat templates that refuse one",
     )
 
 
@@ -365,18 +375,6 @@ def override(config: RunConfig, assignments: list[str]) -> RunConfig:
             raise InputError(f"--set: unknown key {key.strip()!r}; remove it or check its spelling.")
         node[leaf] = read_yaml(text, f"--set {key.strip()}")
     return parse_config(values, "--set")
-
-
-def parse_size(text: str, option: str) -> int:
-    """A size such as "5GB" or "512MiB" in bytes; KB, MB and GB are decimal. Raises InputError."""
-    match = re.match(r"^\s*([0-9]+(?:\.[0-9]+)?)\s*(KB|MB|GB|MIB|GIB)\s*$", text, re.IGNORECASE)
-    if match is None:
-        raise InputError(f"{option} {text!r} is not a size; write it as 5GB or 500MB.")
-    unit = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "MIB": 2**20, "GIB": 2**30}[match[2].upper()]
-    size = int(float(match[1]) * unit)
-    if not size:
-        raise InputError(f"{option} {text!r} is nothing; give a size above zero, such as 5GB.")
-    return size
 
 
 def find_data_file(name: str) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, get_args
 
 import yaml
@@ -65,3 +66,15 @@ def refuse_broken_text(arguments: list[str]) -> None:
         except UnicodeEncodeError:
             shown = argument.encode("utf-8", "backslashreplace").decode()[:200]
             raise InputError(f"argument {shown!r} is not UTF-8 text; write or rename it in UTF-8.") from None
+
+
+def parse_size(text: str, option: str) -> int:
+    """A size such as "5GB" or "512MiB" in bytes; KB, MB and GB are decimal. Raises InputError."""
+    match = re.match(r"^\s*([0-9]+(?:\.[0-9]+)?)\s*(KB|MB|GB|MIB|GIB)\s*$", text, re.IGNORECASE)
+    if match is None:
+        raise InputError(f"{option} {text!r} is not a size; write it as 5GB or 500MB.")
+    unit = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "MIB": 2**20, "GIB": 2**30}[match[2].upper()]
+    size = int(float(match[1]) * unit)
+    if not size:
+        raise InputError(f"{option} {text!r} is nothing; give a size above zero, such as 5GB.")
+    return size

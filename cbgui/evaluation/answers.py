@@ -17,7 +17,8 @@ from transformers import DynamicCache, LogitsProcessor, LogitsProcessorList
 from cbgui.evaluation.attacks.attempt import Attempt
 from cbgui.evaluation.metrics import READ_TOKENS, Answer, ModelPair, Shared
 from cbgui.modeling.batch import batches_by_length
-from cbgui.modeling.full import batch_token_budget
+from cbgui.modeling.chat_format import cut_answer, thought_tokens
+from cbgui.modeling.full import batch_token_budget, end_tokens
 
 
 class _Costs(LogitsProcessor):
@@ -141,16 +142,17 @@ def _answers(
             input_ids=ids,
             attention_mask=mask,
             cache=cache,
-            max_new_tokens=max_new_tokens,
+            max_new_tokens=max_new_tokens + thought_tokens(pair.tokenizer),
             pad_token_id=pad,
             logits_processor=LogitsProcessorList([costs]),
             **sampling,
         )
-    end = {pad, pair.tokenizer.eos_token_id}
+    end = {pad, pair.tokenizer.eos_token_id, *end_tokens(pair.model)}
     answers = out[:, ids.shape[1] :].tolist()
     for answer in answers:
         while answer and answer[-1] in end:
             answer.pop()
+    answers, own = map(list, zip(*(cut_answer(pair.tokenizer, a, max_new_tokens) for a in answers), strict=True))
     nats: list[float | None] = [None] * len(answers)
     for row, cost in enumerate(costs.per_row(out)):
         if length := len(answers[row]):
@@ -158,7 +160,7 @@ def _answers(
     if cache is not None:
         for row, value in _short_circuited_nats(pair, batch, cache, mask, costs.first, answers):
             nats[row] = value
-    texts = pair.tokenizer.batch_decode(answers, skip_special_tokens=True)
+    texts = pair.tokenizer.batch_decode(own, skip_special_tokens=True)
     return [Answer(*parts) for parts in zip(answers, texts, nats, strict=True)]
 
 

@@ -18,7 +18,8 @@ from transformers.cache_utils import DynamicLayer
 from cbgui.data.examples import Example
 from cbgui.evaluation.attacks.attempt import Attempt
 from cbgui.modeling.batch import batches_by_length
-from cbgui.modeling.chat_format import prompt_ids, response_ids
+from cbgui.modeling.chat_format import example_ids, prompt_ids
+from cbgui.modeling.decoder import head_logits, text_config, text_decoder
 from cbgui.modeling.lora import AdaptedRows
 
 READ_TOKENS = 1024  # padded tokens of a batch of given texts; larger batches were no faster on two cores
@@ -48,7 +49,8 @@ def wilson(successes: int, trials: int, z: float = 1.96) -> tuple[float, float]:
 class Answer:
     """An answer without its prefill and end tokens.
 
-    `nats` is its cost under the base model, per token; None if generating it did not give that number.
+    Where the model thinks, `ids` begin with the thought and `text` does not. `nats` is the cost of `ids` under the base
+    model, per token; None if generating them did not give that number.
     """
 
     ids: list[int]
@@ -82,13 +84,13 @@ class ModelPair:
 
     def __post_init__(self) -> None:
         # Sliding windows and recurrent states cannot handle the padding after the shared beginning.
-        layers = DynamicCache(config=self.model.config).layers
+        layers = DynamicCache(config=text_config(self.model.config)).layers
         self.plain_cache = bool(layers) and all(type(layer) is DynamicLayer for layer in layers)
 
     @property
     def body(self) -> PreTrainedModel:
         """The model without its head."""
-        return self.model.get_base_model().base_model
+        return text_decoder(self.model.get_base_model())
 
     def using(self, adapted: bool) -> AbstractContextManager:
         """Inside this context the model is the short-circuited one if `adapted`, else the base model."""
@@ -147,15 +149,8 @@ class ModelPair:
                 yield row, [self.logits(hidden[position, first : first + len(answers[row])]) for hidden in states]
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """(tokens, hidden_size) -> (tokens, vocabulary) in float32, the same as the model's own logits.
-
-        After the head, Gemma caps the logits, and Cohere and Granite scale them (see their `forward` in transformers).
-        """
-        config = self.model.config.get_text_config()
-        logits = self.model.get_output_embeddings()(hidden).float()
-        logits = logits * (getattr(config, "logit_scale", None) or 1) / (getattr(config, "logits_scaling", None) or 1)
-        cap = getattr(config, "final_logit_softcapping", None)
-        return logits if cap is None else torch.tanh(logits / cap) * cap
+        """(tokens, hidden_size) -> (tokens, vocabulary) in float32: the decoder's output through the model's head."""
+        return head_logits(self.model.get_base_model(), hidden[None])[0].float()
 
     @torch.no_grad()
     def base_nats(self, attempts: list[Attempt], answers: list[Answer]) -> list[float]:
@@ -175,8 +170,8 @@ class ModelPair:
         kl: KL(base || short-circuited), nats per token; top1: share of tokens with the same most likely token; tokens:
         of the response; base_nats and nats: cost of the response under each model, per token.
         """
-        prompts = [self.prompt_ids(Attempt(example.messages)) for example in examples]
-        answers = [response_ids(self.tokenizer, example.response) for example in examples]
+        encoded = [example_ids(self.tokenizer, example.chat(), example.response) for example in examples]
+        prompts, answers = [prompt for prompt, _ in encoded], [answer for _, answer in encoded]
         empty = {"kl": 0.0, "top1": 1.0, "tokens": 0, "base_nats": 0.0, "nats": 0.0}
         values: list[dict[str, float]] = [empty for _ in examples]
         for row, (base, short) in self._read(prompts, answers, (False, True)):
@@ -198,8 +193,7 @@ class ModelPair:
         """Mean cosine of the two models' hidden states over the tokens of the responses, after each layer."""
         totals, count = None, 0
         for example in examples:
-            prompt = self.prompt_ids(Attempt(example.messages))
-            answer = response_ids(self.tokenizer, example.response)
+            prompt, answer = example_ids(self.tokenizer, example.chat(), example.response)
             ids = torch.tensor([prompt + answer] * 2, device=self.model.device)
             with self.base_rows(1):
                 layers = self.body(input_ids=ids, output_hidden_states=True, use_cache=False).hidden_states[1:]

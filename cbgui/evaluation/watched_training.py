@@ -48,7 +48,7 @@ def try_strengths(
     with torch.random.fork_rng(), tempfile.TemporaryDirectory() as scratch:
         save_adapter(truncated, source, config.model.name, Path(scratch))
         model = load_with_adapter(source, config.model, Path(scratch))
-        pair = ModelPair(model, load_tokenizer(source), adapt_rows(model))
+        pair = ModelPair(model, load_tokenizer(source, config.model), adapt_rows(model))
         layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
         trained_for = [layer.scaling[ADAPTER] for layer in layers]
         trials: dict[float, Trial] = {}

@@ -14,20 +14,22 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
+from transformers import AutoConfig
 
 from cbgui import hardware
-from cbgui.config import parse_size
 from cbgui.errors import InputError, is_disk_full
 from cbgui.export.model_card import CARD_FILES, write_card
 from cbgui.export.verify import verify
 from cbgui.modeling.adapter_io import adapter_deltas
-from cbgui.modeling.hub import ModelSource, resolve_model, weight_files
+from cbgui.modeling.decoder import empty_model
+from cbgui.modeling.hub import WEIGHTS, WEIGHTS_INDEX, ModelSource, is_companion, resolve_model, weight_files
+from cbgui.modeling.stored import StoredWeights
+from cbgui.parsing import parse_size
 from cbgui.runs.disk import PART, move, write_whole
 from cbgui.runs.run import MERGED_FROM, Run
 
 Progress = Callable[[float, str], None]  # share done, words
 PROGRESS_SECONDS = 0.5  # between two reports of progress
-WEIGHTS, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"  # transformers' names
 SUMS = "SHA256SUMS"
 OLD = ".old"  # ending of a merged model that is being replaced
 DISK_FACTOR = 1.02  # disk space needed, times the size of the weights
@@ -112,7 +114,7 @@ def export_run(
         remedy = "choose another folder" if replace else "choose another folder, or pass --replace"
         raise InputError(f"--output {str(output)!r} exists already; {remedy}.")
     config = run.config()
-    source = resolve_model(config.model.name)
+    source = resolve_model(config.model.name, version=config.model.version)
     shards = weight_files(source.path)
     needed = sum(shard.stat().st_size for shard in shards)
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -122,7 +124,7 @@ def export_run(
     part.mkdir()
     try:
         adapter = run.adapter_hash()
-        _merge(run, source, part, list(_plan(shards, limit)), needed, progress)
+        merge_weights(source, run.adapter_folder, part, max_shard_size=limit, progress=progress)
         difference = verify(run, source, part, lambda words: progress(0.85, words))
         hardware.free_cached_memory()  # a folder whose files are mapped cannot be renamed on Windows
         write_card(run, source, part)
@@ -165,17 +167,33 @@ def _put_in_place(part: Path, output: Path, old: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _merge(
-    run: Run,
+def merge_weights(
     source: ModelSource,
-    part: Path,
-    plan: list[list[tuple[str, Path]]],
-    total: int,
-    progress: Progress,
+    adapter: Path,
+    folder: Path,
+    *,
+    max_shard_size: int | None = None,
+    progress: Progress = lambda share, words: None,
 ) -> None:
-    """Write the merged weights, their index, and copies of the configuration, tokenizer and licence files."""
-    deltas = adapter_deltas(run.adapter_folder)
-    unused, seen, reported = set(deltas), 0, 0.0
+    """Write the merged weights, their index, and copies of the configuration, tokenizer and licence files to `folder`.
+
+    Raises InputError when the adapter is not one of this base model.
+    """
+    folder.mkdir(exist_ok=True)
+    shards = weight_files(source.path)
+    plan = list(_plan(shards, max_shard_size))
+    form = empty_model(AutoConfig.from_pretrained(source.path, trust_remote_code=False))
+    stored, changes = StoredWeights(form, shards), adapter_deltas(adapter)
+    if unknown := sorted(set(changes) - set(stored)):
+        raise InputError(
+            f"model {source.label!r}: the adapter changes {unknown[0]!r}, which this base model does not have, "
+            "so the run was trained on another model; train again."
+        )
+    sources: dict[str, list[str]] = {}  # stored tensor -> the adapted parameters that it is part of
+    for name in changes:
+        for tensor in stored.stored_names(name):
+            sources.setdefault(tensor, []).append(name)
+    seen, reported = 0, 0.0
     count = sum(map(len, plan))
 
     def merged(name: str, weight: torch.Tensor) -> torch.Tensor:
@@ -184,31 +202,26 @@ def _merge(
         if time.monotonic() - reported > PROGRESS_SECONDS:
             reported = time.monotonic()
             progress(0.8 * seen / count, f"Merging tensor {seen} of {count}")
-        if name not in deltas:
-            return weight
-        unused.discard(name)
-        a, b, scale = deltas[name]
-        return weight.float().addmm_(b.float(), a.float(), alpha=scale).to(weight.dtype)
+        for parameter in sources.get(name, []):
+            a, b, scale = changes[parameter]
+            if stored.stored_name(parameter) is not None:
+                weight = weight.float().addmm_(b.float(), a.float(), alpha=scale).to(weight.dtype)
+            else:
+                delta = stored.deltas(parameter, b.float() @ a.float() * scale)[name]
+                weight = (weight.float() + delta).to(weight.dtype)
+        return weight
 
     weight_map = {}
     for number, tensors in enumerate(plan, 1):
         name = WEIGHTS if len(plan) == 1 else f"model-{number:05d}-of-{len(plan):05d}.safetensors"
-        _write_shard(part / name, tensors, merged)
+        _write_shard(folder / name, tensors, merged)
         weight_map |= {tensor: name for tensor, _ in tensors}
-    if unused:
-        raise InputError(
-            f"run {run.name!r}: the adapter changes {sorted(unused)[0]!r}, which the base model does not have, "
-            "so the run was trained on another model; train again."
-        )
     if len(plan) > 1:
-        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-        (part / WEIGHTS_INDEX).write_text(json.dumps(index, indent=2), "utf-8")
+        index = {"metadata": {"total_size": sum(shard.stat().st_size for shard in shards)}, "weight_map": weight_map}
+        (folder / WEIGHTS_INDEX).write_text(json.dumps(index, indent=2), "utf-8")
     for path in source.path.iterdir():
-        companion = (
-            path.suffix in (".json", ".jinja") or path.name == "tokenizer.model" or path.name.startswith("LICENSE")
-        )
-        if path.is_file() and companion and path.name != WEIGHTS_INDEX:
-            shutil.copyfile(path, part / path.name)
+        if path.is_file() and is_companion(path.name):
+            shutil.copyfile(path, folder / path.name)
 
 
 def _sums(folder: Path) -> str:

@@ -8,18 +8,20 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
 
 from cbgui.data.examples import KIND_LABELS
 from cbgui.errors import InputError
 from cbgui.evaluation.compare import is_of_present_adapter, read_report
 from cbgui.evaluation.verdict import LIMITS
+from cbgui.modeling.decoder import model_class
 from cbgui.modeling.hub import DEMO_ID, ModelSource
 from cbgui.runs.run import Run
 
 CARD_FILES = ("README.md", "Modelfile")
 MAX_SOURCES = 8  # files and data sets that the card names
 USE = """\
-- **transformers**: `AutoModelForCausalLM.from_pretrained("path/to/this/folder")`
+- **transformers**: `{auto}.from_pretrained("path/to/this/folder")`
 - **Ollama**: `ollama create my-model -f Modelfile` in this folder, then `ollama run my-model`. Ollama reads safetensors
   of Llama, Mistral, Gemma and Phi-3 models; convert other models to GGUF first.
 - **llama.cpp**: `python convert_hf_to_gguf.py path/to/this/folder --outfile my-model.gguf`, then
@@ -40,6 +42,14 @@ def base_metadata(source: ModelSource) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return {key: data[key] for key in ("license", "license_name", "license_link", "language") if data.get(key)}
+
+
+def _auto_class(source: ModelSource) -> str:
+    """The class of transformers that loads a model with its vision tower, if it has one."""
+    config = AutoConfig.from_pretrained(source.path, trust_remote_code=False)
+    known = MODEL_FOR_CAUSAL_LM_MAPPING
+    text_alone = type(config) in known and known[type(config)] is model_class(config)
+    return "AutoModelForCausalLM" if text_alone else "AutoModelForImageTextToText"
 
 
 def _plain(text: str) -> str:
@@ -125,7 +135,7 @@ def model_card(run: Run, source: ModelSource) -> str:
         LIMITS,
         "",
         "## Use",
-        USE,
+        USE.format(auto=_auto_class(source)),
         "",
     ]
     return f"---\n{data.to_yaml()}\n---\n\n" + "\n".join(lines)

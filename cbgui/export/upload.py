@@ -18,6 +18,8 @@ UPLOADED = (  # patterns of file names
     "*.json",
     "*.jinja",
     "*.model",
+    "merges.txt",
+    "vocab.txt",
     "*.md",
     "LICENSE*",
     "Modelfile",

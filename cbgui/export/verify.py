@@ -6,6 +6,7 @@ module at a time from the safetensors on disk.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -14,17 +15,20 @@ import torch
 import torch.nn.functional as F
 from accelerate import init_empty_weights
 from accelerate.hooks import AlignDevicesHook, add_hook_to_module
-from accelerate.utils import PrefixedDataset
+from accelerate.utils import PrefixedDataset, set_module_tensor_to_device
 from peft import PeftModel
 from safetensors import safe_open
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, PreTrainedModel
 
 from cbgui import hardware
 from cbgui.errors import InputError
 from cbgui.hardware import CONTEXT
 from cbgui.modeling.chat_format import conversation_ids, load_tokenizer, prompt_ids
 from cbgui.modeling.cpu import allocator
+from cbgui.modeling.decoder import empty_model, model_class
 from cbgui.modeling.hub import ModelSource, weight_files
+from cbgui.modeling.quantized import expanding
+from cbgui.modeling.stored import StoredWeights
 from cbgui.runs.run import ADAPTER_WEIGHTS, Run
 
 MAX_TOKENS = 256  # of each example that is compared
@@ -36,33 +40,36 @@ MAX_VARIATION = 0.05
 
 
 class _OnDisk(Mapping):
-    """Parameter name -> tensor, read on access. `tied` maps tied parameters to the names that they are stored under."""
+    """Parameter name -> tensor, read on access; of a full model, or of one with an adapter."""
 
-    def __init__(self, files: list[Path], tied: dict[str, str]) -> None:
-        self._tied = tied
-        self._file = {}
-        for path in files:
-            with safe_open(path, "pt") as file:
-                self._file |= dict.fromkeys(file.keys(), path)
+    def __init__(self, weights: StoredWeights, adapter: Path | None) -> None:
+        self._weights, self._adapter, self._adapted = weights, adapter, []
+        if adapter is not None:
+            with safe_open(adapter, "pt") as file:
+                self._adapted = list(file.keys())
 
-    def stored_name(self, name: str) -> str:
-        """The name under which a file stores a parameter; `name` itself if none does."""
-        adapter = name.replace(".default.", ".")  # PEFT's files omit the adapter's name
-        if adapter in self._file:
-            return adapter
-        name = name.removeprefix("base_model.model.").replace(".base_layer.", ".")
-        return name if name in self._file else self._tied.get(name, name)
+    @staticmethod
+    def _in_adapter(name: str) -> str:
+        return name.replace(".default.", ".")  # PEFT's files omit the adapter's name
+
+    @staticmethod
+    def _in_model(name: str) -> str:
+        return name.removeprefix("base_model.model.").replace(".base_layer.", ".")
+
+    def __contains__(self, name: object) -> bool:
+        return self._in_adapter(str(name)) in self._adapted or self._in_model(str(name)) in self._weights
 
     def __getitem__(self, name: str) -> torch.Tensor:
-        stored = self.stored_name(name)
-        with safe_open(self._file[stored], "pt") as file:
-            return file.get_tensor(stored)
+        if (stored := self._in_adapter(name)) in self._adapted:
+            with safe_open(self._adapter, "pt") as file:
+                return file.get_tensor(stored)
+        return self._weights[self._in_model(name)]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._file)
+        return itertools.chain(self._adapted, self._weights)
 
     def __len__(self) -> int:
-        return len(self._file)
+        return len(self._adapted) + len(self._weights)
 
 
 def _fits(weights: int) -> bool:
@@ -77,8 +84,9 @@ def _device(largest: int) -> torch.device:
 
 
 def _in_memory(source: ModelSource, adapter: Path | None) -> PreTrainedModel | PeftModel:
-    model = AutoModelForCausalLM.from_pretrained(
-        source.path, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+    config = AutoConfig.from_pretrained(source.path, trust_remote_code=False)
+    model = model_class(config).from_pretrained(
+        source.path, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, **expanding(config)
     )
     return (model if adapter is None else PeftModel.from_pretrained(model, adapter, torch_device="cpu")).eval()
 
@@ -89,30 +97,66 @@ def float32_model(source: ModelSource, adapter: Path | None = None) -> PreTraine
     If it does not fit into memory, the weights stay on disk and each module reads its own when it runs.
     """
     allocator.return_freed_memory()
+    form = empty_model(AutoConfig.from_pretrained(source.path, trust_remote_code=False))
+    if _fits(sum(parameter.numel() for parameter in form.parameters())):
+        return _in_memory(source, adapter)
+    device = _device(4 * max(parameter.numel() for parameter in form.parameters()))
+    model = offloaded_model(source, adapter, device)
+    return _in_memory(source, adapter) if model is None else model
+
+
+def offloaded_model(
+    source: ModelSource, adapter: Path | None, device: torch.device
+) -> PreTrainedModel | PeftModel | None:
+    """The full model whose modules read their float32 weights from disk when they run, on `device`.
+
+    None for the few families that cannot run so: weights that transformers makes while loading, or code that computes
+    with the weights of another module. Where the code only looks at the embedding, that stays in memory.
+    """
+    for in_memory in (False, True):
+        model = _offload(source, adapter, device, in_memory)
+        if model is None:
+            return None
+        try:
+            with torch.no_grad():
+                model(input_ids=torch.zeros(1, 1, dtype=torch.long), use_cache=False)
+        except (RuntimeError, NotImplementedError):  # something is on the meta device
+            continue
+        return model
+    return None
+
+
+def _offload(
+    source: ModelSource, adapter: Path | None, device: torch.device, in_memory: bool
+) -> PreTrainedModel | PeftModel | None:
+    """`in_memory`: load the embedding, and what transformers takes a model's device from, at once."""
     config = AutoConfig.from_pretrained(source.path, trust_remote_code=False)
     with init_empty_weights(include_buffers=False):
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    if _fits(sum(parameter.numel() for parameter in model.parameters())):
-        return _in_memory(source, adapter)
-    files, tied = weight_files(source.path), dict(model.all_tied_weights_keys)
+        model = model_class(config)._from_config(config, dtype=torch.float32).eval()
+    weights = _OnDisk(StoredWeights(model, weight_files(source.path)), adapter and adapter / ADAPTER_WEIGHTS)
+    looked_at = {model.get_input_embeddings()} if in_memory else set()
+    for submodel in model.modules() if in_memory else ():
+        if isinstance(submodel, PreTrainedModel):
+            first = next(submodel.parameters())
+            looked_at |= {m for m in submodel.modules() if any(p is first for p in m.parameters(recurse=False))}
     if adapter is not None:
-        model = PeftModel.from_pretrained(model, adapter, low_cpu_mem_usage=True, torch_device="cpu")
-        files.append(adapter / ADAPTER_WEIGHTS)
-    weights = _OnDisk(files, tied)
+        model = PeftModel.from_pretrained(model, adapter, low_cpu_mem_usage=True, torch_device="cpu").eval()
     on_meta = {
         name: [part for part, parameter in module.named_parameters(recurse=False) if parameter.is_meta]
         for name, module in model.named_modules()
     }
-    names = [f"{name}.{part}" for name, parts in on_meta.items() for part in parts]
-    if not all(weights.stored_name(name) in weights for name in names):
-        # transformers renames some weights while loading (GPT-NeoX's head), so these models must fit into memory.
-        return _in_memory(source, adapter)
-    device = _device(4 * max(parameter.numel() for parameter in model.parameters()))
-    for name, parts in on_meta.items():
-        if parts:
+    names = {name: [f"{name}.{part}" if name else part for part in parts] for name, parts in on_meta.items() if parts}
+    if not all(full in weights for parts in names.values() for full in parts):
+        return None
+    for name, parts in names.items():
+        module = model.get_submodule(name)
+        if module in looked_at:
+            for full in parts:
+                set_module_tensor_to_device(model, full, device, weights[full].float())
+        else:
             hook = AlignDevicesHook(device, offload=True, weights_map=PrefixedDataset(weights, f"{name}."))
-            add_hook_to_module(model.get_submodule(name), hook)
-    return model.eval()
+            add_hook_to_module(module, hook)
+    return model
 
 
 def _answer(model: torch.nn.Module, ids: torch.Tensor, stop: int | None) -> list[int]:
@@ -137,7 +181,7 @@ def verify(run: Run, source: ModelSource, merged: Path, say: Callable[[str], Non
 
     Raises InputError if the difference is larger than rounding in the stored dtype explains.
     """
-    tokenizer = load_tokenizer(source)
+    tokenizer = load_tokenizer(source, run.config().model)
     examples = run.examples("held_out") + run.examples("retain")
     retains = [example for example in examples if example.kind != "break"]
     compared = retains[:EXAMPLES] + retains[-EXAMPLES:]

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cbgui.config import ModelConfig
 from cbgui.inference.streaming import in_model_thread, stream_tokens
 from cbgui.modeling.batch import batches_by_length
-from cbgui.modeling.chat_format import Messages, load_tokenizer, prompt_ids, tokenize_prompts
-from cbgui.modeling.full import batch_token_budget, load_full_model
+from cbgui.modeling.chat_format import (
+    Messages,
+    cut_answer,
+    load_tokenizer,
+    prompt_ids,
+    thought_tokens,
+    tokenize_prompts,
+)
+from cbgui.modeling.full import batch_token_budget, end_tokens, load_full_model
 from cbgui.modeling.hub import resolve_model
 
 Loaded = tuple[PreTrainedModel, PreTrainedTokenizerBase]
@@ -20,7 +26,7 @@ Loaded = tuple[PreTrainedModel, PreTrainedTokenizerBase]
 def load_for_answers(config: ModelConfig) -> Loaded:
     """The base model in full, and its tokenizer. Raises InputError when it cannot be found or does not fit."""
     source = resolve_model(config.name)
-    return in_model_thread(load_full_model, source, config), load_tokenizer(source)
+    return in_model_thread(load_full_model, source, config), load_tokenizer(source, config)
 
 
 def write_answers(
@@ -38,21 +44,22 @@ def write_answers(
     InputError when the model cannot be found or does not fit.
     """
     model, tokenizer = loaded or load_for_answers(config)
-    end_tokens = set(np.atleast_1d(model.generation_config.eos_token_id).tolist())
-    lengths = [len(prompt_ids(tokenizer, messages, prefill)) + max_new_tokens for messages in prompts]
+    ends, limit = end_tokens(model), max_new_tokens + thought_tokens(tokenizer)
+    lengths = [len(prompt_ids(tokenizer, messages, prefill)) + limit for messages in prompts]
 
     def answer(row: list[int]) -> str:
-        return (prefill + tokenizer.decode(row, skip_special_tokens=True)).strip()
+        _, own = cut_answer(tokenizer, row, max_new_tokens)
+        return (prefill + tokenizer.decode(own, skip_special_tokens=True)).strip()
 
     finished = 0
     for batch in batches_by_length(lengths, batch_token_budget(model)):
         unfinished = dict(enumerate(batch))  # row of the batch -> index of the prompt
         rows: list[list[int]] = []
         inputs = tokenize_prompts(tokenizer, [prompts[index] for index in batch], prefill)
-        stream = stream_tokens(model, inputs, max_new_tokens=max_new_tokens, pad_token_id=tokenizer.pad_token_id)
+        stream = stream_tokens(model, inputs, max_new_tokens=limit, pad_token_id=tokenizer.pad_token_id)
         for step, rows in enumerate(stream, 1):
-            ended = [row for row in unfinished if rows[row][-1] in end_tokens]
-            share = (finished + len(batch) * step / max_new_tokens) / len(prompts)
+            ended = [row for row in unfinished if rows[row][-1] in ends]
+            share = (finished + len(batch) * step / limit) / len(prompts)
             yield share, {unfinished.pop(row): answer(rows[row]) for row in ended}
         finished += len(batch)
         yield finished / len(prompts), {index: answer(rows[row]) for row, index in unfinished.items()}

@@ -15,7 +15,8 @@ from cbgui.errors import InputError
 from cbgui.inference.streaming import in_model_thread, stream_tokens
 from cbgui.modeling.adapter_io import checkpoint_adapter
 from cbgui.modeling.architecture import target_layers
-from cbgui.modeling.chat_format import Messages, load_tokenizer, prompt_ids, response_ids, tokenize_prompts
+from cbgui.modeling.chat_format import Messages, example_ids, load_tokenizer, thought_tokens, tokenize_prompts
+from cbgui.modeling.decoder import depth, text_config, text_decoder
 from cbgui.modeling.full import load_with_adapter
 from cbgui.modeling.hub import resolve_model
 from cbgui.modeling.lora import AdaptedRows, adapt_rows
@@ -57,6 +58,7 @@ class ChatModel:
         """
         histories = [messages, messages if other is None else other]
         inputs = tokenize_prompts(self.tokenizer, histories, prefill)
+        self._refuse_long(inputs["input_ids"].shape[1])
 
         def adapt_second_row() -> None:
             self.adapted_rows.first = 1
@@ -64,13 +66,21 @@ class ChatModel:
         for rows in stream_tokens(
             self.model,
             inputs,
-            max_new_tokens=max_new_tokens,
+            max_new_tokens=max_new_tokens + thought_tokens(self.tokenizer),
             pad_token_id=self.tokenizer.pad_token_id,
             temperature=temperature,
             seed=seed,
             prepare=adapt_second_row,
         ):
             yield Answers(*(prefill + self.tokenizer.decode(row, skip_special_tokens=True) for row in rows))
+
+    def _refuse_long(self, tokens: int) -> None:
+        most = getattr(text_config(self.model.config), "max_position_embeddings", None)
+        if most and tokens > most:
+            raise InputError(
+                f"the conversation has {tokens:,} tokens, and the model reads at most {most:,}; shorten it or begin a "
+                "new one."
+            )
 
     def cosines(self, messages: Messages, answer: str) -> list[tuple[str, float]]:
         """Each token of `answer` with the cosine between both models' hidden states there, averaged over target layers.
@@ -81,7 +91,7 @@ class ChatModel:
 
     @torch.inference_mode()
     def _cosines(self, messages: Messages, answer: str) -> list[tuple[str, float]]:
-        prompt, ids = prompt_ids(self.tokenizer, messages), response_ids(self.tokenizer, answer)
+        prompt, ids = example_ids(self.tokenizer, messages, answer)
         if not ids:
             return []
         inputs = torch.tensor([prompt + ids], device=self.model.device)
@@ -100,7 +110,7 @@ class ChatModel:
 
     def _hidden(self, input_ids: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Hidden states of all layers, (1, tokens, hidden_size) each."""
-        body = self.model.get_base_model().base_model  # without the head
+        body = text_decoder(self.model.get_base_model())  # without the head
         return body(input_ids=input_ids, output_hidden_states=True, use_cache=False).hidden_states
 
 
@@ -132,12 +142,12 @@ def load_chat_model(run: Run, checkpoint: str = FINAL) -> ChatModel:
         raise InputError(f"checkpoint {checkpoint!r} of run {run.name!r} does not exist; choose one from the list.")
     if checkpoint == FINAL:
         run.need_adapter()
-    source = resolve_model(config.model.name)
+    source = resolve_model(config.model.name, version=config.model.version)
     with tempfile.TemporaryDirectory() as scratch:
         adapter = known[checkpoint]
         if checkpoint != FINAL:
             adapter = Path(scratch)
             checkpoint_adapter(known[checkpoint], source, config.model.name, adapter)
         model = load_with_adapter(source, config.model, adapter)
-    layers = target_layers(config.objective, model.config.num_hidden_layers)
-    return ChatModel(model, load_tokenizer(source), layers, adapt_rows(model))
+    layers = target_layers(config.objective, depth(model.config))
+    return ChatModel(model, load_tokenizer(source, config.model), layers, adapt_rows(model))

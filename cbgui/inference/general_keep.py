@@ -104,4 +104,5 @@ def _cache_file(config: ModelConfig) -> Path:
     source = resolve_model(config.name)
     files = sorted(source.path.glob("*.safetensors"))
     what = [str(source.path), *(f"{path.name} {version(path)}" for path in files), config.quantization, config.dtype]
+    what += [str(config.thinking), config.system_turn]
     return CACHE / "answers" / f"{hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]}.json"

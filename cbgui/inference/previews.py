@@ -46,7 +46,7 @@ def preview(
 def _answers(
     truncated: TruncatedModel, source: ModelSource, config: RunConfig, examples: list[Example]
 ) -> tuple[list[str], list[str]]:
-    tokenizer = load_tokenizer(source)
+    tokenizer = load_tokenizer(source, config.model)
     with torch.random.fork_rng(), tempfile.TemporaryDirectory() as scratch:
         save_adapter(truncated, source, config.model.name, Path(scratch))
         model = load_with_adapter(source, config.model, Path(scratch))

@@ -13,6 +13,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, normalize
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cbgui.modeling.chat_format import prompt_ids
+from cbgui.modeling.decoder import depth, text_config, text_decoder
 
 DEPTH = 2 / 3  # of the layers; the states there tell topics apart
 PENALTY = 0.01  # on the squared weights of the regression
@@ -27,8 +28,8 @@ def prompt_states(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pr
     """
     rows = [prompt_ids(tokenizer, [{"role": "user", "content": prompt}]) for prompt in prompts]
     before, after = _shared_ends(tokenizer)
-    layer = round(DEPTH * model.config.get_text_config().num_hidden_layers)
-    states = torch.empty(len(rows), model.config.get_text_config().hidden_size)
+    layer = round(DEPTH * depth(model.config))
+    states = torch.empty(len(rows), text_config(model.config).hidden_size)
     order = sorted(range(len(rows)), key=lambda index: len(rows[index]))
     for start in range(0, len(order), BATCH):
         batch = order[start : start + BATCH]
@@ -41,7 +42,7 @@ def prompt_states(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pr
             mask[row, :length] = 1
             own[row, min(before, length - 1) : max(length - after, before + 1)] = 1
         inputs = {"input_ids": ids.to(model.device), "attention_mask": mask.to(model.device)}
-        hidden = model.base_model(**inputs, output_hidden_states=True, use_cache=False).hidden_states[layer].float()
+        hidden = text_decoder(model)(**inputs, output_hidden_states=True, use_cache=False).hidden_states[layer].float()
         weights = own.to(hidden.device).unsqueeze(-1)
         means = (hidden * weights).sum(1) / weights.sum(1).clamp_min(1)
         states[batch] = normalize(means, dim=-1).cpu()

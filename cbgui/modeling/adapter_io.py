@@ -11,8 +11,9 @@ import torch
 from peft import get_peft_model_state_dict
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, PreTrainedModel
 
-from cbgui.modeling.architecture import decoder_prefix
+from cbgui.modeling.decoder import decoder_prefix, empty_model
 from cbgui.modeling.hub import DEMO_ID, ModelSource
 from cbgui.modeling.lora import ADAPTER
 from cbgui.modeling.truncated import TruncatedModel
@@ -35,12 +36,13 @@ def checkpoint_adapter(checkpoint: Path, source: ModelSource, model_name: str, f
 def _write_adapter(
     state: dict[str, torch.Tensor], settings: dict[str, Any], source: ModelSource, model_name: str, folder: Path
 ) -> None:
-    decoder = f"base_model.model.{decoder_prefix(source)}."
-    layers = {int(part) for name in state for part in name.split(".") if part.isdigit()}
+    full = empty_model(AutoConfig.from_pretrained(source.path, trust_remote_code=False))
+    decoder = f"base_model.model.{decoder_prefix(full)}."
     state = {
         name.replace("base_model.model.", decoder, 1): tensor.detach().cpu().float().contiguous()
         for name, tensor in state.items()
     }
+    modules = {name.removeprefix("base_model.model.").rsplit(".lora_", 1)[0] for name in state}
     folder.mkdir(parents=True, exist_ok=True)
     part = folder / (ADAPTER_WEIGHTS + PART)
     save_file(state, part, metadata={"format": "pt"})
@@ -48,13 +50,28 @@ def _write_adapter(
         "task_type": "CAUSAL_LM",
         "inference_mode": True,
         "base_model_name_or_path": DEMO_ID if model_name == "demo" else model_name,
-        "target_modules": sorted(settings["target_modules"]),
-        "layers_to_transform": sorted(layers),
-        "layers_pattern": "layers",
-    }
+    } | _targets(full, modules)
     text = json.dumps(settings, indent=2, default=lambda value: sorted(value) if isinstance(value, set) else str(value))
     write_whole(folder / ADAPTER_CONFIG, text)
     move(part, folder / ADAPTER_WEIGHTS)
+
+
+def _targets(full: PreTrainedModel, modules: set[str]) -> dict[str, Any]:
+    """PEFT's settings that choose `modules` in the full model: short names and layer numbers where these say enough.
+
+    A vision tower has modules of the same names, and PEFT takes some short names for a mixture's experts; there, the
+    full names are listed.
+    """
+    short = sorted({name.rsplit(".", 1)[-1] for name in modules})
+    layer = {name: re.search(r"\.layers\.(\d+)\.", f".{name}") for name, _ in full.named_modules()}
+    numbers = sorted({int(layer[name][1]) for name in modules if layer[name]})
+    linears = [name for name, module in full.named_modules() if isinstance(module, torch.nn.Linear)]
+    chosen = {
+        name for name in linears if name.rsplit(".", 1)[-1] in short and layer[name] and int(layer[name][1]) in numbers
+    }
+    if chosen == modules:
+        return {"target_modules": short, "layers_to_transform": numbers, "layers_pattern": "layers"}
+    return {"target_modules": sorted(modules)}
 
 
 def adapter_deltas(adapter: Path) -> dict[str, tuple[torch.Tensor, torch.Tensor, float]]:

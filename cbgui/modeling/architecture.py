@@ -1,72 +1,130 @@
-"""What a checkpoint's decoder is: which models are accepted, which layers are loaded, what their parts are called.
+"""Which models are accepted, and which of their layers are loaded.
 
-A family whose layers, norms or names differ from the usual ones gets its entry here.
+A family that cannot be right gets its entry in REFUSED; how a decoder's parts are called is in decoder.py.
 """
 
 from __future__ import annotations
 
-import copy
 import json
+import re
+from typing import Any
 
-import torch
 import transformers
-from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
+from transformers import AutoConfig, PretrainedConfig
 
 from cbgui.config import ObjectiveConfig
 from cbgui.errors import InputError, brief
+from cbgui.modeling.decoder import (
+    adapted_modules,
+    decoder_layers,
+    depth,
+    empty_model,
+    layer_list,
+    model_class,
+    text_config,
+    text_decoder,
+)
 from cbgui.modeling.hub import ModelSource
+from cbgui.modeling.quantized import refuse_quantized
 
-ATTENTION_NAMES = ("self_attn", "attention")
-FINAL_NORM_NAMES = ("norm", "final_layer_norm")
-MOST_LAYERS = 512  # the largest known dense models have about 130
+# Settings of models that keep several states for each token (hyper-connections, AltUp).
+SEVERAL_STATES = ("hc_mult", "hc_count", "altup_num_inputs")
+MOST_LAYERS = 512  # the largest known models have about 130
 MAX_CONFIG_BYTES = 4 * 2**20
-EXPERT_COUNTS = ("num_experts", "num_local_experts", "n_routed_experts")
+# Model type -> why it cannot be trained, in words that end a sentence about it.
+NEEDS_PICTURE = "needs a picture with every question"
+SHARES = "runs some of its layers several times"
+RECURRENT = "has no attention layers"
+DRAFT = "drafts for another model and is none by itself"
+REFUSED: dict[str, str] = {
+    "blip": NEEDS_PICTURE,
+    "blip-2": NEEDS_PICTURE,
+    "diffusion_gemma": "writes by diffusion and not token by token",
+    "dory": SHARES,
+    "falcon_mamba": RECURRENT,
+    "gemma4_assistant": DRAFT,
+    "gemma4_unified_assistant": DRAFT,
+    "git": NEEDS_PICTURE,
+    "hrm_text": SHARES,
+    "idefics": NEEDS_PICTURE,
+    "instructblip": NEEDS_PICTURE,
+    "instructblipvideo": NEEDS_PICTURE,
+    "kosmos-2": NEEDS_PICTURE,
+    "kosmos-2.5": NEEDS_PICTURE,
+    "llama4": "fails in transformers 5.24's own code when it reads text alone",
+    "mamba": RECURRENT,
+    "mamba2": RECURRENT,
+    "mllama": "leaves out some of its layers where there is no picture, so that its layers have no fixed numbers",
+    "paligemma": "reads its prompt in both directions",
+    "recurrent_gemma": "reads the padding of a batch as text",
+    "rwkv": RECURRENT,
+    "shieldgemma2": "classifies pictures and does not write",
+    "trocr": "reads its input through cross-attention",
+    "unlimited_ocr": "reads a text that it is given in another way than one that it writes",
+    "xlstm": RECURRENT,
+    "zamba": SHARES,
+    "zamba2": SHARES,
+}
 
 
 def read_model_config(source: ModelSource) -> PretrainedConfig:
-    """The model's config, once it is known to be a dense stack of attention layers. Raises InputError otherwise."""
-    try:
-        with (source.path / "config.json").open("rb") as file:
-            settings = json.loads(file.read(MAX_CONFIG_BYTES))  # a longer one is cut off, and so no JSON
-        own_code = bool(settings.get("auto_map")) and settings.get("model_type") not in transformers.CONFIG_MAPPING
-        config = None if own_code else AutoConfig.from_pretrained(source.path, trust_remote_code=False)
-    except Exception:  # transformers checks it in many ways
-        raise InputError(
-            f"model {source.label!r}: transformers does not know its config.json; choose another model."
-        ) from None
-    if own_code:
+    """The model's config, once it is known that its text decoder can be trained. Raises InputError otherwise."""
+    settings = _read_settings(source)
+    refuse_quantized(source.label, source.path, settings)
+    if settings.get("auto_map") and settings.get("model_type") not in transformers.CONFIG_MAPPING:
         raise InputError(
             f"model {source.label!r} brings its own code, which is never run (trust_remote_code stays off); "
             "choose a model that transformers knows."
         )
-    if getattr(config, "vision_config", None) is not None:
-        raise InputError(f"model {source.label!r} has a vision tower; choose a text-only model.")
-    if any(getattr(config, name, None) for name in EXPERT_COUNTS):
-        raise InputError(f"model {source.label!r} is a mixture of experts; choose a dense model.")
-    if type(config) not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING or not hasattr(config, "num_hidden_layers"):
-        raise InputError(
-            f"model {source.label!r} ({config.model_type}) is not a decoder-only language model; choose one that is."
-        )
-    count = config.num_hidden_layers
-    if not isinstance(count, int) or not 0 < count <= MOST_LAYERS:
-        raise InputError(
-            f"model {source.label!r}: num_hidden_layers = {brief(count)} in its config.json is not a number from 1 to "
-            f"{MOST_LAYERS:,}; choose another model."
-        )
+    if why := REFUSED.get(settings.get("model_type")):
+        raise InputError(f"model {source.label!r} ({settings['model_type']}) {why}; choose another model.")
     try:
-        with torch.device("meta"):  # only its structure, without memory
-            layers = getattr(AutoModel.from_config(config), "layers", None)
-    except Exception as error:  # sizes that do not go together, or are none
+        config = AutoConfig.from_pretrained(source.path, trust_remote_code=False)
+    except Exception:  # transformers checks it in many ways
         raise InputError(
-            f"model {source.label!r}: its config.json makes no model ({type(error).__name__}: {str(error)[:100]}); "
-            "choose another model."
+            f"model {source.label!r}: transformers does not know its config.json; choose another model."
         ) from None
-    if not layers or not any(hasattr(layers[0], name) for name in ATTENTION_NAMES):
-        raise InputError(
-            f"model {source.label!r} ({config.model_type}) is not a decoder-only stack of attention layers; choose one "
-            "that is."
-        )
+    if why := _why_not(config):
+        raise InputError(f"model {source.label!r} ({config.model_type}) {why}; choose another model.")
     return config
+
+
+def _read_settings(source: ModelSource) -> dict[str, Any]:
+    try:
+        with (source.path / "config.json").open("rb") as file:
+            return dict(json.loads(file.read(MAX_CONFIG_BYTES)))  # a longer one is cut off, and so no JSON
+    except (OSError, ValueError, TypeError):
+        raise InputError(
+            f"model {source.label!r}: its config.json cannot be read; download the model again, or choose another."
+        ) from None
+
+
+def _why_not(config: PretrainedConfig) -> str:
+    """Why a model cannot be trained, as the end of a sentence about it; "" if it can."""
+    if config.is_encoder_decoder or model_class(config) is None:
+        return "is not a decoder-only language model"
+    try:
+        text, count = text_config(config), depth(config)
+    except (AttributeError, ValueError):
+        return "does not say how many layers its text decoder has (num_hidden_layers)"
+    if any(getattr(text, name, None) for name in SEVERAL_STATES):
+        return "keeps several states for each token, and the losses are made for one"
+    if not isinstance(count, int) or not 0 < count <= MOST_LAYERS:
+        return f"has num_hidden_layers = {brief(count)} in its config.json, not a number from 1 to {MOST_LAYERS:,}"
+    try:
+        decoder = text_decoder(empty_model(config))
+    except ImportError as error:  # a vision tower from another library
+        library = re.search(r"requires the (\S+) library", str(error))
+        return f"needs the library {library[1] if library else 'that its tower uses'}, which is not installed"
+    except Exception as error:  # sizes that do not go together, or are none
+        return f"has a config.json that makes no model ({type(error).__name__}: {str(error)[:100]})"
+    if layer_list(decoder) is None:
+        return "is not a decoder-only language model with one list of layers"
+    if len(decoder_layers(decoder)) != count:
+        return f"has {len(decoder_layers(decoder))} layers, but {count} in its config.json (num_hidden_layers)"
+    if not adapted_modules(decoder):
+        return "has no linear modules in its layers, which is what LoRA adapts"
+    return ""
 
 
 def target_layers(objective: ObjectiveConfig, num_hidden_layers: int) -> list[int]:
@@ -88,31 +146,4 @@ def layers_to_load(model_config: PretrainedConfig, targets: list[int]) -> int:
 
     `read: normed` needs the input norm of the additional layer, and `retain_layers: all` reads its output.
     """
-    return min(targets[-1] + 1, model_config.num_hidden_layers)
-
-
-def truncated_config(model_config: PretrainedConfig, layers: int) -> PretrainedConfig:
-    """The config of the model's first `layers` layers; per-layer lists such as `layer_types` are cut with them."""
-    config = copy.deepcopy(model_config)
-    for name, value in list(vars(config).items()):
-        if isinstance(value, list) and len(value) == model_config.num_hidden_layers:
-            setattr(config, name, value[:layers])
-    config.num_hidden_layers = layers
-    return config
-
-
-def final_norm_name(model: PreTrainedModel) -> str:
-    """The attribute that holds the norm after the last layer."""
-    return next((name for name in FINAL_NORM_NAMES if hasattr(model, name)), FINAL_NORM_NAMES[-1])
-
-
-def linear_names(model: torch.nn.Module) -> list[str]:
-    """The last part of the names of all linear modules in the decoder layers, including those packed in 4 bits."""
-    modules = model.layers.named_modules()
-    return sorted({name.rsplit(".", 1)[-1] for name, module in modules if isinstance(module, torch.nn.Linear)})
-
-
-def decoder_prefix(source: ModelSource) -> str:
-    """The attribute that holds the decoder in the full model, such as "model"."""
-    config = AutoConfig.from_pretrained(source.path, trust_remote_code=False)
-    return transformers.MODEL_FOR_CAUSAL_LM_MAPPING[type(config)].base_model_prefix
+    return min(targets[-1] + 1, depth(model_config))

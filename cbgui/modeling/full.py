@@ -12,15 +12,16 @@ from pathlib import Path
 
 import torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from cbgui import hardware
 from cbgui.config import ModelConfig
 from cbgui.errors import InputError
 from cbgui.hardware import CONTEXT, GIB
 from cbgui.modeling.architecture import read_model_config
+from cbgui.modeling.decoder import decoder_layers, empty_model, model_class, text_config, text_decoder
 from cbgui.modeling.hub import ModelSource
-from cbgui.modeling.loading import NF4_BYTES, compute_dtype, load_options
+from cbgui.modeling.loading import NF4_BYTES, compute_dtype, fit_to_cpu_kernel, load_options, quantizations
 
 SLACK = 1.05  # times the weights: room for the adapter, keys and values, and the work on one token
 # Padded tokens in one batch of answers. Stopping loses the current batch, and twice as many were not faster.
@@ -31,10 +32,10 @@ def full_model_bytes(model_config: PretrainedConfig, config: ModelConfig) -> int
     """Bytes of the full model's weights. With `nf4`, the matrices of the decoder layers take 4 bits a weight; embedding
     and head stay as they are."""
     dtype = compute_dtype(config)
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(model_config, dtype=dtype)
+    model = empty_model(model_config, dtype)
     total = sum(parameter.numel() for parameter in model.parameters())  # tied weights count once
-    in_layers = sum(m.weight.numel() for m in model.base_model.layers.modules() if isinstance(m, torch.nn.Linear))
+    layers = decoder_layers(text_decoder(model))
+    in_layers = sum(m.weight.numel() for m in layers.modules() if isinstance(m, torch.nn.Linear))
     packed = in_layers if config.quantization == "nf4" else 0
     return int((total - packed) * dtype.itemsize + packed * NF4_BYTES)
 
@@ -62,8 +63,10 @@ def form_words(four_bits: bool, in_ram: bool) -> str:
 def forms(model_config: PretrainedConfig, config: ModelConfig, device: str) -> Iterator[Form]:
     """The possible forms, best first: as `config` says, in 4 bits, and in 4 bits in RAM where a GPU is too
     small. `device` is "cpu" or "cuda"."""
-    for quantization, place in [("none", device), ("nf4", device), ("nf4", "cpu")][: 3 if device == "cuda" else 2]:
-        if quantization == "none" and config.quantization == "nf4":
+    possible = quantizations(model_config, "auto")
+    smallest = possible[-1]
+    for quantization, place in dict.fromkeys([("none", device), (smallest, device), (smallest, "cpu")]):
+        if quantization == "none" and config.quantization == "nf4" and "nf4" in possible:
             continue
         form = config.model_copy(update={"quantization": quantization})
         if place != device and config.dtype == "auto":
@@ -102,11 +105,14 @@ def full_model_in_words(model_config: PretrainedConfig, config: ModelConfig, mem
 
 def load_full_model(source: ModelSource, config: ModelConfig) -> PreTrainedModel:
     """The full model in the best form that fits into free memory. Raises InputError when none fits."""
-    form = best_form(read_model_config(source), config, hardware.free_memory(), hardware.memory_kind())
-    options = load_options(form.config)
+    model_config = read_model_config(source)
+    form = best_form(model_config, config, hardware.free_memory(), hardware.memory_kind())
+    options = load_options(form.config, model_config)
     if form.in_ram:
         options["device_map"] = {"": torch.device(form.device)}
-    return AutoModelForCausalLM.from_pretrained(source.path, **options).eval()
+    model = model_class(model_config).from_pretrained(source.path, **options).eval()
+    fit_to_cpu_kernel(model)
+    return model
 
 
 def load_with_adapter(source: ModelSource, config: ModelConfig, adapter: Path) -> PeftModel:
@@ -122,10 +128,16 @@ def form_in_words(model: PreTrainedModel | PeftModel) -> str:
     return form_words(getattr(model, "is_loaded_in_4bit", False), in_ram)
 
 
+def end_tokens(model: PreTrainedModel | PeftModel) -> set[int]:
+    """The tokens that end an answer."""
+    ends = model.generation_config.eos_token_id
+    return set() if ends is None else {ends} if isinstance(ends, int) else set(ends)
+
+
 def batch_token_budget(model: PreTrainedModel | PeftModel) -> int:
     """How many padded tokens, prompts and answers together, one batch may have: as many as memory allows for their keys
     and values."""
-    config = model.config.get_text_config()
+    config = text_config(model.config)
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     token = 2 * config.num_hidden_layers * heads * size * model.dtype.itemsize

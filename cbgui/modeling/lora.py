@@ -25,8 +25,8 @@ from peft.tuners.lora.layer import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 
 from cbgui.config import LoraConfig
-from cbgui.modeling.architecture import linear_names
 from cbgui.modeling.cpu.onednn import product
+from cbgui.modeling.decoder import adapted_modules, text_decoder
 from cbgui.modeling.truncated import TruncatedModel
 
 ADAPTER = "default"  # PEFT's name for it
@@ -46,7 +46,7 @@ def add_lora(truncated: TruncatedModel, config: LoraConfig, seed: int) -> None:
         r=config.r,
         lora_alpha=config.lora_alpha,
         lora_dropout=config.lora_dropout,
-        target_modules=linear_names(model),
+        target_modules=adapted_modules(model),
     )
     torch.manual_seed(seed)
     truncated.model = get_peft_model(model, lora)
@@ -147,9 +147,10 @@ def adapter_off(model: PeftModel) -> Iterator[None]:
 
 @dataclass
 class AdaptedRows:
-    """The adapter applies to the rows of a batch from `first` on."""
+    """The adapter applies to the rows of a batch from `first` on; the running batch has `count` rows."""
 
     first: int = 0
+    count: int = 1
 
 
 def _forward_rows(layer: LoraLayer, rows: AdaptedRows, x: torch.Tensor) -> torch.Tensor:
@@ -157,8 +158,9 @@ def _forward_rows(layer: LoraLayer, rows: AdaptedRows, x: torch.Tensor) -> torch
     if layer.disable_adapters:
         return out
     a, b = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight
-    inner = x[rows.first :].reshape(-1, x.shape[-1]).to(a.dtype) @ a.t()
-    out[rows.first :].view(-1, out.shape[-1]).addmm_(inner, b.t(), alpha=layer.scaling[ADAPTER])
+    first = rows.first * (x.shape[0] // rows.count)  # some layers get all rows' tokens in one list
+    inner = x[first:].reshape(-1, x.shape[-1]).to(a.dtype) @ a.t()
+    out[first:].view(-1, out.shape[-1]).addmm_(inner, b.t(), alpha=layer.scaling[ADAPTER])
     return out
 
 
@@ -168,7 +170,14 @@ def adapt_rows(model: PeftModel) -> AdaptedRows:
     PEFT's own way (`adapter_names`) gives the same values, but in float32 and with hooks that are set for every token,
     which took two thirds longer (dev/LOG.md, 2026-11-25).
     """
-    rows = AdaptedRows()
+    rows, full = AdaptedRows(), model.get_base_model()
+
+    def count(module: torch.nn.Module, arguments: tuple, named: dict[str, Any]) -> None:
+        if (ids := named.get("input_ids")) is not None:
+            rows.count = ids.shape[0]
+
+    for module in {full, text_decoder(full)}:
+        module.register_forward_pre_hook(count, with_kwargs=True)
     for module in model.modules():
         if isinstance(module, LoraLayer):
             for part in (module.lora_A, module.lora_B):

@@ -1,7 +1,8 @@
 """The process that renders chat templates, with limited memory: they are programs that came with a model.
 
-Run as a script by cbgui.modeling.templates. Reads one JSON object a line, {"template", "messages", "tokens"}, and
-answers each with one: {"text"}, {"refused": why} or {"over": which limit}. Imports nothing of cbgui, to start quickly.
+Run as a script by cbgui.modeling.templates. Reads one JSON object a line, {"template", "messages", "settings",
+"prompt"}, and answers each with one: {"text"}, {"refused": why} or {"over": which limit}. Imports nothing of cbgui, to
+start quickly.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ def _answer(request: dict[str, Any]) -> dict[str, str]:
         (text,), _ = render_jinja_template(
             [request["messages"]],
             chat_template=request["template"],
-            add_generation_prompt=True,
-            **request["tokens"],
+            add_generation_prompt=request["prompt"],
+            **request["settings"],
         )
     except (MemoryError, OverflowError, RecursionError):
         return {"over": "memory"}

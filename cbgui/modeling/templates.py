@@ -73,13 +73,18 @@ def prepare() -> None:
     _renderer.start()
 
 
-def render(template: str, messages: list[dict[str, str]], tokens: dict[str, object], model: str) -> str:
-    """A conversation through a chat template, ready for the response. `tokens` are the tokenizer's special ones.
+def render(
+    template: str, messages: list[dict[str, str]], settings: dict[str, object], model: str, *, prompt: bool = True
+) -> str:
+    """A conversation through a chat template, ready for the response unless `prompt` is False.
+
+    `settings` are the tokenizer's special tokens and what else the template reads, such as `enable_thinking`.
 
     Raises jinja2.TemplateError when the template refuses the conversation, and InputError, naming `model`, when it
     takes too long or too much memory.
     """
-    answer = _renderer.ask(json.dumps({"template": template, "messages": messages, "tokens": tokens}, default=str))
+    request = {"template": template, "messages": messages, "settings": settings, "prompt": prompt}
+    answer = _renderer.ask(json.dumps(request, default=str))
     if "refused" in answer:
         raise TemplateError(answer["refused"])
     if "text" not in answer:

@@ -6,22 +6,19 @@ Neither the losses nor their gradients need anything above the highest target la
 
 from __future__ import annotations
 
+import copy
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from bitsandbytes.nn import Linear4bit
 from peft import PeftModel
-from transformers import AutoModel, PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from cbgui.config import RunConfig
-from cbgui.modeling.architecture import (
-    final_norm_name,
-    layers_to_load,
-    read_model_config,
-    target_layers,
-    truncated_config,
-)
+from cbgui.modeling.architecture import layers_to_load, read_model_config, target_layers
 from cbgui.modeling.batch import (
     PAD_TO,
     Batch,
@@ -33,11 +30,26 @@ from cbgui.modeling.batch import (
     shared_tokens,
 )
 from cbgui.modeling.cpu import onednn
+from cbgui.modeling.decoder import (
+    FINAL_NORMS,
+    captures_states,
+    decoder_layers,
+    decoder_prefix,
+    depth,
+    final_norm,
+    first_layers_class,
+    input_norm,
+    model_class,
+    remove_dropout,
+)
 from cbgui.modeling.hub import ModelSource
 from cbgui.modeling.loading import compute_dtype, load_options
 from cbgui.modeling.packed_attention import PACKED
 
-PACKING_TOLERANCE = 0.02  # of a hidden state's norm: the rounding of bfloat16
+# Of the norm of each token's hidden state: the rounding of the precision.
+PACKING_TOLERANCE = {torch.float32: 1e-3, torch.float16: 0.02, torch.bfloat16: 0.06}
+PACKED_LAYERS = {"full_attention", "sliding_attention"}  # types of layers that keep packed examples apart
+SHORT_WINDOW = 6  # tokens; shorter than the examples that show whether packing is exact
 
 
 class EmbeddingOnCpu(torch.nn.Module):
@@ -50,6 +62,21 @@ class EmbeddingOnCpu(torch.nn.Module):
 
     def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
         return self._embedding[0](input_ids.to("cpu")).to(self.device)
+
+
+@contextmanager
+def _short_windows(model: torch.nn.Module) -> Iterator[None]:
+    """Inside this context all sliding windows are SHORT_WINDOW tokens, so that short rows reach over them."""
+    holders = {id(holder): holder for module in model.modules() for holder in (module, getattr(module, "config", None))}
+    sizes = {key: getattr(holder, "sliding_window", None) for key, holder in holders.items()}
+    windows = {key: size for key, size in sizes.items() if isinstance(size, int) and not isinstance(size, bool)}
+    try:
+        for key in windows:
+            holders[key].sliding_window = SHORT_WINDOW
+        yield
+    finally:
+        for key, size in windows.items():
+            holders[key].sliding_window = size
 
 
 @dataclass
@@ -102,8 +129,12 @@ class TruncatedModel:
     @property
     def device(self) -> torch.device:
         """Where the layers are; the embedding may be elsewhere."""
-        layers = self.model.get_base_model().layers if isinstance(self.model, PeftModel) else self.model.layers
-        return next(layers.parameters()).device
+        return next(self.layers.parameters()).device
+
+    @property
+    def layers(self) -> torch.nn.ModuleList:
+        """The decoder layers."""
+        return decoder_layers(self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model)
 
     @property
     def gradient_checkpointing(self) -> bool:
@@ -129,9 +160,10 @@ class TruncatedModel:
         """Pack examples into one row where that gives the same hidden states.
 
         A model that does not run SDPA (because of soft-capped scores, for example) keeps its own attention and padded
-        rows.
+        rows, and so does one with layers that hand a state from token to token.
         """
-        if self.model.config._attn_implementation == "sdpa":
+        types = getattr(self.model.config, "layer_types", None) or []
+        if self.model.config._attn_implementation == "sdpa" and PACKED_LAYERS.issuperset(types):
             self.model.set_attn_implementation(PACKED)
             self.packed = self._packing_is_exact()
             if not self.packed:
@@ -139,7 +171,10 @@ class TruncatedModel:
 
     @torch.no_grad()
     def _packing_is_exact(self) -> bool:
-        """Whether two packed examples have the hidden states that they have in their own rows."""
+        """Whether two packed examples have the hidden states that they have in their own rows, token by token.
+
+        The first token's state is a hundred times longer than the others', so one norm over all would tell nothing.
+        """
         generator = torch.Generator().manual_seed(0)
         ids = torch.randint(1, min(1000, self.model.config.vocab_size), (2, 12), generator=generator)
         ids[1, :4] = ids[0, :4]
@@ -148,7 +183,7 @@ class TruncatedModel:
         self.set_training(False)
         bfloat16 = self.model.dtype == torch.bfloat16  # as in training; PEFT's own forward, with dropout, relies on it
         try:
-            with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=bfloat16):
+            with _short_windows(self.model), torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=bfloat16):
                 _, packed = self.hidden_states(self._pack(examples, 0).to(self.device))
                 _, rows = self.hidden_states(collate(examples, 0).to(self.device))
         except Exception:  # the model cannot read a packed row; the run's log says why
@@ -157,8 +192,8 @@ class TruncatedModel:
         finally:
             self.set_training(training)
         last = self.retain_layers[-1]
-        distance = (packed[last] - rows[last]).float().norm() / rows[last].float().norm()
-        return distance.item() < PACKING_TOLERANCE
+        distance = (packed[last] - rows[last]).float().norm(dim=-1) / rows[last].float().norm(dim=-1)
+        return distance.max().item() < PACKING_TOLERANCE[self.model.dtype]
 
     def read(self, layer: int, hidden: torch.Tensor) -> torch.Tensor:
         """Hidden states of `layer` as the losses read them; see `ObjectiveConfig.read`. Shapes stay as they are."""
@@ -169,9 +204,9 @@ class TruncatedModel:
 def load_truncated_model(source: ModelSource, config: RunConfig) -> TruncatedModel:
     """Load only the embedding and the layers that training runs. Raises InputError for a model that is not accepted."""
     model_config = read_model_config(source)
-    targets = target_layers(config.objective, model_config.num_hidden_layers)
-    cut = truncated_config(model_config, layers_to_load(model_config, targets))
-    model = AutoModel.from_pretrained(source.path, config=cut, **load_options(config.model))
+    targets = target_layers(config.objective, depth(model_config))
+    partial = first_layers_class(model_class(model_config), layers_to_load(model_config, targets))
+    model = partial.from_pretrained(source.path, config=model_config, **load_options(config.model, model_config))
     truncated = _as_truncated_model(model, config, targets)
     if config.model.embedding_on_cpu is True and truncated.device.type != "cpu":
         truncated.keep_embedding_on_cpu()
@@ -180,24 +215,30 @@ def load_truncated_model(source: ModelSource, config: RunConfig) -> TruncatedMod
 
 def empty_truncated_model(model_config: PretrainedConfig, config: RunConfig, targets: list[int]) -> TruncatedModel:
     """The truncated model without weights, on PyTorch's meta device, for the memory estimate and the bench."""
-    cut = truncated_config(model_config, layers_to_load(model_config, targets))
+    partial = first_layers_class(model_class(model_config), layers_to_load(model_config, targets))
     with torch.device("meta"):
-        model = AutoModel.from_config(cut, dtype=compute_dtype(config.model))
+        model = partial._from_config(copy.deepcopy(model_config), dtype=compute_dtype(config.model))
     return _as_truncated_model(model, config, targets)
 
 
-def _as_truncated_model(model: PreTrainedModel, config: RunConfig, targets: list[int]) -> TruncatedModel:
-    """Note how the target layers are read, and drop what was loaded only for that.
+def _skip_final_norm(model: PreTrainedModel) -> None:
+    for name in FINAL_NORMS:
+        if hasattr(model, name):
+            setattr(model, name, torch.nn.Identity())
 
-    Where the losses read only the target layers, the additional layer goes, the config is shortened, and the final
-    norm becomes an Identity.
+
+def _as_truncated_model(full: PreTrainedModel, config: RunConfig, targets: list[int]) -> TruncatedModel:
+    """Take the decoder out of what was loaded, note how the target layers are read, and drop what served only for that.
+
+    Where the losses read only the target layers, the additional layer goes, and the last hidden state is read as it is:
+    transformers would give it after the final norm.
     """
-    layers, loaded, final_norm = model.layers, len(model.layers), final_norm_name(model)
+    model = full.get_submodule(decoder_prefix(full))
+    layers, loaded = decoder_layers(model), len(decoder_layers(model))
     norms = {}
     if config.objective.read == "normed":
         for layer in targets:
-            last = getattr(model, final_norm, None)
-            norm = getattr(layers[layer], "input_layernorm", None) if layer < loaded else last
+            norm = input_norm(layers[layer]) if layer < loaded else final_norm(model)
             if norm is not None:
                 norms[layer] = norm
     if config.objective.retain_layers == "all":
@@ -205,7 +246,10 @@ def _as_truncated_model(model: PreTrainedModel, config: RunConfig, targets: list
     else:
         retain = targets
         del layers[targets[-1] :]
-        model.config.num_hidden_layers = targets[-1]
-        # The last hidden state is read as it is, or through `norms`; transformers would apply the final norm to it.
-        setattr(model, final_norm, torch.nn.Identity())
+        model.config.tie_last_hidden_states = False
+        if not captures_states(model):
+            _skip_final_norm(model)
+    remove_dropout(model)
+    if getattr(full, "is_loaded_in_4bit", False):
+        model.is_loaded_in_4bit = True
     return TruncatedModel(model, targets, retain, norms)

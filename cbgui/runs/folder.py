@@ -83,6 +83,8 @@ def create_run(path: Path, config: RunConfig) -> Run:
             sets["retain"] = [example for example in training if example.kind != "break"]
             sets["held_out"] = held_out
     config = config.model_copy(deep=True)
+    if Path(config.model.name).is_dir():  # the run may be opened from elsewhere
+        config.model.name = str(Path(config.model.name).resolve())
     run = Run(path.resolve())
     new = not run.path.exists()
     try:

@@ -25,6 +25,7 @@ from cbgui.modeling.architecture import read_model_config
 from cbgui.modeling.batch import Encoded
 from cbgui.modeling.cpu import allocator
 from cbgui.modeling.cpu.onednn import product
+from cbgui.modeling.decoder import text_config
 from cbgui.modeling.hub import resolve_model
 from cbgui.modeling.loading import compute_dtype
 from cbgui.modeling.lora import add_lora
@@ -59,7 +60,7 @@ def step_flops(truncated: TruncatedModel, lengths: list[int], reference_pass: bo
     Each weight costs two FLOP for each token. Attention adds its two products over the causal half.
     """
     model = truncated.model.get_base_model()
-    layers, config = model.layers, model.config
+    layers, config = truncated.layers, model.config
     weights = sum(
         module.in_features * module.out_features
         for name, module in layers.named_modules()
@@ -124,10 +125,12 @@ def bench(
         events = [event for event in run.events()[0] if event["kind"] == "step"]
     seconds = statistics.median(event["seconds"] for event in events[1:] or events)
     dtype = compute_dtype(config.model)
-    rate = matmul_rate(dtype, sum(lengths), model_config.hidden_size, model_config.intermediate_size)
+    text = text_config(model_config)
+    inner = getattr(text, "intermediate_size", None)
+    rate = matmul_rate(dtype, sum(lengths), text.hidden_size, inner if isinstance(inner, int) else 4 * text.hidden_size)
     return {
         "model": model,
-        "layers_run": len(truncated.model.get_base_model().layers),
+        "layers_run": len(truncated.layers),
         "machine": machine(),
         "quantization": config.model.quantization,
         "dtype": str(dtype).removeprefix("torch."),

@@ -6,6 +6,7 @@ This decides `model.quantization`, `training.micro_batch_size`, `training.gradie
 
 from __future__ import annotations
 
+import bisect
 import functools
 import itertools
 from collections.abc import Iterator
@@ -19,6 +20,8 @@ from cbgui.errors import InputError
 from cbgui.hardware import GIB
 from cbgui.modeling.architecture import target_layers
 from cbgui.modeling.batch import MICRO_BATCH_OVERHEAD
+from cbgui.modeling.decoder import depth
+from cbgui.modeling.loading import compute_dtype, quantizations
 from cbgui.modeling.truncated import TruncatedModel, empty_truncated_model
 from cbgui.training.memory_parts import Part, Steps, micro_batches_of, parts_of
 
@@ -62,7 +65,7 @@ def estimate_memory(
     is one step of examples of `data.max_tokens`. `with_data` is False for the bench, which has neither tokenizer nor
     examples. Raises InputError when nothing fits, and names settings that would.
     """
-    targets = target_layers(config.objective, model_config.num_hidden_layers)
+    targets = target_layers(config.objective, depth(model_config))
     if (
         device == "cuda" and hardware.memory_kind() == "cpu" and config.model.dtype == "auto"
     ):  # estimating for another machine's GPU
@@ -71,12 +74,13 @@ def estimate_memory(
     planned = Steps(steps, shared) if steps else _longest_step(config)
     micro_batches = functools.cache(lambda size: micro_batches_of(truncated, _with_size(config, size), device, planned))
     nearest: Estimate | None = None
-    for candidates in _candidates(config, device):
+    for candidates in _candidates(config, device, model_config):
         fitting = []
         for candidate in candidates:
             cut = micro_batches(candidate.training.micro_batch_size)
             parts = parts_of(truncated, candidate, device, planned, cut, with_data)
-            result = Estimate(parts, candidate, device, _reasons(config, candidate))
+            reasons = _reasons(config, candidate) + _unpacked_experts(truncated, candidate)
+            result = Estimate(parts, candidate, device, reasons)
             if result.total <= memory:
                 fitting.append((_cost(cut, candidate, device), result))
             if nearest is None or result.total < nearest.total:
@@ -110,21 +114,21 @@ def _cost(micro_batches: list[list[int]], config: RunConfig, device: str) -> flo
     return sum(token * tokens + OVERHEAD[device] for step in micro_batches for tokens in step)
 
 
-def _candidates(config: RunConfig, device: str) -> Iterator[list[RunConfig]]:
+def _candidates(config: RunConfig, device: str, model_config: PretrainedConfig) -> Iterator[list[RunConfig]]:
     """Concrete settings in groups, those with the most precise weights and optimizer first.
 
     An earlier group is always preferred.
     """
     model, training = config.model, config.training
     optimizers = ["adamw_torch", "adamw_8bit"] if training.optim == "auto" else [training.optim]
-    quantizations = ["none", "nf4"] if model.quantization == "auto" else [model.quantization]
+    packings = quantizations(model_config, model.quantization)
     checkpointings = [False, True] if training.gradient_checkpointing == "auto" else [training.gradient_checkpointing]
     if training.micro_batch_size == "auto":
         sizes = sorted({min(size, training.batch_size) for size in MICRO_BATCHES}, reverse=True)
     else:
         sizes = [training.micro_batch_size]
     offloads = [model.embedding_on_cpu] if model.embedding_on_cpu != "auto" else [False, True][: 1 + (device != "cpu")]
-    for optim, quantization in itertools.product(optimizers, quantizations):
+    for optim, quantization in itertools.product(optimizers, packings):
         group = []
         for checkpointing, size, offload in itertools.product(checkpointings, sizes, offloads):
             chosen = {
@@ -157,6 +161,15 @@ def _reasons(asked: RunConfig, chosen: RunConfig) -> list[str]:
     return reasons
 
 
+def _unpacked_experts(truncated: TruncatedModel, chosen: RunConfig) -> list[str]:
+    """What NF4 leaves of a mixture of experts, in words; nothing to say of a dense model."""
+    experts = sum(p.numel() for name, p in truncated.layers.named_parameters() if "experts" in name and p.dim() > 2)
+    if chosen.model.quantization != "nf4" or not experts:
+        return []
+    size = experts * compute_dtype(chosen.model).itemsize / GIB
+    return [f"the experts stay unquantized, {size:.1f} GiB: NF4 packs the other matrices only"]
+
+
 def _settings_in_words(config: RunConfig) -> str:
     checkpointing = "with" if config.training.gradient_checkpointing else "without"
     return (
@@ -185,9 +198,12 @@ def _longest_that_fits(truncated: TruncatedModel, nearest: Estimate, memory: int
 
 def _highest_target(model_config: PretrainedConfig, nearest: Estimate, memory: int) -> int | None:
     """The highest target layer, from a third of the depth on, with which the smallest settings fit."""
-    depth = model_config.num_hidden_layers
-    for layer in range(max(target_layers(nearest.config.objective, depth)) - 1, depth // 3, -1):
+    layers = depth(model_config)
+    candidates = range(layers // 3 + 1, max(target_layers(nearest.config.objective, layers)))
+
+    def is_too_high(layer: int) -> bool:
         truncated = empty_truncated_model(model_config, nearest.config, [layer])
-        if _peak(truncated, nearest.config, nearest.device) <= memory:
-            return layer
-    return None
+        return _peak(truncated, nearest.config, nearest.device) > memory
+
+    fitting = bisect.bisect_left(candidates, True, key=is_too_high)  # each layer more needs more memory
+    return candidates[fitting - 1] if fitting else None

@@ -10,12 +10,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from transformers import PretrainedConfig
 
 from cbgui import hardware
 from cbgui.config import RunConfig
 from cbgui.hardware import CONTEXT, CUBLAS, CUDA_BUILD, DATASETS
 from cbgui.modeling.batch import longest_micro_batch, micro_batch_tokens, padded, plan_micro_batches
 from cbgui.modeling.cpu import onednn, query_blocks
+from cbgui.modeling.decoder import adapted_modules, layer_list
 from cbgui.modeling.loading import NF4_BYTES, compute_dtype
 from cbgui.modeling.truncated import TruncatedModel
 
@@ -55,45 +57,74 @@ class Steps:
 
 
 @dataclass(frozen=True)
+class _Layer:
+    """The sizes of one decoder layer."""
+
+    linears: list[tuple[int, int]]  # (in_features, out_features)
+    adapted: list[tuple[int, int]]  # those that LoRA adapts
+    attention_width: int  # heads x head size
+    key_width: int  # key heads x head size
+    intermediate_size: int  # of the MLP, or of the experts that work on one token
+    norms: int  # norms that work on the hidden state
+
+
+@dataclass(frozen=True)
 class _Shape:
     """The sizes of a truncated model."""
 
-    layers: int
+    layers: list[_Layer]
     hidden_size: int
-    linears: list[tuple[int, int]]  # (in_features, out_features) in one decoder layer
-    other_weights: int  # norms and biases of all layers
-    embedding: int  # weights
-    attention_width: int  # heads x head size
-    key_width: int  # key heads x head size
-    intermediate_size: int
-    norms: int  # norms in one layer that work on the hidden state
+    other_weights: int  # norms, biases, embeddings of single layers, and experts: what no quantization packs
+    embedding: int  # weights of the input embedding
     heads: int
+
+    @property
+    def linears(self) -> list[tuple[int, int]]:
+        return [sizes for layer in self.layers for sizes in layer.linears]
 
 
 def _shape(truncated: TruncatedModel) -> _Shape:
-    model, layers = truncated.model, truncated.model.layers
-    config, first = model.config, layers[0]
-    heads, hidden = config.num_attention_heads, config.hidden_size
-    linears = [(m.in_features, m.out_features) for m in first.modules() if isinstance(m, torch.nn.Linear)]
-    in_linears = sum(i * o for i, o in linears) * len(layers)
-    in_attention = [m for name, m in first.named_modules() if "attn" in name or "attention" in name]
-    attention_width = max((getattr(module, "in_features", 0) for module in in_attention), default=hidden)
-    norms = sum("norm" in name and "." not in name for name, _ in first.named_modules())
+    model, layers = truncated.model, truncated.layers
+    adapted = set(adapted_modules(model))
+    shapes = [_layer(layer, model.config, f"{layer_list(model)}.{n}", adapted) for n, layer in enumerate(layers)]
+    in_linears = sum(i * o for layer in shapes for i, o in layer.linears)
+    embedding = model.get_input_embeddings().weight.numel()
     return _Shape(
-        layers=len(layers),
-        hidden_size=hidden,
-        linears=linears,
-        other_weights=sum(p.numel() for p in layers.parameters()) - in_linears,
-        embedding=model.get_input_embeddings().weight.numel(),
-        attention_width=attention_width,
-        key_width=attention_width * (getattr(config, "num_key_value_heads", None) or heads) // heads,
-        intermediate_size=getattr(config, "intermediate_size", None) or 4 * hidden,
-        norms=norms or 2,
-        heads=heads,
+        layers=shapes,
+        hidden_size=model.config.hidden_size,
+        other_weights=sum(p.numel() for p in model.parameters()) - embedding - in_linears,
+        embedding=embedding,
+        heads=model.config.num_attention_heads,
     )
 
 
-def _activation_bytes(shape: _Shape, width: int, length: int, r: int, attention: str) -> float:
+def _layer(layer: torch.nn.Module, config: PretrainedConfig, path: str, adapted: set[str]) -> _Layer:
+    heads, hidden = config.num_attention_heads, config.hidden_size
+    linears = {name: m for name, m in layer.named_modules() if isinstance(m, torch.nn.Linear)}
+    in_attention = [m for name, m in layer.named_modules() if "attn" in name or "attention" in name]
+    width = max((getattr(module, "in_features", 0) for module in in_attention), default=hidden)
+    mlp = [m.out_features for name, m in linears.items() if not ("attn" in name or "attention" in name)]
+    norms = sum("norm" in name and "." not in name for name, _ in layer.named_modules())
+    return _Layer(
+        linears=[(m.in_features, m.out_features) for m in linears.values()],
+        adapted=[(m.in_features, m.out_features) for name, m in linears.items() if f"{path}.{name}" in adapted],
+        attention_width=width,
+        key_width=width * (getattr(config, "num_key_value_heads", None) or heads) // heads,
+        intermediate_size=_expert_width(layer, config) or max(mlp, default=4 * hidden),
+        norms=norms or 2,
+    )
+
+
+def _expert_width(layer: torch.nn.Module, config: PretrainedConfig) -> int:
+    """The width of all experts together that work on one token; 0 in a dense layer."""
+    if not any("experts" in name for name, _ in layer.named_parameters()):
+        return 0
+    size = getattr(config, "moe_intermediate_size", None) or getattr(config, "intermediate_size", None)
+    size = max(size) if isinstance(size, list | tuple) else size or 4 * config.hidden_size
+    return size * (getattr(config, "num_experts_per_tok", None) or 1)
+
+
+def _activation_bytes(shape: _Shape, layer: _Layer, width: int, length: int, r: int, attention: str) -> float:
     """Bytes that autograd saves for one token in one layer.
 
     `width` is the bytes per number, `length` the tokens of the row. It counts the inputs of the linear layers (q, k
@@ -101,11 +132,11 @@ def _activation_bytes(shape: _Shape, width: int, length: int, r: int, attention:
     intermediate products of the MLP, and LoRA's inner products. Within 3% of what
     torch.autograd.graph.saved_tensors_hooks sees in Llama, Qwen2 and Gemma 2 in bfloat16.
     """
-    h, q, i = shape.hidden_size, shape.attention_width, shape.intermediate_size
-    per_token = width * (2 * h + q + i) + 4 * h * shape.norms + width * 3 * i + width * r * len(shape.linears)
+    h, q, i = shape.hidden_size, layer.attention_width, layer.intermediate_size
+    per_token = width * (2 * h + q + i) + 4 * h * layer.norms + width * 3 * i + width * r * len(layer.adapted)
     if attention == "eager":  # rotated q, repeated k and v; scores after the cap, softmax in float32 and rounded
         return per_token + width * 3 * q + (2 * width + 4) * shape.heads * length
-    per_token += width * (2 * q + 2 * shape.key_width)  # rotated q and k, v, the output
+    per_token += width * (2 * q + 2 * layer.key_width)  # rotated q and k, v, the output
     if attention == "blocks":  # attention weights, for the keys up to the end of each query's block
         per_token += width * shape.heads * min(length, (length + query_blocks.BLOCK) / 2)
     return per_token
@@ -141,23 +172,25 @@ def parts_of(
     width = torch.finfo(compute_dtype(config.model)).bits // 8
     length = padded(max(max(lengths) for lengths in steps.lengths))
     tokens = max(max(step) for step in micro_batches)
-    in_linears = shape.layers * sum(i * o for i, o in shape.linears)
+    in_linears = sum(i * o for i, o in shape.linears)
     linear_bytes = in_linears * (NF4_BYTES if config.model.quantization == "nf4" else width)
-    adapter = 4 * config.lora.r * shape.layers * sum(i + o for i, o in shape.linears)
+    adapter = 4 * config.lora.r * sum(i + o for layer in shape.layers for i, o in layer.adapted)
     attention = truncated.model.config._attn_implementation
     if attention == "sdpa" and device == "cpu" and length <= query_blocks.LONGEST:
         attention = "blocks"
-    layer = _activation_bytes(shape, width, length, config.lora.r, attention)
+    per_layer = [_activation_bytes(shape, layer, width, length, config.lora.r, attention) for layer in shape.layers]
     layers_read = len({*truncated.target_layers, *truncated.retain_layers})
     losses = tokens * layers_read * LOSS_COPIES[device] * 4 * shape.hidden_size
-    products = tokens * 3 * width * shape.intermediate_size  # the widest products of a layer while it is computed
+    products = (
+        tokens * 3 * width * max(layer.intermediate_size for layer in shape.layers)
+    )  # the widest products of a layer while it is computed
     if training.gradient_checkpointing:  # a layer is computed again once the losses are freed
-        activations = tokens * shape.layers * shape.hidden_size * width + max(tokens * layer, losses)
+        activations = tokens * len(shape.layers) * shape.hidden_size * width + max(tokens * max(per_layer), losses)
         workspace = products
         if attention == "blocks":  # scores, softmax and its gradient of one block
             workspace += 3 * width * tokens * shape.heads * min(length, query_blocks.BLOCK)
     else:
-        activations = tokens * shape.layers * layer
+        activations = tokens * sum(per_layer)
         workspace = max(losses, products) + adapter // 2  # LoRA's weights in the model's precision
     if config.model.quantization == "nf4":  # the widest weight of a layer, unpacked
         workspace += width * max(i * o for i, o in shape.linears)

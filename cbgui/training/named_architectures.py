@@ -14,6 +14,7 @@ from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 from cbgui import hardware
 from cbgui.config import RunConfig
 from cbgui.modeling.architecture import target_layers
+from cbgui.modeling.decoder import depth
 from cbgui.modeling.loading import compute_dtype
 from cbgui.modeling.truncated import TruncatedModel, empty_truncated_model
 
@@ -102,10 +103,10 @@ def _compute_buffers(model: PreTrainedModel, device: torch.device) -> None:
 
 def random_truncated_model(model_config: PretrainedConfig, config: RunConfig) -> TruncatedModel:
     """A truncated model with random weights on this machine's device."""
-    targets = target_layers(config.objective, model_config.num_hidden_layers)
+    targets = target_layers(config.objective, depth(model_config))
     truncated = empty_truncated_model(model_config, config, targets)
     device, model = hardware.device(), truncated.model
-    for layer in model.layers:
+    for layer in truncated.layers:
         _fill(layer, config, device)
     on_cpu = config.model.embedding_on_cpu is True
     _fill(model.get_input_embeddings(), config, torch.device("cpu") if on_cpu else device)

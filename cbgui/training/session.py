@@ -24,9 +24,9 @@ from cbgui.errors import InputError, error_sentence, is_disk_full
 from cbgui.modeling.adapter_io import checkpoint_adapter, save_adapter
 from cbgui.modeling.architecture import read_model_config
 from cbgui.modeling.batch import shared_tokens
-from cbgui.modeling.chat_format import encode, load_tokenizer, refuse_unfit
+from cbgui.modeling.chat_format import encode, fit_to_model, load_tokenizer, refuse_unfit, refuse_unknown_tokens
 from cbgui.modeling.cpu import allocator
-from cbgui.modeling.hub import resolve_model
+from cbgui.modeling.hub import resolve_model, version_of
 from cbgui.modeling.lora import add_lora, multiply_adapter
 from cbgui.modeling.truncated import load_truncated_model
 from cbgui.runs.adapter import ADAPTER_WEIGHTS, read_lora_settings
@@ -61,12 +61,19 @@ def build_trainer(run: Run, config: RunConfig, watch: Watch = Watch()) -> Rerout
 
     Writes the chosen settings to run.yaml and to the events, and sets how freed memory is handled.
     """
-    source = resolve_model(config.model.name)
+    source = resolve_model(config.model.name, version=config.model.version)
+    config = config.model_copy(deep=True)
+    config.model.version = version_of(config.model.name, source)
     run.append_event("status", state="loading", text=f"Loading {source.label}")
-    tokenizer = load_tokenizer(source)
+    model_config = read_model_config(source)
+    tokenizer = load_tokenizer(source, config.model)
+    fit_to_model(tokenizer, model_config)
     training = config.training
     breaks, retains, held_out = (run.examples(name) for name in ("break", "retain", "held_out"))
     retains += run.examples("general")
+    if tokenizer.chat_template is None:
+        words = f"{source.label} has no chat template; its questions are plain lines of text"
+        run.append_event("status", state="loading", text=words)
     refuse_unfit(tokenizer, [*breaks, *retains, *held_out])
     steps = PairedSteps(
         tokenizer,
@@ -83,8 +90,9 @@ def build_trainer(run: Run, config: RunConfig, watch: Watch = Watch()) -> Rerout
     # Without held-out examples, some of the training examples are validated, so that no run goes unwatched.
     sides = [e for e in held_out if e.kind == "break"] or breaks, [e for e in held_out if e.kind != "break"] or retains
     validated = [encode(tokenizer, e, config.data.max_tokens) for side in sides for e in side[:VALIDATION_EXAMPLES]]
+    refuse_unknown_tokens(tokenizer, model_config, [*validated, *(e for step in steps for e in step)])
     choice = estimate_memory(
-        read_model_config(source),
+        model_config,
         config,
         _smallest_memory(),
         hardware.memory_kind(),

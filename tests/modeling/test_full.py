@@ -36,7 +36,9 @@ HELLO = [{"role": "user", "content": "Hello"}]
 @pytest.mark.parametrize("quantization", ["none", "nf4"])
 def test_the_size_is_known_before_loading(quantization, demo):
     config = ModelConfig(quantization=quantization, dtype="float32")
-    model = AutoModelForCausalLM.from_pretrained(demo.path, **load_options(config))
+    model = AutoModelForCausalLM.from_pretrained(
+        demo.path, **load_options(config, AutoConfig.from_pretrained(demo.path))
+    )
     # The footprint counts parameters only, and bitsandbytes' scales (1.6% of 4-bit weights) are not parameters.
     measured = model.get_memory_footprint(return_buffers=False)
     margin = 1.001 if quantization == "none" else 1.03

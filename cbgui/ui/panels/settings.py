@@ -37,6 +37,13 @@ GROUPS = {
         "objective.adapt_retain",
         "objective.without_prompt",
     ],
+    "Precision": [
+        "data.general_keep",
+        "data.hurried",
+        "training.trials",
+        "training.calibrate",
+        "training.restart_if_stuck",
+    ],
     "LoRA": ["lora.r", "lora.lora_alpha", "lora.lora_dropout", "lora.init_std"],
     "Memory and saving": [
         "model.quantization",
@@ -48,6 +55,7 @@ GROUPS = {
     ],
 }
 AUTO = ("automatic", "auto")
+YES_OR_NO = [("yes", True), ("no", False)]
 # What the form says for each value. The names that the descriptions explain stay as they are.
 CHOICES: dict[str, list[tuple[str, Any]]] = {
     "training.lr_scheduler": [
@@ -59,7 +67,10 @@ CHOICES: dict[str, list[tuple[str, Any]]] = {
     "objective.reroute": [(name, name) for name in ("spread", "cosine")],
     "objective.retain": [(name, name) for name in ("huber", "relative", "absolute")],
     "objective.schedule": [(name, name) for name in ("rise", "late", "linear", "full", "constant")],
-    "objective.adapt_retain": [("yes", True), ("no", False)],
+    "objective.adapt_retain": YES_OR_NO,
+    "training.trials": YES_OR_NO,
+    "training.calibrate": YES_OR_NO,
+    "training.restart_if_stuck": YES_OR_NO,
     "model.quantization": [AUTO, ("unquantized", "none"), ("4 bits (NF4)", "nf4")],
     "training.micro_batch_size": [AUTO, *((str(size), size) for size in (1, 2, 4, 8, 16, 32))],
     "training.gradient_checkpointing": [AUTO, ("no", False), ("yes", True)],
