@@ -90,10 +90,9 @@ class DataConfig(_Part):
         le=2000,
     )
     hurried: float = _setting(
-        0.15,
+        0.0,
         "Typed in a hurry",
         "share of all examples whose prompt is shown without capitals, with chat words and slips of the fingers",
-        "0",
         ge=0,
         le=1,
     )
