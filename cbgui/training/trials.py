@@ -79,18 +79,21 @@ def as_it_is(trials: dict[float, Trial]) -> float | None:
 
 
 def next_strength(trials: dict[float, Trial]) -> float | None:
-    """Upwards from 1 until enough is blocked or too much harmed; downwards from 1 if that harms too much already."""
+    """From 1 upwards if too little is blocked, downwards if too much is harmed, as long as it gets better."""
     if not trials:
         return 1.0
-    harms = trials[1.0].harmed_share > MOST_HARMED
-    last = list(trials.values())[-1]
-    if harms:
-        enough = last.harmed_share <= MOST_HARMED
-        left = [strength for strength in WEAKER if strength not in trials]
-    else:
-        enough = last.blocked_share >= WANTED_BLOCKED or last.harmed_share > MOST_HARMED
-        left = [strength for strength in STRONGER if strength not in trials]
-    return None if enough or not left else left[0]
+    missing, harm = _shortfalls(trials[1.0])
+    worth = [sum(_shortfalls(trial)) for trial in trials.values()]
+    if worth[-1] == 0 or (len(worth) > 1 and worth[-1] > worth[-2]):
+        return None
+    left = [strength for strength in (STRONGER if missing >= harm else WEAKER) if strength not in trials]
+    return left[0] if left else None
+
+
+def _shortfalls(trial: Trial) -> tuple[float, float]:
+    """How far too little is blocked, and how far too much is harmed; 0 where it is well."""
+    missing = max(0.0, WANTED_BLOCKED - trial.blocked_share)
+    return round(missing, 4), round(HARM_COUNTS * max(0.0, trial.harmed_share - ALLOWED_HARMED), 4)
 
 
 def best(trials: dict[float, Trial]) -> float:
@@ -98,12 +101,7 @@ def best(trials: dict[float, Trial]) -> float:
 
     Of equals, the one nearest to 1, the strength that was trained for.
     """
-
-    def shortfall(trial: Trial) -> float:
-        harmed = max(0.0, trial.harmed_share - ALLOWED_HARMED)
-        return max(0.0, WANTED_BLOCKED - trial.blocked_share) + HARM_COUNTS * harmed
-
-    return min(trials, key=lambda strength: (round(shortfall(trials[strength]), 4), abs(strength - 1)))
+    return min(trials, key=lambda strength: (sum(_shortfalls(trials[strength])), abs(strength - 1)))
 
 
 def tried_examples(held_out: list[Example], trained: list[Example]) -> list[Example]:
