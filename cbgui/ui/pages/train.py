@@ -220,7 +220,7 @@ def _log(run: Run) -> str:
         return ""
 
 
-VIEW = 14  # outputs of `_refresh`
+VIEW = 15  # outputs of `_refresh`
 
 
 def _refresh(name: str | None, seen: tuple | None, drawn: charts.Drawn | None = None):
@@ -230,7 +230,11 @@ def _refresh(name: str | None, seen: tuple | None, drawn: charts.Drawn | None = 
     if run is None:
         idle = "No run yet. Choose a preset and press **Start training**; the demo takes a few minutes on a CPU."
         buttons = [gr.Button(interactive=False)] * 4
-        return (idle, None, None, None, "", "", None, *buttons, run_status.APP, (), None) if seen != () else unchanged
+        return (
+            (idle, None, None, None, "", gr.Column(visible=False), "", None, *buttons, run_status.APP, (), None)
+            if seen != ()
+            else unchanged
+        )
     state, past = run.state(), history(run)
     silent = run_status.silence(state, past, run)
     before = run_status.runs_before(run) if state == "waiting" else ""
@@ -245,6 +249,7 @@ def _refresh(name: str | None, seen: tuple | None, drawn: charts.Drawn | None = 
         run_status.in_words(run, state, past, silent),
         *plots,
         charts.trade_off(past.trials),
+        gr.Column(visible=bool(past.trials)),
         _samples(past),
         _log(run),
         gr.Button(interactive=running),
@@ -302,18 +307,19 @@ def build(page: gr.Blocks, tab: gr.Tab, run_name: gr.Dropdown, model: gr.Textbox
                         elem_id="cosine-chart",
                         elem_classes="chart",
                     )
-            gr.Markdown("**Held-out questions**, in percent: blocked, and harmless ones that are harmed")
-            tried = gr.LinePlot(
-                x="step",
-                y="percent",
-                color="questions",
-                show_label=False,
-                height=200,
-                y_lim=[0, 100],
-                elem_id="trial-chart",
-                elem_classes="chart",
-            )
-            strengths = gr.Markdown(elem_id="strengths")
+            with gr.Column(visible=False) as trials:
+                gr.Markdown("**Held-out questions**, in percent: blocked, and harmless ones that are harmed")
+                tried = gr.LinePlot(
+                    x="step",
+                    y="percent",
+                    color="questions",
+                    show_label=False,
+                    height=200,
+                    y_lim=[0, 100],
+                    elem_id="trial-chart",
+                    elem_classes="chart",
+                )
+                strengths = gr.Markdown(elem_id="strengths")
             samples = gr.HTML(elem_id="samples")
     with gr.Accordion("More settings", open=False, elem_id="more"):
         fields = settings.build()
@@ -328,7 +334,23 @@ def build(page: gr.Blocks, tab: gr.Tab, run_name: gr.Dropdown, model: gr.Textbox
         log = gr.Textbox(lines=12, max_lines=12, interactive=False, label="Log", show_label=False, elem_id="log")
     title = gr.Textbox(visible="hidden", elem_id="tab-title")
     seen, drawn = gr.State(None), gr.State(None)
-    view = [status, loss, cosine, tried, strengths, samples, log, pause, stop, discard, resume, title, seen, drawn]
+    view = [
+        status,
+        loss,
+        cosine,
+        tried,
+        strengths,
+        trials,
+        samples,
+        log,
+        pause,
+        stop,
+        discard,
+        resume,
+        title,
+        seen,
+        drawn,
+    ]
     form = [preset, model, *fields]
     page.load(_choices, preset, preset, show_progress="hidden")
     for trigger in (preset.input, page.load):
