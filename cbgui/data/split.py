@@ -6,12 +6,15 @@ import random
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cbgui.data.dataset_store import DatasetStore
 from cbgui.data.examples import Example
 from cbgui.data.near_duplicates import groups, near_pairs, normalised
+
+if TYPE_CHECKING:  # it loads pandas, which takes memory in training
+    from cbgui.data.dataset_store import DatasetStore
 
 SHARE = 0.1
 MAX_PER_SIDE = 100  # at 90 of 100 the 95% interval is 83% to 94%; an evaluation takes minutes

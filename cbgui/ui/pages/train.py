@@ -230,11 +230,10 @@ def _refresh(name: str | None, seen: tuple | None, drawn: charts.Drawn | None = 
     if run is None:
         idle = "No run yet. Choose a preset and press **Start training**; the demo takes a few minutes on a CPU."
         buttons = [gr.Button(interactive=False)] * 4
-        return (
-            (idle, None, None, None, "", gr.Column(visible=False), "", None, *buttons, run_status.APP, (), None)
-            if seen != ()
-            else unchanged
-        )
+        if seen == ():
+            return unchanged
+        hidden = gr.Column(visible=False)
+        return idle, None, None, None, "", hidden, "", None, *buttons, run_status.APP, (), None
     state, past = run.state(), history(run)
     silent = run_status.silence(state, past, run)
     before = run_status.runs_before(run) if state == "waiting" else ""
