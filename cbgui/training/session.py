@@ -196,7 +196,8 @@ def _train_once(run: Run, watch: Watch, *, may_restart: bool) -> str | None:
         return STUCK
     found = ""
     if ended_by != "paused" and trainer.is_world_process_zero():
-        found = _choose_strength(trainer)
+        if ended_by != "stopped":  # who stops a run does not want to wait
+            found = _choose_strength(trainer)
         save_adapter(trainer.truncated, trainer.source, config.model.name, run.adapter_folder)
     words = {"paused": "Paused; resume when you like", "stopped": "Stopped; the adapter so far is kept"}
     text = words.get(ended_by, "Done") + (f": {found}" if found else "")
