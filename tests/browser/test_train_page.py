@@ -99,7 +99,7 @@ def test_impossible_settings_are_refused_in_words(url, page):
     page.locator("#save-preset").click()
     expect(page.locator("#preset input")).to_have_value("my own")
     page.locator("#show-yaml").click()
-    expect(page.locator("#yaml")).to_contain_text("target_layers")
+    expect(page.locator("#yaml")).to_contain_text("break_file")
     expect(page.locator("#command")).to_contain_text("python -m cbgui train")
     assert "Traceback" not in page.content()
     page.reload()
