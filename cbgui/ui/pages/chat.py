@@ -129,9 +129,7 @@ def _send(prompt: str, *rest) -> Iterator[tuple]:
         for shown in _ask(*options, *([*history, question] for history in before)):
             yield *shown, field
             field = gr.skip()  # the next question may be typed while this one is answered
-    except GeneratorExit:
-        raise
-    except Exception:
+    except Exception:  # not GeneratorExit, which Stop raises
         yield *_as_before(before), prompt
         raise
 
@@ -156,9 +154,7 @@ def _ask_again(before: list[History], *arguments) -> Iterator[tuple]:
     """`_ask`; when it fails, the chats are as before."""
     try:
         yield from _ask(*arguments)
-    except GeneratorExit:
-        raise
-    except Exception:
+    except Exception:  # not GeneratorExit, which Stop raises
         yield _as_before(before)
         raise
 
