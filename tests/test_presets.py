@@ -40,6 +40,11 @@ SHAPES = {
         "gemma3",
         {"text_config": {"model_type": "gemma3_text", "head_dim": 256, **shape(48, 3840, 15360, 16, 8, 262208)}},
     ),
+    "meta-llama/Llama-3.1-8B-Instruct": ("llama", shape(32, 4096, 14336, 32, 8, 128256)),
+    "openai/gpt-oss-20b": (
+        "gpt_oss",
+        {"head_dim": 64, "num_local_experts": 32, "num_experts_per_tok": 4, **shape(24, 2880, 2880, 64, 8, 201088)},
+    ),
     "mistralai/Mistral-Small-24B-Instruct-2501": ("mistral", shape(40, 5120, 32768, 32, 8, 131072)),
 }
 CARDS = [name for name in preset_names() if name.startswith("gpu-")]
@@ -53,7 +58,7 @@ def test_a_preset_loads_and_survives_the_form(name):
 
 
 def test_there_is_a_preset_for_each_usual_card():
-    assert {int(re.search(r"\d+", name)[0]) for name in CARDS} == {6, 8, 12, 16, 24}
+    assert {int(re.search(r"\d+", name)[0]) for name in CARDS} == {6, 8, 12, 16, 24, 32}
 
 
 @pytest.mark.parametrize("name", CARDS)
