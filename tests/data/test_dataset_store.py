@@ -13,9 +13,12 @@ import pytest
 from sample_rows import CLEAN_ROWS, DEMO_ROWS, SUBJECTS, example
 
 from cbgui.data.dataset_store import DatasetStore
-from cbgui.data.library import Library
+from cbgui.data.library import CHOSEN, Library
 from cbgui.data.split import hold_out
 from cbgui.errors import InputError
+from cbgui.runs import folder
+from cbgui.ui.pages import data as data_page
+from cbgui.ui.panels import progress
 
 
 @pytest.fixture
@@ -138,3 +141,71 @@ def test_the_demo_is_made_once_even_if_several_threads_ask_for_it(tmp_path):
         counts = set(pool.map(count_rows, range(4)))
     assert counts == {sum(DEMO_ROWS.values())}
     assert Library(tmp_path / "sets").names() == ["demo"]
+
+
+def test_a_deleted_topic_comes_back_until_the_app_closes(tmp_path, monkeypatch):
+    monkeypatch.setenv("CBGUI_RUNS", str(tmp_path))
+    library = Library(tmp_path / folder.DATASETS)
+    data = library.create("clinic - doses")
+    data.add([example("A question?")], "typed")
+    library.delete(data)
+    assert (library.names(), library.deleted()) == (["demo"], ["clinic - doses"])
+    library.create("clinic - doses")
+    back = library.restore()  # nothing is overwritten
+    assert back.name == "clinic - doses-2" and [row.example.prompt for row in back.rows()] == ["A question?"]
+    library.delete(back)
+    folder.empty_trash()
+    with pytest.raises(InputError, match="no topic was deleted"):
+        library.restore()
+
+
+def test_enough_is_held_out_of_a_small_topic_but_never_more_than_half(data):
+    words = [f"{first}{second}" for first in SUBJECTS for second in ("ology", "ist", "ery", "wards")]
+    data.add([example(f"{word} {word}s?") for word in words[:30]], "stop")
+    data.add([example(f"about {word}?", kind="near_miss") for word in words[30:50]], "keep")
+    assert hold_out(data, 0, least=(15, 30)) == 25
+    assert (data.counts()["held_out_break"], data.counts()["held_out"]) == (15, 25)
+    assert hold_out(data, 0, least=(15, 10)) == 0  # what is held out already counts
+    table = data.table()
+    assert not set(table.prompt[table.held_out == 1]) & set(table.prompt[table.held_out == 0])
+
+
+def test_a_topic_remembers_its_model(data):
+    assert data.model() == "demo"
+    data.remember_model("owner/name")
+    assert data.model() == "owner/name"
+
+
+DAMAGES = {
+    "zeros": lambda path: path.write_bytes(bytes(4096)),
+    "junk": lambda path: path.write_bytes(bytes(range(256)) * 16),
+    "cut": lambda path: path.write_bytes(path.read_bytes()[:3000]),
+    "words": lambda path: path.write_text("hello", "utf-8"),
+    "folder": lambda path: (path.unlink(), path.mkdir()),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_file_hides_one_topic_alone(damage, tmp_path, monkeypatch):
+    """Also when it is the topic that was chosen last, which every page opens."""
+    monkeypatch.setenv("CBGUI_RUNS", str(tmp_path))
+    library = Library(tmp_path / folder.DATASETS)
+    whole, hurt = library.create("whole"), library.create("hurt")
+    for data in (whole, hurt):
+        data.add([example("A question?")], "typed")
+    DAMAGES[damage](hurt.path)
+    (library.folder / CHOSEN).write_text("hurt", "utf-8")
+    assert library.names() == ["demo", "hurt", "whole"] and library.readable() == ["demo", "whole"]
+    assert library.current().name == "demo"
+    assert progress.unfinished_topic().name == "whole"
+    names, *_ = data_page._refresh(None, "Must stop", "", "any", "any", 1)
+    assert names.value == "demo" and "hurt" in dict(names.choices)
+    with pytest.raises(InputError, match="topic 'hurt': its file .* cannot be read .* delete its folder"):
+        library.choose("hurt")
+    assert library.choose("whole").rows() and progress.labels(whole, None)[1] == "1 Topic !"
+
+
+def test_a_topic_without_bytes_is_an_empty_one(data, tmp_path):
+    data.folder.mkdir()
+    data.path.touch()
+    assert data.version() == ("set", 0, 0) and data.rows() == []

@@ -1,0 +1,29 @@
+"""What counts as a refusal, and what follows it."""
+
+import pytest
+
+from cbgui.data.refusals import after_refusal, is_refusal, only_refuses
+
+OWN = ["Dazu kann ich leider nichts sagen."]
+
+
+@pytest.mark.parametrize(
+    ("answer", "rest", "only"),
+    [
+        ("I'm sorry, I can't help with that.", "", True),
+        ("I\u2019m sorry, but I can\u2019t. Is there anything else?", "Is there anything else?", True),
+        ("Dazu kann ich leider nichts sagen.", "", True),
+        ("dazu kann ich leider nichts sagen. Dazu kann ich leider nichts sagen.", "", True),
+        ("I can't help with that. However, here is how: " + "stir it well and " * 8, None, False),
+        ("Boil the water first. Then add salt.", None, False),
+        ("First boil it. " + "Then stir. " * 30 + "I'm sorry.", None, False),
+    ],
+)
+def test_a_refusal_says_hardly_anything_else(answer, rest, only):
+    assert only_refuses(answer, OWN) is only
+    if rest is not None:
+        assert after_refusal(answer, OWN) == rest
+
+
+def test_only_a_runs_own_sentences_are_known_in_other_languages():
+    assert is_refusal(OWN[0], OWN) and not is_refusal(OWN[0])
