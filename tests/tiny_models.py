@@ -61,6 +61,19 @@ SIZES: dict[str, Any] = {
     "vocab_size_per_layer_input": VOCABULARY,
     "num_kv_shared_layers": 1,
     "laurel_rank": 8,
+    "shared_experts_intermediate_size": 32,
+    "index_head_dim": 16,
+    "index_n_heads": 4,
+    **dict.fromkeys(("swa_num_attention_heads", "swa_num_heads"), 4),
+    "swa_num_key_value_heads": 2,
+    "swa_head_dim": 16,
+    # Towers and projectors, which are only copied.
+    **dict.fromkeys(("out_hidden_size", "projector_hidden_size", "vision_hidden_size", "output_channels"), 64),
+    **dict.fromkeys(("nemo_conv_channels", "ext_pw_out_channel", "depthwise_separable_out_channel"), 64),
+    "alignment_intermediate_size": 96,
+    "base_channels": 32,
+    "num_res_blocks": 1,
+    "num_blocks": 2,
 }
 TOKENS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 
@@ -100,20 +113,37 @@ QWEN4 = {"indexer_n_heads": 2, "indexer_kv_heads": 1, "indexer_head_dim": 16, "i
     "indexer_compress_ratio": 2,
     "ple_embed_dim": 16,
 }
+DOTS3_SLIDING = {"num_attention_heads": 2, "num_key_value_heads": 2, "q_lora_rank": 12, "kv_lora_rank": 8} | {
+    "head_dim": 12,
+    "qk_nope_head_dim": 8,
+    "qk_rope_head_dim": 4,
+    "v_head_dim": 8,
+}
 MAMBA_AND_ATTENTION = ["linear_attention", "full_attention"] * 2
 # What a type needs besides or instead of SIZES.
 SPECIAL: dict[str, dict[str, Any]] = {
-    "apertus1p5": {"audio_config": {"hidden_size": 64, "codebook_dim": 64}, "text_config": {"vocab_size": 270000}},
+    "apertus1p5": {
+        "audio_config": {"hidden_size": 64, "codebook_dim": 64, "codebook_size": 32},
+        "vision_config": {"codebook_size": 32},
+        "image_token_offset": 96,
+        "audio_token_offset": 128,
+    },
     "bailing_hybrid": {"layer_types": MAMBA_AND_ATTENTION, "linear_head_dim": 16, "linear_num_heads": 4},
     "bamba": {"attn_layer_indices": [1, 3]},
     "codegen": {"rotary_dim": 8},
     "cohere_compass_text": {"rope_parameters": {"full_attention": ROPE}},
     "cosmos3_edge": {"text_config": {"rope_parameters": MROPE}},
+    "dbrx": {
+        "attn_config": {"rope_theta": 10000.0, "kv_n_heads": 2, "clip_qkv": 8.0},
+        "ffn_config": {"hidden_size": 64, "ffn_hidden_size": 32, "moe_num_experts": 4, "moe_top_k": 2},
+    },
+    "deepseek_ocr2": {"text_config": {"mlp_layer_types": ["dense", "sparse", "sparse", "sparse"]}},
     "deepseek_v4": {"num_key_value_heads": 1, "o_groups": 2, "o_lora_rank": 16, "index_n_heads": 2},
     "dory": {"num_hidden_layers": 8, "n_input_layers": 2, "n_recurrent_layers": 4, "n_output_layers": 2},
     "chameleon": {"vocabulary_map": {"<image>": 90}},
     "cohere_compass": {"text_config": {"rope_parameters": {"full_attention": ROPE}}},
     "dots3_note": {"text_config": {"per_layer_config": {}, "head_dim": 16}},
+    "dots3_note_text": {"per_layer_config": dict.fromkeys("23", DOTS3_SLIDING)},
     "emu3": {"vocabulary_map": {"<image>": 90}},
     "ernie4_5_vl_moe": {
         "text_config": {"moe_intermediate_size": [32, 16], "rope_parameters": MROPE | {"mrope_section": [3, 3, 2]}}
@@ -153,7 +183,7 @@ SPECIAL: dict[str, dict[str, Any]] = {
         "vision_config": {"image_default_input_size": [28, 28]},
     },
     "nemotron_h_omni": {"vision_config": {"video_temporal_patch_size": 2}},
-    "muse_spark": {"audio_config": {"out_hidden_size": 64}},
+    "muse_spark": {"audio_config": {"hidden_sizes": [16, 32, 32, 64], "depths": [1, 1, 1, 1]}},
     "paddleocr_vl": {"text_config": {"rope_parameters": MROPE}},
     "qwen2_5_omni_thinker": {"vision_start_token_id": 90, "text_config": {"rope_parameters": MROPE}},
     "qwen2_5_vl": {"text_config": {"rope_parameters": MROPE}},
@@ -161,6 +191,7 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "qwen3_omni_moe_thinker": {"vision_start_token_id": 90},
     "qwen4_exp": {"text_config": QWEN4},
     "qwen4_exp_text": QWEN4,
+    "reformer": {"is_decoder": True, "axial_pos_shape": [8, 16], "axial_pos_embds_dim": [32, 32]},
     "zamba": {"attn_layer_period": 2, "attn_layer_offset": 1, "mamba_dt_rank": 4, "attention_hidden_size": 128,
               "attention_head_dim": 32, "num_key_value_heads": 4},
     "zamba2": {"layers_block_type": ["linear_attention", "hybrid"] * 2, "attention_hidden_size": 128,

@@ -35,10 +35,13 @@ MAX_CONFIG_BYTES = 4 * 2**20
 NEEDS_PICTURE = "needs a picture with every question"
 SHARES = "runs some of its layers several times"
 RECURRENT = "has no attention layers"
-DRAFT = "drafts for another model and is none by itself"
+DRAFT = "drafts tokens for another model and does not write by itself"
+RENAMED = "has layers whose names PEFT 0.21 changes wrongly when it loads an adapter"
 REFUSED: dict[str, str] = {
     "blip": NEEDS_PICTURE,
     "blip-2": NEEDS_PICTURE,
+    "blt": "reads bytes through several decoders, of which none is the whole model",
+    "deepseek_ocr2": RENAMED,
     "diffusion_gemma": "writes by diffusion and not token by token",
     "dory": SHARES,
     "falcon_mamba": RECURRENT,
@@ -52,15 +55,17 @@ REFUSED: dict[str, str] = {
     "kosmos-2": NEEDS_PICTURE,
     "kosmos-2.5": NEEDS_PICTURE,
     "llama4": "fails in transformers 5.24's own code when it reads text alone",
+    "longcat_flash": "counts each of its layers as two, because each has two attention blocks",
     "mamba": RECURRENT,
     "mamba2": RECURRENT,
-    "mllama": "leaves out some of its layers where there is no picture, so that its layers have no fixed numbers",
+    "mllama": "skips some of its layers where there is no picture, so that layer numbers would be wrong",
     "paligemma": "reads its prompt in both directions",
+    "pi0": "moves a robot and does not write",
     "recurrent_gemma": "reads the padding of a batch as text",
     "rwkv": RECURRENT,
     "shieldgemma2": "classifies pictures and does not write",
     "trocr": "reads its input through cross-attention",
-    "unlimited_ocr": "reads a text that it is given in another way than one that it writes",
+    "unlimited_ocr": RENAMED,
     "xlstm": RECURRENT,
     "zamba": SHARES,
     "zamba2": SHARES,
@@ -139,6 +144,18 @@ def target_layers(objective: ObjectiveConfig, num_hidden_layers: int) -> list[in
             f"choose numbers from 1 to {num_hidden_layers}, or fractions of the depth below 1."
         )
     return layers
+
+
+def refusal_layer(objective: ObjectiveConfig, num_hidden_layers: int) -> int:
+    """The layer at which answers are pulled to a refusal: the highest target. Raises InputError when no layer is above
+    it to say the refusal."""
+    layer = target_layers(objective, num_hidden_layers)[-1]
+    if layer == num_hidden_layers:
+        raise InputError(
+            f"objective.target_layers = {objective.target_layers}: with reroute: refusal the layers above the highest "
+            f"target say the refusal; choose layers below {num_hidden_layers}."
+        )
+    return layer
 
 
 def layers_to_load(model_config: PretrainedConfig, targets: list[int]) -> int:

@@ -27,12 +27,27 @@ def padded(tokens: int) -> int:
 
 
 @dataclass(frozen=True)
+class Pull:
+    """Where the tokens of a break row that refuses are pulled (training/refusal_rows.py). Counted from `loss_start`."""
+
+    numbers: tuple[int, ...]  # the refusal state of each token; -1 for a token that is left alone
+    answer: tuple[int, ...]  # the positions of the example's own response
+    plain: Encoded  # the example without the refusal, whose reference states its response is compared with
+
+
+@dataclass(frozen=True)
 class Encoded:
     """One example's token ids. Tokens from `loss_start` on count for the loss."""
 
     ids: tuple[int, ...]
     loss_start: int
     is_break: bool
+    pull: Pull | None = None
+
+    @property
+    def plain(self) -> Encoded:
+        """The example without a refusal in it."""
+        return self.pull.plain if self.pull else self
 
     @property
     def loss_tokens(self) -> int:

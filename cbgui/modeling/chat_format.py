@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import bisect
 from collections.abc import Iterable
-from pathlib import Path
 
 import torch
 from jinja2 import TemplateError
-from transformers import AutoTokenizer, BatchEncoding, PretrainedConfig, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, BatchEncoding, PretrainedConfig, PreTrainedTokenizerBase
 
 from cbgui.config import ModelConfig
 from cbgui.data.examples import Example
@@ -17,9 +15,9 @@ from cbgui.modeling import templates, thoughts
 from cbgui.modeling.batch import Encoded
 from cbgui.modeling.decoder import text_config
 from cbgui.modeling.hub import ModelSource
+from cbgui.modeling.thinking import name_of, special_tokens, split_answer
 
 Messages = list[dict[str, str]]  # {"role", "content"}
-THOUGHT_TOKENS = 1024  # that a model may think before its answer
 FIRST_PLACEHOLDER = 0xE100  # private characters that stand for special tokens in somebody's text
 
 
@@ -44,16 +42,22 @@ def load_tokenizer(source: ModelSource, config: ModelConfig | None = None) -> Pr
         )
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
+    _fit_padding(tokenizer, source)
     tokenizer.thinking, tokenizer.system_turn = config.thinking, config.system_turn
     special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
     tokenizer.special_texts = sorted(special, key=len, reverse=True)
     return tokenizer
 
 
-def fit_to_model(tokenizer: PreTrainedTokenizerBase, model_config: PretrainedConfig) -> None:
+def _fit_padding(tokenizer: PreTrainedTokenizerBase, source: ModelSource) -> None:
     """Give the tokenizer a padding token that the model's embedding has, as some have one beyond it."""
-    if tokenizer.pad_token_id >= text_config(model_config).vocab_size:
-        tokenizer.pad_token = tokenizer.eos_token
+    try:
+        size = text_config(AutoConfig.from_pretrained(source.path, trust_remote_code=False)).vocab_size
+    except (OSError, ValueError, AttributeError):  # told where the model itself is read
+        return
+    if tokenizer.pad_token_id >= size:
+        # What is padded is masked, so any token that the model knows will do.
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
 
 
 def refuse_unknown_tokens(
@@ -65,7 +69,7 @@ def refuse_unknown_tokens(
     if max(highest, tokenizer.pad_token_id) >= size:
         token = tokenizer.convert_ids_to_tokens(max(highest, tokenizer.pad_token_id))
         raise InputError(
-            f"model {_name(tokenizer)!r}: its tokenizer has the token {brief(token)} with the number "
+            f"model {name_of(tokenizer)!r}: its tokenizer has the token {brief(token)} with the number "
             f"{max(highest, tokenizer.pad_token_id):,}, but the model knows {size:,} tokens; the two do not belong "
             "together, so download the model again or choose another."
         )
@@ -82,11 +86,16 @@ def prompt_text(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> str:
 
 
 def _rendered(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> str:
-    messages = _with_system_turn(messages, tokenizer.system_turn)
+    messages = [_without_thought(turn) for turn in _with_system_turn(messages, tokenizer.system_turn)]
     if tokenizer.chat_template is None:
         return "".join(f"{turn['content']}\n" for turn in messages)
     settings = tokenizer.special_tokens_map | thoughts.switches(tokenizer.thinking)
-    return templates.render(tokenizer.get_chat_template(), messages, settings, _name(tokenizer))
+    return templates.render(tokenizer.get_chat_template(), messages, settings, name_of(tokenizer))
+
+
+def _without_thought(turn: dict[str, str]) -> dict[str, str]:
+    """An earlier answer without its thought, as the templates of models that think give it."""
+    return turn | {"content": thoughts.split_thought(turn["content"])[1]} if turn["role"] == "assistant" else turn
 
 
 def _adds_special_tokens(tokenizer: PreTrainedTokenizerBase) -> bool:
@@ -99,12 +108,9 @@ def _lead(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> str:
     if tokenizer.chat_template is None:
         return ""
     roles = tuple(turn["role"] for turn in _with_system_turn(messages, tokenizer.system_turn))
-    tokens = tuple((name, str(token)) for name, token in tokenizer.special_tokens_map.items())
-    return thoughts.lead(tokenizer.get_chat_template(), roles, tokenizer.thinking, tokens, _name(tokenizer))
-
-
-def _name(tokenizer: PreTrainedTokenizerBase) -> str:
-    return Path(tokenizer.name_or_path).name
+    return thoughts.lead(
+        tokenizer.get_chat_template(), roles, tokenizer.thinking, special_tokens(tokenizer), name_of(tokenizer)
+    )
 
 
 def _with_system_turn(messages: Messages, system_turn: str) -> Messages:
@@ -176,11 +182,22 @@ def _ids_of_prompt(tokenizer: PreTrainedTokenizerBase, text: str, replaced: dict
 
 
 def prompt_ids(tokenizer: PreTrainedTokenizerBase, messages: Messages, prefill: str = "") -> list[int]:
-    """Token ids of a prompt, and of the beginning that its answer is forced to have."""
+    """Token ids of a prompt, and of the beginning that its answer is forced to have.
+
+    A forced beginning stands where an answer does, after an empty thought where the model would think.
+    """
+    lead = _lead(tokenizer, messages) if prefill else ""
+    given = lead.strip() and not tokenizer.thinking  # `prompt_text` has it already
+    return _ids_after(tokenizer, messages, prefill if given else lead + prefill)
+
+
+def _ids_after(tokenizer: PreTrainedTokenizerBase, messages: Messages, text: str) -> list[int]:
+    """Token ids of a prompt with `text` right after it."""
+    messages = [_without_thought(turn) for turn in messages]
     replaced = _in_text(tokenizer, messages)
     if replaced:
         messages = [turn | {"content": _replace(turn["content"], replaced)} for turn in messages]
-    return _ids_of_prompt(tokenizer, prompt_text(tokenizer, messages) + prefill, replaced)
+    return _ids_of_prompt(tokenizer, prompt_text(tokenizer, messages) + text, replaced)
 
 
 def _replace(text: str, replaced: dict[str, str]) -> str:
@@ -201,39 +218,20 @@ def example_ids(tokenizer: PreTrainedTokenizerBase, messages: Messages, response
     puts white space before an answer, this is part of the answer's first token.
     """
     thought, answer = thoughts.split_thought(response)
-    if thought and tokenizer.thinking:
+    if thought and tokenizer.thinking and tokenizer.chat_template is not None:
         opened = thoughts.opened_tag(_rendered(tokenizer, messages))
-        return prompt_ids(tokenizer, messages), response_ids(tokenizer, response.removeprefix(opened).lstrip("\n"))
+        response = thoughts.in_form_of(tokenizer.get_chat_template(), response).removeprefix(opened)
+        return prompt_ids(tokenizer, messages), response_ids(tokenizer, response.lstrip("\n"))
     lead = _lead(tokenizer, messages)
     if lead.strip():
-        prompt = prompt_ids(tokenizer, messages, lead if tokenizer.thinking else "")
+        prompt = _ids_after(tokenizer, messages, lead if tokenizer.thinking else "")
         return prompt, response_ids(tokenizer, answer)
     prompt = prompt_ids(tokenizer, messages)
     if lead:
-        whole = prompt_ids(tokenizer, messages, lead + answer)
+        whole = _ids_after(tokenizer, messages, lead + answer)
         if whole[: len(prompt)] == prompt:
             return prompt, whole[len(prompt) :]
     return prompt, response_ids(tokenizer, answer)
-
-
-def thought_tokens(tokenizer: PreTrainedTokenizerBase) -> int:
-    """How many tokens a model is given to think, besides those of its answer; 0 for one that does not think."""
-    thinks = tokenizer.thinking and _lead(tokenizer, [{"role": "user", "content": ""}]).strip()
-    return THOUGHT_TOKENS if thinks else 0
-
-
-def cut_answer(tokenizer: PreTrainedTokenizerBase, ids: list[int], max_tokens: int) -> tuple[list[int], list[int]]:
-    """(thought and answer, answer): generated token ids with the answer cut at `max_tokens`.
-
-    The answer is empty where the thought has not ended, so no answer is ever a piece of a thought.
-    """
-    if not thought_tokens(tokenizer):
-        return ids[:max_tokens], ids[:max_tokens]
-    thought, _ = thoughts.split_thought(tokenizer.decode(ids))
-    if not thought:
-        return ids, []
-    start = bisect.bisect_left(range(len(ids) + 1), len(thought), key=lambda end: len(tokenizer.decode(ids[:end])))
-    return ids[: start + max_tokens], ids[start : start + max_tokens]
 
 
 def tokenize_prompts(tokenizer: PreTrainedTokenizerBase, prompts: list[Messages], prefill: str = "") -> BatchEncoding:
@@ -268,18 +266,26 @@ def tokenize_texts(
 
 
 def encode(
-    tokenizer: PreTrainedTokenizerBase, example: Example, max_tokens: int, *, with_prompt: bool = True
+    tokenizer: PreTrainedTokenizerBase,
+    example: Example,
+    max_tokens: int,
+    *,
+    with_prompt: bool = True,
+    answer_only: bool = False,
 ) -> Encoded:
     """Token ids of prompt and response, cut at `max_tokens`.
 
     In break examples the response tokens count for the loss, in retain examples all tokens. Without its prompt, a break
-    example is shown with an empty user turn, so that the response alone has to derail. At least a quarter of the tokens
-    is left to the response; a prompt too long for the rest loses its middle, because what a sequence begins with (BOS)
-    matters to all of it.
+    example is shown with an empty user turn, so that the response alone has to derail. `answer_only` counts a thought
+    as a part of the prompt. At least a quarter of the tokens is left to the response; a prompt too long for the rest
+    loses its middle, because what a sequence begins with (BOS) matters to all of it.
     """
     chat = example.chat() if with_prompt else _empty_turn(tokenizer)
     prompt, response = example_ids(tokenizer, chat, example.response)
     is_break = example.kind == "break"
+    if answer_only:
+        thought, response = split_answer(tokenizer, prompt, response)
+        prompt = prompt + thought
     room = max_tokens - min(max_tokens // 4, len(response))
     if len(prompt) > room:
         prompt = prompt[: room // 2] + prompt[-(room - room // 2) :]
@@ -295,6 +301,26 @@ def _empty_turn(tokenizer: PreTrainedTokenizerBase) -> Messages:
     except TemplateError:
         return [{"role": "user", "content": "."}]
     return empty
+
+
+def refusal_ids(tokenizer: PreTrainedTokenizerBase, sentence: str) -> list[int]:
+    """Token ids of a refusal as the model's whole answer, without what ends its turn."""
+    return example_ids(tokenizer, [{"role": "user", "content": "x"}], sentence)[1]
+
+
+def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The token that ends the model's turn: what its template writes after an answer, else its end token."""
+    if tokenizer.chat_template is not None:
+        chat = [{"role": "user", "content": "x"}, {"role": "assistant", "content": thoughts.MARK}]
+        settings = tokenizer.special_tokens_map | thoughts.switches(tokenizer.thinking)
+        try:
+            text = templates.render(tokenizer.get_chat_template(), chat, settings, name_of(tokenizer), prompt=False)
+        except TemplateError:
+            text = ""
+        first = next(iter(_ids(tokenizer, text.rpartition(thoughts.MARK)[2].lstrip())), None) if text else None
+        if first in tokenizer.added_tokens_decoder and tokenizer.added_tokens_decoder[first].special:
+            return first
+    return tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.pad_token_id
 
 
 def conversation_ids(tokenizer: PreTrainedTokenizerBase, example: Example, max_tokens: int) -> torch.Tensor:

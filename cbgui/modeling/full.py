@@ -6,6 +6,7 @@ takes 14.5 GB (`cbgui estimate gpu-12gb --model mistral-7b`).
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from cbgui import hardware
 from cbgui.config import ModelConfig
-from cbgui.errors import InputError
+from cbgui.errors import InputError, brief
 from cbgui.hardware import CONTEXT, GIB
 from cbgui.modeling.architecture import read_model_config
 from cbgui.modeling.decoder import decoder_layers, empty_model, model_class, text_config, text_decoder
@@ -116,10 +117,21 @@ def load_full_model(source: ModelSource, config: ModelConfig) -> PreTrainedModel
 
 
 def load_with_adapter(source: ModelSource, config: ModelConfig, adapter: Path) -> PeftModel:
-    """The full model with an adapter; `disable_adapter()` gives the base model. Raises InputError if nothing fits."""
+    """The full model with an adapter; `disable_adapter()` gives the base model.
+
+    Raises InputError if nothing fits, or if the adapter is damaged.
+    """
     model = load_full_model(source, config)
-    # PEFT would put the adapter on the GPU even if the model is in RAM.
-    return PeftModel.from_pretrained(model, adapter, torch_device=str(model.device)).eval()
+    try:
+        with warnings.catch_warnings():  # PEFT only warns of an adapter that it does not find its place for
+            warnings.filterwarnings("error", message="Found missing adapter keys")
+            # PEFT would put the adapter on the GPU even if the model is in RAM.
+            return PeftModel.from_pretrained(model, adapter, torch_device=str(model.device)).eval()
+    except (KeyError, TypeError, ValueError, UserWarning) as error:  # not this model's, or no adapter's settings
+        raise InputError(
+            f"adapter {str(adapter)!r} cannot be read ({type(error).__name__}: {brief(str(error))}); restore it from a "
+            "copy, or train again."
+        ) from None
 
 
 def form_in_words(model: PreTrainedModel | PeftModel) -> str:

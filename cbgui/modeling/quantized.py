@@ -1,8 +1,9 @@
 """Checkpoints whose weights are stored quantized: which of them are read, and how.
 
-gpt-oss stores its experts in MXFP4, which transformers turns into bfloat16 exactly. LoRA adapts its attention, stored
-in bfloat16, so that the merged model keeps the experts as they are stored. In the other forms the adapted weights
-themselves are rounded, and nothing could be merged into them.
+gpt-oss stores its experts in MXFP4. LoRA adapts its attention, stored in bfloat16, so that the merged model keeps the
+experts as they are stored. Fine-grained FP8 (Qwen3, Ministral 3) stores the adapted weights themselves, each
+block with a scale; there the merged model is written in bfloat16. transformers expands both as their publishers do.
+Other forms are refused.
 """
 
 from __future__ import annotations
@@ -11,14 +12,19 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import metadata_load
-from transformers import Mxfp4Config, PretrainedConfig
+from safetensors import safe_open
+from transformers import FineGrainedFP8Config, Mxfp4Config, PretrainedConfig
 
 from cbgui.errors import InputError
+from cbgui.modeling.hub import weight_files
 
-EXPANDED = "mxfp4"  # the one form that is read
+MXFP4, FP8 = "mxfp4", "fp8"
+EXPANDED = {MXFP4: Mxfp4Config, FP8: FineGrainedFP8Config}  # the forms that are read
+SCALE = "_scale_inv"  # end of the name of an FP8 weight's scales
+ACTIVATION_SCALE = "activation_scale"  # end of the name of a scale that full precision does not need
+FP8_DTYPES = {"F8_E4M3", "F8_E5M2"}
 NAMES = {
     "bitsandbytes": "with bitsandbytes",
-    "fp8": "in FP8",
     "gptq": "with GPTQ",
     "awq": "with AWQ",
     "compressed-tensors": "with compressed-tensors",
@@ -34,19 +40,48 @@ def stored_form(config: PretrainedConfig) -> str | None:
 
 
 def refuse_quantized(label: str, folder: Path, settings: dict[str, Any]) -> None:
-    """Raises InputError for a model that is stored in a form that cannot be trained. `settings` is its config.json."""
+    """Raises InputError for a model that is stored in a form that cannot be trained. `settings` is its config.json.
+
+    Reads the headers of the weights' files where these are there already.
+    """
+    text = settings.get("text_config")
+    inner = text.get("quantization_config") if isinstance(text, dict) else None
     quantization = settings.get("quantization_config") or settings.get("compression_config")
-    if not quantization:
+    if not quantization and not inner:
         return
     method = str(quantization.get("quant_method", "")) if isinstance(quantization, dict) else ""
-    if method == EXPANDED:
+    if method == MXFP4 or (method == FP8 and _has_scales(folder)):
         return
     original = _unquantized(folder)
     remedy = f"choose {original}, from which it was made" if original else "choose the model from which it was made"
+    form = "in another FP8 than the one with scales for blocks" if method == FP8 else method or "in an unknown form"
     raise InputError(
-        f"model {label!r} is stored quantized ({NAMES.get(method, method or 'in an unknown form')}), and an adapter "
-        f"cannot be merged into rounded weights; {remedy}, and set model.quantization to nf4 if memory is short."
+        f"model {label!r} is stored quantized ({NAMES.get(method, form)}), which cbgui does not read; {remedy}, and "
+        "set model.quantization to nf4 if memory is short."
     )
+
+
+def _has_scales(folder: Path) -> bool:
+    """Whether every FP8 weight has scales, each for an equal block; True where the weights are not there yet."""
+    try:
+        files = weight_files(folder)
+    except InputError:
+        return True
+    shapes: dict[str, list[int]] = {}
+    packed = []
+    for path in files:
+        with safe_open(path, "pt") as file:
+            for name in file.keys():  # noqa: SIM118 (safe_open is not a mapping)
+                view = file.get_slice(name)
+                shapes[name] = view.get_shape()
+                packed += [name] * (view.get_dtype() in FP8_DTYPES)
+    return all(_fits(shapes[name], shapes.get(name + SCALE)) for name in packed)
+
+
+def _fits(weight: list[int], scales: list[int] | None) -> bool:
+    if scales is None:
+        return False
+    return len(scales) < 2 or not any(size % blocks for size, blocks in zip(weight, scales, strict=True))
 
 
 def _unquantized(folder: Path) -> str | None:
@@ -61,4 +96,5 @@ def _unquantized(folder: Path) -> str | None:
 
 def expanding(config: PretrainedConfig) -> dict[str, Any]:
     """Arguments of `from_pretrained` that expand stored weights to the precision that the model computes in."""
-    return {"quantization_config": Mxfp4Config(dequantize=True)} if stored_form(config) == EXPANDED else {}
+    form = stored_form(config)
+    return {"quantization_config": EXPANDED[form](dequantize=True)} if form in EXPANDED else {}

@@ -14,7 +14,10 @@ from safetensors import safe_open
 from transformers import PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, dot_natural_key, rename_source_key
+from transformers.integrations.finegrained_fp8 import Fp8Dequantize
 from transformers.integrations.mxfp4 import convert_moe_packed_tensors
+
+from cbgui.modeling.quantized import ACTIVATION_SCALE, SCALE
 
 BLOCKS, SCALES = "_blocks", "_scales"  # ends of the names of a weight in MXFP4
 
@@ -39,9 +42,15 @@ class StoredWeights(Mapping):
     def __init__(self, model: PreTrainedModel, files: list[Path]) -> None:
         self._model = model
         self._file: dict[str, Path] = {}
+        self._form: dict[str, tuple[str, list[int]]] = {}
         for path in files:
             with safe_open(path, "pt") as file:
-                self._file |= dict.fromkeys(file.keys(), path)
+                for name in file.keys():  # noqa: SIM118 (safe_open is not a mapping)
+                    view = file.get_slice(name)
+                    self._file[name], self._form[name] = path, (view.get_dtype(), view.get_shape())
+        self._scaled = {name for name in self._file if name + SCALE in self._file}  # stored in FP8
+        scales = [name for name in self._file if self._scaled and name.endswith((SCALE, ACTIVATION_SCALE))]
+        self._scales = {name: self._file.pop(name) for name in scales}
         transforms = get_model_conversion_mapping(model)
         renamings = [t for t in transforms if isinstance(t, WeightRenaming)]
         converters = [t for t in transforms if isinstance(t, WeightConverter)]
@@ -103,8 +112,8 @@ class StoredWeights(Mapping):
             return convert_moe_packed_tensors(self[blocks], self[scales])
         sources = self._sources[name]
         if not sources.patterns:
-            return self._read(sources.names[0])
-        return self._convert(sources, [self._read(stored) for stored in sources.names], name)
+            return self.read(sources.names[0])
+        return self._convert(sources, [self.read(stored) for stored in sources.names], name)
 
     def _convert(self, sources: _Sources, tensors: list[torch.Tensor], name: str) -> torch.Tensor:
         converter = copy.deepcopy(self._converter[sources.patterns[0]])
@@ -114,12 +123,26 @@ class StoredWeights(Mapping):
         return made[0] if isinstance(made, list) else made
 
     def _shape(self, stored: str) -> list[int]:
-        with safe_open(self._file[stored], "pt") as file:
-            return file.get_slice(stored).get_shape()
+        return self.form(stored)[1]
 
-    def _read(self, stored: str) -> torch.Tensor:
+    def in_file(self, path: Path) -> list[str]:
+        """The names of a file's weights, in its order; scales of FP8 weights are none."""
+        return [name for name, its_path in self._file.items() if its_path == path]
+
+    def form(self, stored: str) -> tuple[str, list[int]]:
+        """(dtype, shape) of a stored weight as it is written again; the dtype by its name in safetensors."""
+        dtype, shape = self._form[stored]
+        return "BF16" if stored in self._scaled else dtype, shape
+
+    def read(self, stored: str) -> torch.Tensor:
+        """A stored weight; one in FP8 is expanded to the dtype of its scales."""
         with safe_open(self._file[stored], "pt") as file:
-            return file.get_tensor(stored)
+            weight = file.get_tensor(stored)
+        if stored not in self._scaled:
+            return weight
+        with safe_open(self._scales[stored + SCALE], "pt") as file:
+            scales = file.get_tensor(stored + SCALE)
+        return Fp8Dequantize(None).convert({"weight": weight, "weight_scale_inv": scales})["weight"]
 
     def __iter__(self) -> Iterator[str]:
         return itertools.chain(self._sources, self._packed)

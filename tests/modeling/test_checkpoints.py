@@ -113,7 +113,6 @@ def test_a_folder_with_an_adapter_is_refused(llama):
     ("quantization", "words"),
     [
         ({"quant_method": "bitsandbytes", "load_in_4bit": True}, "with bitsandbytes"),
-        ({"quant_method": "fp8"}, "in FP8"),
         ({"quant_method": "gptq", "bits": 4}, "with GPTQ"),
         ({"quant_method": "awq", "bits": 4}, "with AWQ"),
         ({"quant_method": "compressed-tensors"}, "with compressed-tensors"),
@@ -174,3 +173,66 @@ def test_experts_in_mxfp4_cannot_be_packed_again(mxfp4):
     assert estimate_memory(model_config, CONFIG, 2**40, "cpu").config.model.quantization == "none"
     with pytest.raises(InputError, match=r"model\.quantization = nf4: the model is stored in mxfp4"):
         estimate_memory(model_config, override(CONFIG, ["model.quantization=nf4"]), 2**40, "cpu")
+
+
+def store_in_fp8(folder: Path, model_type: str, blocks: tuple[int, int] | None) -> None:
+    """A tiny model as it is published in FP8: with scales for blocks (Qwen3, DeepSeek) or whole weights (Ministral)."""
+    tiny_model(model_type).bfloat16().save_pretrained(folder)
+    weights = load_file(folder / "model.safetensors")
+    for name in [name for name in weights if ".layers." in name and name.endswith("_proj.weight")]:
+        rows, columns = blocks or weights[name].shape
+        whole = weights[name].float()
+        cut = whole.unflatten(0, (-1, rows)).unflatten(2, (-1, columns))
+        scales = cut.abs().amax((1, 3)) / 448
+        packed = (cut / scales[:, None, :, None]).reshape(whole.shape).to(torch.float8_e4m3fn)
+        weights |= {name: packed, f"{name}_scale_inv": scales if blocks else scales[0, 0].clone()}
+        if blocks is None:
+            weights[name.replace(".weight", ".activation_scale")] = torch.tensor(1.0)
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    settings = json.loads((folder / "config.json").read_text("utf-8"))
+    settings["quantization_config"] = {
+        "quant_method": "fp8",
+        "activation_scheme": "dynamic" if blocks else "static",
+        "weight_block_size": blocks,
+        "modules_to_not_convert": ["lm_head", "model.embed_tokens"],
+    }
+    (folder / "config.json").write_text(json.dumps(settings), "utf-8")
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("model_type", "blocks"),
+    [("llama", (32, 32)), ("ministral3", None), ("qwen3_moe", (32, 32)), ("mistral3", (16, 32))],
+)
+def test_fp8_is_trained_in_full_precision_and_exported_in_bfloat16(model_type, blocks, tmp_path):
+    store_in_fp8(tmp_path / "model", model_type, blocks)
+    source = export(tmp_path / "model", tmp_path / "merged")
+    before, after = (load_file(folder / "model.safetensors") for folder in (tmp_path / "model", tmp_path / "merged"))
+    assert after.keys() == {name for name in before if not name.endswith(("_scale_inv", "activation_scale"))}
+    assert not any(tensor.dtype == torch.float8_e4m3fn for tensor in after.values())
+    assert "quantization_config" not in json.loads((tmp_path / "merged" / "config.json").read_text("utf-8"))
+    base = float32_model(source)(input_ids=IDS, use_cache=False).logits
+    adapted = float32_model(source, tmp_path / "adapter")(input_ids=IDS, use_cache=False).logits
+    assert (adapted - base).abs().max() > 0.1
+    merged = ModelSource(tmp_path / "merged", "merged")
+    found = float32_model(merged)(input_ids=IDS, use_cache=False).logits
+    torch.testing.assert_close(found, adapted, rtol=0.05, atol=0.05)  # rounded to bfloat16
+    off_disk = offloaded_model(source, tmp_path / "adapter", torch.device("cpu"))
+    torch.testing.assert_close(off_disk(input_ids=IDS, use_cache=False).logits, adapted, rtol=1e-3, atol=1e-3)
+    full = load_full_model(source, ModelConfig(name=str(source.path), dtype="float32"))
+    torch.testing.assert_close(full(input_ids=IDS, use_cache=False).logits, base, rtol=1e-3, atol=1e-3)
+    chosen = estimate_memory(read_model_config(source), CONFIG, 2**40, "cpu")
+    assert "the model is stored in FP8, and is taken in float32" in chosen.reasons
+
+
+@pytest.mark.parametrize("change", ["no scales", "uneven blocks"])
+def test_fp8_that_transformers_cannot_expand_is_refused(change, tmp_path):
+    store_in_fp8(tmp_path / "model", "llama", (32, 32))
+    weights = load_file(tmp_path / "model" / "model.safetensors")
+    name = "model.layers.0.self_attn.q_proj.weight_scale_inv"
+    scales = weights.pop(name)
+    if change == "uneven blocks":
+        weights[name] = scales.repeat(3, 1)[:5]
+    save_file(weights, tmp_path / "model" / "model.safetensors", {"format": "pt"})
+    with pytest.raises(InputError, match="another FP8 than the one with scales for blocks"):
+        read_model_config(ModelSource(tmp_path / "model", "it"))

@@ -26,7 +26,8 @@ from cbgui.modeling.full import load_full_model
 from cbgui.modeling.hub import ModelSource, weight_files
 from cbgui.modeling.lora import adapt_rows, adapter_off, add_lora
 from cbgui.modeling.truncated import TruncatedModel, load_truncated_model
-from cbgui.training.measure import micro_batch_losses
+from cbgui.modeling.upper import load_upper_model
+from cbgui.training.measure import Totals, micro_batch_losses
 from cbgui.training.reference_states import ReferenceStates
 
 CONFIG = override(
@@ -37,7 +38,7 @@ PAGE = ROOT / "docs" / "models.md"
 # Plain decoders, two vision forms, two hybrids, two mixtures of experts.
 NF4_TYPES = ["llama", "mistral", "qwen3", "gemma2", "phi3", "smollm3", "olmo2"]
 NF4_TYPES += ["gemma3", "qwen3_5", "lfm2", "qwen3_moe", "gpt_oss"]
-HELD_WHOLE = {"beam", "jetmoe"}  # verify holds these in memory
+HELD_WHOLE = {"beam", "dbrx", "jetmoe"}  # verify holds these in memory
 SAME = {"rtol": 1e-3, "atol": 1e-4}
 
 
@@ -47,16 +48,13 @@ def examples() -> list[Encoded]:
     return [Encoded(tuple(row[:length].tolist()), 3, True) for row, length in zip(ids, LENGTHS, strict=True)]
 
 
-def states_alone(model: torch.nn.Module, layer: int) -> torch.Tensor:
-    """The examples' states, each from a pass of its own: (tokens, hidden_size)."""
-    return torch.cat(
-        [
-            model(input_ids=torch.tensor([e.ids]), output_hidden_states=True, use_cache=False).hidden_states[layer][
-                0, e.loss_start :
-            ]
-            for e in examples()
-        ]
-    )
+def states_alone(model: torch.nn.Module) -> dict[int, torch.Tensor]:
+    """Layer -> the examples' states, each from a pass of its own: (tokens, hidden_size)."""
+    passes = [
+        (e, model(input_ids=torch.tensor([e.ids]), output_hidden_states=True, use_cache=False).hidden_states)
+        for e in examples()
+    ]
+    return {layer: torch.cat([states[layer][0, e.loss_start :] for e, states in passes]) for layer in (2, 3)}
 
 
 def near(found: torch.Tensor, expected: torch.Tensor) -> bool:
@@ -64,11 +62,25 @@ def near(found: torch.Tensor, expected: torch.Tensor) -> bool:
     return bool(((found - expected).norm(dim=-1) <= 2e-3 * expected.norm(dim=-1) + 1e-5).all())
 
 
-def check_states(truncated: TruncatedModel, full: PreTrainedModel) -> None:
+def check_states(truncated: TruncatedModel, expected: dict[int, torch.Tensor]) -> None:
     for batch in (collate(examples(), 0), truncated.batch(examples(), 0)):
         found = truncated.hidden_states(batch)[0]
         for layer in truncated.target_layers:
-            assert near(found[layer], states_alone(full, layer)), f"states of layer {layer}"
+            assert near(found[layer], expected[layer]), f"states of layer {layer}"
+
+
+def check_upper(source: ModelSource, full: PreTrainedModel, config: RunConfig) -> None:
+    """The layers above the highest target and the head make the full model's logits of its own states."""
+    layer = 3
+    ids = torch.tensor([examples()[0].ids])
+    found = full(input_ids=ids, output_hidden_states=True, use_cache=False)
+    states = found.hidden_states[layer].clone().requires_grad_()
+    upper = load_upper_model(source, config.model, layer)
+    with torch.enable_grad():
+        logits = upper.logits(ids, states, torch.arange(ids.shape[1]))
+        logits.square().sum().backward()
+    torch.testing.assert_close(logits.detach(), found.logits[0].float(), **SAME)
+    assert states.grad.abs().sum() > 0
 
 
 def train(truncated: TruncatedModel, folder: Path) -> None:
@@ -82,7 +94,7 @@ def train(truncated: TruncatedModel, folder: Path) -> None:
     truncated.set_training(True)
     for _ in range(3):
         optimizer.zero_grad()
-        found = micro_batch_losses(truncated, sides, CONFIG, references, 50, 23)
+        found = micro_batch_losses(truncated, sides, CONFIG, references, Totals(50, 23))
         (found.reroute + found.retain).backward()
         optimizer.step()
         losses.append(float(found.reroute.detach()))
@@ -128,7 +140,7 @@ def check_full(source: ModelSource, truncated: TruncatedModel, full: PreTrainedM
     torch.testing.assert_close(head_logits(full, hidden), base, **SAME)
     save_adapter(truncated, source, str(source.path), folder / "adapter")
     adapted = PeftModel.from_pretrained(full, folder / "adapter").eval()
-    check_states(truncated, adapted.get_base_model())
+    check_states(truncated, states_alone(adapted.get_base_model()))
     changed = adapted(input_ids=ids, use_cache=False).logits
     assert not torch.allclose(changed, base, atol=1e-3)
     with adapted.disable_adapter():
@@ -166,12 +178,14 @@ def check(model_type: str, folder: Path) -> str:
     truncated = load_truncated_model(source, CONFIG)
     full = model_class(read_model_config(source)).from_pretrained(source.path, dtype=torch.float32).eval()
     with torch.no_grad():
-        check_states(truncated, full)
+        expected = states_alone(full)
+        check_states(truncated, expected)
+        check_upper(source, full, CONFIG)
     add_lora(truncated, CONFIG.lora, seed=0)
     truncated.use_packing()
     truncated.set_training(False)
     with torch.no_grad(), adapter_off(truncated.model):
-        check_states(truncated, full)
+        check_states(truncated, expected)
     train(truncated, folder)
     check_full(source, truncated, full, folder)
     kind = "mixture of experts" if has_experts(text_decoder(full)) else "dense"
@@ -192,7 +206,7 @@ def test_nf4_is_right_too(model_type, tmp_path):
             module.support_avx512bf16_for_cpu = False
     truncated.set_training(False)
     with torch.no_grad():
-        check_states(truncated, full)
+        check_states(truncated, states_alone(full))
     add_lora(truncated, config.lora, seed=0)
     truncated.use_packing()
     train(truncated, tmp_path)
@@ -201,7 +215,7 @@ def test_nf4_is_right_too(model_type, tmp_path):
         ids = torch.tensor([examples()[0].ids])
         base = full(input_ids=ids, use_cache=False).logits
         adapted = PeftModel.from_pretrained(full, tmp_path / "adapter").eval()
-        check_states(truncated, adapted.get_base_model())
+        check_states(truncated, states_alone(adapted.get_base_model()))
         changed = adapted(input_ids=ids, use_cache=False).logits
         check_two_models(adapted, ids, base, changed)
 

@@ -34,6 +34,7 @@ def trained_run(tmp_path: Path, tokenizer: PreTrainedTokenizerBase, quantization
             f"data.break_file={tmp_path / 'break.jsonl'}",
             f"data.retain_file={tmp_path / 'retain.jsonl'}",
             "data.held_out_file=null",
+            "objective.reroute=spread",
             "training.steps=3",
             "training.break_batch_size=2",
             "training.retain_batch_size=2",

@@ -108,3 +108,11 @@ def test_a_report_in_4_bits_does_not_reuse_full_precision_answers(trained, tmp_p
     )
     assert evaluate_run(run, **ask)["weights"] == "in 4 bits"
     assert len(answers.read_text("utf-8").splitlines()) == 2 * once
+
+
+def test_an_adapter_whose_settings_are_no_adapters_is_named(trained, tmp_path):
+    shutil.copytree(trained.path, tmp_path / "run", ignore=shutil.ignore_patterns("report"))
+    run = open_run(tmp_path / "run")
+    (run.adapter_folder / "adapter_config.json").write_text('{"r": 16, "lora_alpha": 16}', "utf-8")
+    with pytest.raises(InputError, match="adapter .* cannot be read .* train again"):
+        load_chat_model(run)

@@ -12,7 +12,11 @@ from cbgui.data.reading import read_examples
 from cbgui.errors import InputError
 from cbgui.modeling import templates
 from cbgui.modeling.chat_format import load_tokenizer, prompt_text, refuse_unfit
+from cbgui.runs.folder import create_run
+from cbgui.training import session
 
+SYSTEM_TURNS = Path(__file__).resolve().parent.parent / "cases" / "sys.jsonl"
+NO_SYSTEM = "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}ok"
 MESSAGES = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Où? \U0001f600 {{ x }} \ud83d"}]
 
 
@@ -54,10 +58,23 @@ def test_a_template_that_refuses_says_why(template):
 
 def test_examples_that_the_template_refuses_are_named(demo):
     tokenizer = load_tokenizer(demo)
-    examples = read_examples(Path(__file__).resolve().parent.parent / "cases" / "sys.jsonl", "retain")
+    examples = read_examples(SYSTEM_TURNS, "retain")
     refuse_unfit(tokenizer, examples)
-    tokenizer.chat_template = (
-        "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}ok"
-    )
+    tokenizer.chat_template = NO_SYSTEM
     with pytest.raises(InputError, match="sys.jsonl.*refuses 1 examples.*system, user.*System role.*'How do I bake"):
         refuse_unfit(tokenizer, examples)
+
+
+def test_training_names_them_before_it_loads_the_weights(short_config, tmp_path, monkeypatch):
+    def without_system(*arguments):
+        tokenizer = load_tokenizer(*arguments)
+        tokenizer.chat_template = NO_SYSTEM
+        return tokenizer
+
+    monkeypatch.setattr(session, "load_tokenizer", without_system)
+    monkeypatch.setattr(session, "load_truncated_model", lambda *arguments: pytest.fail("the weights were loaded"))
+    short_config.data.break_file = str(SYSTEM_TURNS)
+    run = create_run(tmp_path / "run", short_config)
+    assert session.run_training(run) == 1
+    status = run.newest("status")["status"]
+    assert "System role not supported" in status["text"] and status["resume"] is False

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from cbgui.config import ModelConfig
+from cbgui.config import ModelConfig, RunConfig, override
 from cbgui.data.examples import Example
 from cbgui.errors import InputError
-from cbgui.modeling.chat_format import cut_answer, encode, load_tokenizer, prompt_ids, refuse_unfit, tokenize_prompts
+from cbgui.modeling.chat_format import encode, load_tokenizer, prompt_ids, refuse_unfit, tokenize_prompts
 from cbgui.modeling.hub import ModelSource
+from cbgui.modeling.thinking import readable, split_answer, thinks
+from cbgui.training.refusal_rows import RefusalSteps
+from cbgui.training.refusal_states import sentences_of
 
 TURNS = (
     "{% for m in messages %}{% if m.role == 'assistant' %}"
@@ -62,6 +67,7 @@ def tokenizer_with(demo: ModelSource, template: str, **settings):
 @pytest.mark.parametrize("template", TEMPLATES)
 @pytest.mark.parametrize("response", ["Because.", "<think>\nHm.\n</think>\n\nBecause."])
 def test_without_thinking_an_answer_stands_after_an_empty_thought(demo, template, response):
+    """Case thinking_template."""
     tokenizer = tokenizer_with(demo, template)
     written = QUESTION[template] + NO_THOUGHT[template]
     example = Example(EXAMPLE.messages, response, "break")
@@ -88,14 +94,87 @@ def test_with_thinking_a_thought_is_part_of_the_response(demo, template):
     assert tokenizer.decode(alone.ids[alone.loss_start :]) == "Because."
 
 
-def test_an_answer_is_never_a_piece_of_a_thought(demo):
-    tokenizer = tokenizer_with(demo, "closes", thinking=True)
-    ids = tokenizer("<think>\nHm, well.\n</think>\n\nBecause it is so.", add_special_tokens=False).input_ids
-    whole, answer = cut_answer(tokenizer, ids, 3)
-    assert tokenizer.decode(answer) == "Because it is" and ids[: len(whole)] == whole and whole[-3:] == answer
-    assert cut_answer(tokenizer, ids[:4], 3) == (ids[:4], [])
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_an_answer_is_never_a_piece_of_a_thought(demo, template):
+    tokenizer = tokenizer_with(demo, template, thinking=True)
+    asked = prompt_ids(tokenizer, EXAMPLE.chat())
+    ids = tokenizer(THOUGHT[template] + "Because it is so.", add_special_tokens=False).input_ids
+    thought, answer = split_answer(tokenizer, asked, ids, 3)
+    assert tokenizer.decode(answer) == "Because it is" and tokenizer.decode(thought) == THOUGHT[template]
+    unfinished = tokenizer(THOUGHT[template].partition("Hm.")[0] + "Hm.", add_special_tokens=False).input_ids
+    assert split_answer(tokenizer, asked, unfinished, 3) == (unfinished, [])
     tokenizer.thinking = False
-    assert cut_answer(tokenizer, ids, 3) == (ids[:3], ids[:3])
+    assert split_answer(tokenizer, asked, ids, 3) == ([], ids[:3])
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_a_model_that_does_not_think_this_time_has_answered(demo, template):
+    """A refusal at once, in place of a thought that nothing opened, is an answer and not an unfinished thought."""
+    tokenizer = tokenizer_with(demo, template, thinking=True)
+    lead = "<|channel|>final<|message|>" if template == "channels" else "</think>\n\n" if "opens" in template else ""
+    ids = tokenizer(lead + "I won't.", add_special_tokens=False).input_ids
+    _, answer = split_answer(tokenizer, prompt_ids(tokenizer, EXAMPLE.chat()), ids)
+    assert tokenizer.decode(answer) == "I won't."
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_a_thought_is_shown_and_read_again_as_it_was_written(demo, template):
+    """The chat shows thoughts between <think> and </think>; data files have them so, whatever the model's own form."""
+    tokenizer = tokenizer_with(demo, template, thinking=True)
+    asked = prompt_ids(tokenizer, EXAMPLE.chat())
+    ids = tokenizer(THOUGHT[template] + "Because.", add_special_tokens=False).input_ids
+    shown = readable(tokenizer, asked, ids)
+    assert shown == "<think>\nHm.\n</think>\n\nBecause."
+    encoded = encode(tokenizer, Example(EXAMPLE.messages, shown, "break"), 512)
+    assert tokenizer.decode(encoded.ids) == QUESTION[template] + THOUGHT[template] + "Because."
+    assert readable(tokenizer, asked, ids[: len(ids) // 2]).startswith("<think>\n")
+    later = [*EXAMPLE.chat(), {"role": "assistant", "content": shown}, {"role": "user", "content": "So?"}]
+    assert "Hm." not in tokenizer.decode(prompt_ids(tokenizer, later))
+
+
+@pytest.mark.parametrize("thinking", [False, True])
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_a_forced_beginning_stands_where_the_answer_does(demo, template, thinking):
+    tokenizer = tokenizer_with(demo, template, thinking=thinking)
+    assert tokenizer.decode(prompt_ids(tokenizer, EXAMPLE.chat(), "Sure,")) == (
+        QUESTION[template] + NO_THOUGHT[template] + "Sure,"
+    )
+
+
+@pytest.mark.parametrize("thinking", [False, True])
+@pytest.mark.parametrize("thought", [False, True])
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_a_refusal_stands_where_the_live_answer_does(demo, template, thought, thinking):
+    """A row with a refusal has the ids that the model has read when it refuses, after a thought if it has one."""
+    tokenizer = tokenizer_with(demo, template, thinking=thinking)
+    config = override(RunConfig(), ["objective.reroute=refusal"])
+    sentences = sentences_of(tokenizer, config)
+    example = Example(EXAMPLE.messages, (THOUGHT[template] if thought else "") + "Because it is so.", "break")
+    before = THOUGHT[template] if thought and thinking else NO_THOUGHT[template]
+    settings = {"steps": 12, "break_batch_size": 1, "retain_batch_size": 1, "max_tokens": 200, "without_prompt": 0.0}
+    steps = RefusalSteps(
+        tokenizer, [example], [replace(EXAMPLE, kind="retain")], sentences=sentences, seed=0, **settings
+    )
+    rows = [row for step in steps for row in step if row.is_break]
+    live = tokenize_prompts(tokenizer, [example.chat()]).input_ids[0].tolist()
+    if thinking:
+        live += tokenizer(before, add_special_tokens=False).input_ids
+    starts = [(list(row.ids[: row.loss_start + 1]), row.ids[row.loss_start + 1 :]) for row in rows]
+    at_once = [read for read, then in starts if then[: len(sentences[0])] == sentences[0]]
+    assert tokenizer.decode(live) in map(tokenizer.decode, at_once)
+    assert live in at_once or (thought and thinking)  # the demo's tokenizer splits line ends by what follows them
+    for row in rows:  # nothing of a thought is pulled, and the refusal comes after it
+        assert tokenizer.decode(row.ids[: row.loss_start + 1]).endswith(before)
+        assert config.objective.refusal[0] in tokenizer.decode(row.ids[row.loss_start + 1 :])
+
+
+def test_only_a_template_that_leaves_room_for_a_thought_thinks(demo):
+    assert thinks(tokenizer_with(demo, "closes", thinking=True))
+    assert not thinks(tokenizer_with(demo, "closes"))
+    assert not thinks(load_tokenizer(demo, ModelConfig(thinking=True)))
+    assert thinks(
+        tokenizer_with(demo, "{% if enable_thinking %}/think {% endif %}{{ messages[0].content }}", thinking=True)
+    )
 
 
 def test_white_space_before_an_answer_belongs_to_its_first_token(demo):
