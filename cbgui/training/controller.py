@@ -5,7 +5,7 @@ Both depend on the validations alone, so a resumed run behaves like one that was
 
 from __future__ import annotations
 
-from cbgui.config import StopWhen
+from cbgui.settings import StopWhen
 from cbgui.training.diagnostics import BARELY_MOVED, UNTOUCHED, Validation, slowest_layer
 
 WELL_DERAILED = 0.05  # below this break cosine on every layer there is room to spare

@@ -47,12 +47,14 @@ def warnings(validations: list[Validation], steps: int, config: RunConfig) -> di
     rate, coefficient = config.training.learning_rate, config.objective.retain_coefficient
     init_std = config.lora.init_std
     layer, cosine = slowest_layer(last)
+    # A run that refuses need not turn answers far away: what counts is the state before them.
+    enough = UNTOUCHED if config.refusals else DERAILS
     if last["step"] >= steps:
-        if cosine > DERAILS:
+        if cosine > enough:
             found["not derailed"] = (
-                f"The breaker is too weak: at layer {layer} the break cosine ended at {cosine:.2f}, and answers derail "
-                f"below {DERAILS}. Train again with more training.steps ({steps} now), a higher training.learning_rate "
-                f"({rate:g} now) or a lower objective.retain_coefficient ({coefficient:g} now)."
+                f"The breaker is too weak: at layer {layer} the break cosine ended at {cosine:.2f}, and answers are "
+                f"blocked below {enough}. Train again with more training.steps ({steps} now), a higher "
+                f"training.learning_rate ({rate:g} now) or a lower objective.retain_coefficient ({coefficient:g} now)."
             )
     elif cosine > UNTOUCHED and last["step"] >= steps / 3:
         found["not moving"] = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from cbgui.config import RunConfig
 from cbgui.modeling.batch import Encoded
 from cbgui.modeling.truncated import TruncatedModel
-from cbgui.training.objectives import REROUTE, RETAIN, retain_relative
+from cbgui.training.objectives import PULL_WEIGHT, REROUTE, RETAIN, pull, retain_relative
 from cbgui.training.reference_states import ReferenceStates
 
 
@@ -24,9 +25,54 @@ class Losses:
     cosine: dict[int, float] = field(default_factory=dict)  # target layer -> mean cosine, without the ReLU
 
 
+@dataclass(frozen=True)
+class Totals:
+    """Token counts of a whole step. Its micro-batches divide by them, so their sums are the step's means however it is
+    cut."""
+
+    answer: int  # response tokens of break examples
+    retain: int
+    # (3,): positions before answers, answer tokens and refusal tokens that are pulled to a refusal's states
+    pulled: torch.Tensor | None = None
+
+    @classmethod
+    def of(cls, examples: Iterable[Encoded]) -> Totals:
+        examples = list(examples)
+        answer = sum(e.plain.loss_tokens for e in examples if e.is_break)
+        retain = sum(e.loss_tokens for e in examples if not e.is_break)
+        roles = _pulled(examples)[1]
+        return cls(answer, retain, torch.bincount(roles, minlength=3))
+
+
+def _pulled(examples: list[Encoded]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(index, role, number) of all pulled tokens: where each is among the break examples' loss tokens, whether it is
+    before the answer (0), in the answer (1) or in the refusal (2), and the number of its refusal state."""
+    found, offset = [], 0
+    for example in examples:
+        if example.pull:
+            for place, number in enumerate(example.pull.numbers):
+                if number >= 0:
+                    found.append((offset + place, 2 if number else 1 if place else 0, number))
+        offset += example.loss_tokens * example.is_break
+    return tuple(torch.tensor(found, dtype=torch.long).reshape(-1, 3).T)
+
+
+def _answer_positions(examples: list[Encoded]) -> torch.Tensor | None:
+    """Which of the break examples' loss tokens are response tokens; None where all are."""
+    if not any(example.pull for example in examples):
+        return None
+    found, offset = [], 0
+    for example in examples:
+        if example.is_break:
+            own = example.pull.answer if example.pull else range(example.loss_tokens)
+            found += [offset + place for place in own]
+            offset += example.loss_tokens
+    return torch.tensor(found, dtype=torch.long)
+
+
 def _example_of_token(examples: list[Encoded], is_break: bool) -> torch.Tensor:
-    """(tokens,): for every loss token of the break or retain examples, the number of its example."""
-    lengths = [example.loss_tokens for example in examples if example.is_break is is_break]
+    """(tokens,): for every response token of the break, or token of the retain examples, the number of its example."""
+    lengths = [example.plain.loss_tokens for example in examples if example.is_break is is_break]
     return torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths, dtype=torch.long))
 
 
@@ -35,38 +81,52 @@ def micro_batch_losses(
     examples: list[Encoded],
     config: RunConfig,
     reference_states: ReferenceStates,
-    break_tokens: int,
-    retain_tokens: int,
+    totals: Totals,
+    refusal: torch.Tensor | None = None,
 ) -> Losses:
     """Both losses of `examples`, from the reference states and one pass with the adapter.
 
-    `break_tokens` and `retain_tokens` count the whole step. The sum over its micro-batches is therefore the step's mean
-    over tokens and layers, however the step is cut.
+    `refusal`, (beginnings, hidden_size), are the states that rows with a refusal are pulled to. `totals` count the
+    whole step.
     """
     device, objective = truncated.device, config.objective
     reference_break, reference_retain = reference_states(examples)
     adapted_break, adapted_retain = truncated.hidden_states(truncated.batch(examples, reference_states.pad_token_id))
     example_of_break, example_of_retain = (_example_of_token(examples, side).to(device) for side in (True, False))
+    answer = _answer_positions(examples)
     zero = torch.zeros((), device=device)
     losses = Losses(zero, zero, cosine=dict.fromkeys(truncated.target_layers, 0.0))
+    layers = len(truncated.target_layers)
     with torch.autocast(device.type, enabled=False):
         for layer, states in reference_break.items():
-            adapted, reference = (truncated.read(layer, s.float()) for s in (adapted_break[layer], states))
-            terms = max(break_tokens, 1) * len(truncated.target_layers)
-            losses.reroute = (
-                losses.reroute + REROUTE[objective.reroute](adapted, reference, example_of_break).sum() / terms
-            )
+            adapted = adapted_break[layer]
+            own = adapted if answer is None else adapted.index_select(0, answer.to(device))
+            own, reference = (truncated.read(layer, s.float()) for s in (own, states))
+            if refusal is not None and layer == truncated.target_layers[-1]:
+                losses.reroute = losses.reroute + _pull_loss(adapted, examples, refusal, totals) / layers
+            else:
+                of_tokens = REROUTE[objective.reroute](own, reference, example_of_break)
+                losses.reroute = losses.reroute + of_tokens.sum() / (max(totals.answer, 1) * layers)
             with torch.no_grad():
-                cosine = torch.cosine_similarity(adapted.detach().float(), reference.float(), dim=-1)
-            losses.cosine[layer] = (cosine.sum() / max(break_tokens, 1)).item()
+                cosine = torch.cosine_similarity(own.detach().float(), reference.float(), dim=-1)
+            losses.cosine[layer] = (cosine.sum() / max(totals.answer, 1)).item()
         for layer, states in reference_retain.items():
             adapted, reference = (truncated.read(layer, s.float()) for s in (adapted_retain[layer], states))
-            terms = max(retain_tokens, 1) * len(truncated.retain_layers)
+            terms = max(totals.retain, 1) * len(truncated.retain_layers)
             losses.retain = (
                 losses.retain + RETAIN[objective.retain](adapted, reference, example_of_retain).sum() / terms
             )
             losses.drift += retain_relative(adapted.detach(), reference, example_of_retain).sum().item() / terms
     return losses
+
+
+def _pull_loss(adapted: torch.Tensor, examples: list[Encoded], refusal: torch.Tensor, totals: Totals) -> torch.Tensor:
+    """PULL_WEIGHT times the mean of `pull` over the positions before answers, plus that over answers, plus that over
+    refusals."""
+    index, role, number = _pulled(examples)
+    weights = (PULL_WEIGHT / totals.pulled.clamp_min(1))[role].to(adapted.device)
+    chosen = adapted.index_select(0, index.to(adapted.device))
+    return (weights * pull(chosen, refusal[number].to(adapted.device))).sum()
 
 
 @torch.no_grad()
@@ -76,20 +136,20 @@ def validate(
     config: RunConfig,
     reference_states: ReferenceStates,
     micro_batch_size: int,
+    refusal: torch.Tensor | None = None,
 ) -> dict[str, Any]:
     """The step's losses on held-out examples: reroute_loss, retain_loss, drift, and the cosine of each target layer.
 
     Leaves the model in evaluation mode.
     """
     truncated.set_training(False)
-    break_tokens = sum(e.loss_tokens for e in examples if e.is_break)
-    retain_tokens = sum(e.loss_tokens for e in examples if not e.is_break)
+    totals = Totals.of(examples)
     reroute = retain = drift = 0.0
     cosine = dict.fromkeys(truncated.target_layers, 0.0)
     bfloat16 = truncated.model.dtype == torch.bfloat16
     for part in truncated.micro_batches(examples, micro_batch_size):
         with torch.autocast(truncated.device.type, dtype=torch.bfloat16, enabled=bfloat16):
-            losses = micro_batch_losses(truncated, part, config, reference_states, break_tokens, retain_tokens)
+            losses = micro_batch_losses(truncated, part, config, reference_states, totals, refusal)
         reroute, retain = reroute + losses.reroute.item(), retain + losses.retain.item()
         drift += losses.drift
         for layer, value in losses.cosine.items():

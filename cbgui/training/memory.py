@@ -22,8 +22,9 @@ from cbgui.modeling.architecture import target_layers
 from cbgui.modeling.batch import MICRO_BATCH_OVERHEAD
 from cbgui.modeling.decoder import depth
 from cbgui.modeling.loading import compute_dtype, quantizations
+from cbgui.modeling.quantized import stored_form
 from cbgui.modeling.truncated import TruncatedModel, empty_truncated_model
-from cbgui.training.memory_parts import Part, Steps, micro_batches_of, parts_of
+from cbgui.training.memory_parts import Part, Steps, micro_batches_of, parts_of, solving_bytes
 
 MICRO_BATCHES = (64, 32, 16, 8, 4, 2, 1)  # examples
 # What a token costs with gradient checkpointing, and what a micro-batch costs before its first token; the unit is the
@@ -31,6 +32,16 @@ MICRO_BATCHES = (64, 32, 16, 8, 4, 2, 1)  # examples
 # and the launching of kernels.
 CHECKPOINTED_TOKEN = {"cpu": 1.75, "cuda": 1.33}
 OVERHEAD = {"cpu": MICRO_BATCH_OVERHEAD, "cuda": 512}
+# Parts of training that are not in memory yet while the refusal's states are solved for.
+WEIGHTS_AND_WORK = {
+    "truncated model",
+    "embedding",
+    "adapter",
+    "gradients",
+    "optimizer",
+    "activations",
+    "workspace",
+}
 SHORTEST = 16  # tokens; no shorter data.max_tokens is suggested
 
 
@@ -73,14 +84,19 @@ def estimate_memory(
     truncated = empty_truncated_model(model_config, config, targets)
     planned = Steps(steps, shared) if steps else _longest_step(config)
     micro_batches = functools.cache(lambda size: micro_batches_of(truncated, _with_size(config, size), device, planned))
+    by_quantization = {q: with_quantization(config, q) for q in ("none", "nf4")}
+    solving = functools.cache(lambda q: solving_bytes(model_config, by_quantization[q], targets[-1]))
     nearest: Estimate | None = None
     for candidates in _candidates(config, device, model_config):
         fitting = []
         for candidate in candidates:
             cut = micro_batches(candidate.training.micro_batch_size)
             parts = parts_of(truncated, candidate, device, planned, cut, with_data)
-            reasons = _reasons(config, candidate) + _unpacked_experts(truncated, candidate)
-            result = Estimate(parts, candidate, device, reasons)
+            if config.objective.reroute == "refusal":  # what that takes more than training does
+                more = solving(candidate.model.quantization) - sum(p.bytes for p in parts if p.name in WEIGHTS_AND_WORK)
+                parts.append(Part("refusal", max(0, more)))
+            said = _unpacked_experts(truncated, candidate) + _expanded(model_config, candidate)
+            result = Estimate(parts, candidate, device, _reasons(config, candidate) + said)
             if result.total <= memory:
                 fitting.append((_cost(cut, candidate, device), result))
             if nearest is None or result.total < nearest.total:
@@ -96,6 +112,11 @@ def estimate_memory(
         f"memory {memory / GIB:.1f} GiB: training needs {nearest.total / GIB:.1f} GiB even with "
         f"{_settings_in_words(nearest.config)}; these would fit: {', or '.join(remedies)}."
     )
+
+
+def with_quantization(config: RunConfig, quantization: str) -> RunConfig:
+    """A copy of `config` with another `model.quantization`."""
+    return config.model_copy(update={"model": config.model.model_copy(update={"quantization": quantization})})
 
 
 def _longest_step(config: RunConfig) -> Steps:
@@ -168,6 +189,13 @@ def _unpacked_experts(truncated: TruncatedModel, chosen: RunConfig) -> list[str]
         return []
     size = experts * compute_dtype(chosen.model).itemsize / GIB
     return [f"the experts stay unquantized, {size:.1f} GiB: NF4 packs the other matrices only"]
+
+
+def _expanded(model_config: PretrainedConfig, chosen: RunConfig) -> list[str]:
+    """That a model which is stored quantized is taken in full precision, in words; nothing to say of others."""
+    form = stored_form(model_config)
+    precision = str(compute_dtype(chosen.model)).removeprefix("torch.")
+    return [f"the model is stored in {form.upper()}, and is taken in {precision}"] if form else []
 
 
 def _settings_in_words(config: RunConfig) -> str:

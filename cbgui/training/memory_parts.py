@@ -17,12 +17,19 @@ from cbgui.config import RunConfig
 from cbgui.hardware import CONTEXT, CUBLAS, CUDA_BUILD, DATASETS
 from cbgui.modeling.batch import longest_micro_batch, micro_batch_tokens, padded, plan_micro_batches
 from cbgui.modeling.cpu import onednn, query_blocks
-from cbgui.modeling.decoder import adapted_modules, layer_list
+from cbgui.modeling.decoder import (
+    adapted_modules,
+    decoder_layers,
+    empty_model,
+    layer_list,
+    text_config,
+    text_decoder,
+)
 from cbgui.modeling.loading import NF4_BYTES, compute_dtype
 from cbgui.modeling.truncated import TruncatedModel
 
 # oneDNN's kernels and their scratch memory, by bytes per number (2: bfloat16, 4: float32).
-ONEDNN = {2: 80 * 2**20, 4: 68 * 2**20}
+ONEDNN = {2: 80 * 2**20, 4: 58 * 2**20}
 MKL = 48 * 2**20  # what MKL keeps where it multiplies instead (measured on a Xeon)
 # What NF4 weights, unpacked to float32, leave in the heap where freed blocks are kept (measured).
 UNPACKED_KEPT = 40 * 2**20
@@ -30,6 +37,8 @@ UNPACKED_KEPT = 40 * 2**20
 ADAM_8BIT = (1 + 4 / 256) / 4
 # Tokenizer, examples, events and checkpoints on a CPU; the bench has none of these.
 DATA = 130 * 2**20
+# One context at a time, as when memory is scarce: its tokens, and its positions that the loss reads.
+SOLVED_TOKENS, SOLVED_POSITIONS = 256, 110
 # Float32 copies that the losses keep of both models' states, for each layer that is read (measured).
 LOSS_COPIES = {"cpu": 8, "cuda": 4}
 # Rounding and fragments of the GPU's allocator, by whether gradient checkpointing is on (measured).
@@ -81,6 +90,29 @@ class _Shape:
     @property
     def linears(self) -> list[tuple[int, int]]:
         return [sizes for layer in self.layers for sizes in layer.linears]
+
+
+def solving_bytes(model_config: PretrainedConfig, config: RunConfig, layer: int) -> int:
+    """Bytes at the peak of solving for a refusal's states above `layer` (refusal_states.py).
+
+    It is over before training starts. Each token keeps about 14 hidden states and 4 rows of the MLP in a layer, and
+    each position of the loss three rows of the vocabulary.
+    """
+    dtype = compute_dtype(config.model)
+    model = empty_model(model_config, dtype)
+    layers = decoder_layers(text_decoder(model))
+    shares_keys = getattr(text_config(model_config), "num_kv_shared_layers", None)  # then all layers are loaded
+    below = 0 if shares_keys else sum(p.numel() for lower in layers[:layer] for p in lower.parameters())
+    linears = sum(
+        m.weight.numel() for above in layers[layer:] for m in above.modules() if isinstance(m, torch.nn.Linear)
+    )
+    packed = linears if config.model.quantization == "nf4" else 0
+    weights = (sum(p.numel() for p in model.parameters()) - below - packed) * dtype.itemsize + packed * NF4_BYTES
+    text = text_config(model_config)
+    wide = 14 * text.hidden_size + 4 * (getattr(text, "intermediate_size", None) or 4 * text.hidden_size)
+    tokens = min(config.data.max_tokens, SOLVED_TOKENS)
+    activations = tokens * len(layers[layer:]) * wide * dtype.itemsize
+    return int(weights + activations + 3 * SOLVED_POSITIONS * text.vocab_size * 4)
 
 
 def _shape(truncated: TruncatedModel) -> _Shape:

@@ -15,6 +15,8 @@ from torch.nn.functional import cosine_similarity, huber_loss, normalize
 from cbgui.config import ObjectiveConfig
 
 SPREAD = 1.0  # weight of the second term of `reroute_spread`
+PULL_WEIGHT = 2.0  # times objective.reroute_coefficient: pulling is slower than turning away
+PULL_MARGIN = 0.15  # relative distance at which a state says the refusal already
 HUBER_DELTA = 0.1  # relative distance at which `retain_huber` turns from squared to linear
 # (adapted, reference, example) -> loss of each token, (tokens,). The first two are (tokens, hidden_size); `example`,
 # (tokens,), is the number of the example that a token belongs to.
@@ -63,7 +65,22 @@ def retain_huber(adapted: torch.Tensor, reference: torch.Tensor, example: torch.
     return huber_loss(distance, torch.zeros_like(distance), reduction="none", delta=HUBER_DELTA) / HUBER_DELTA
 
 
-REROUTE: dict[str, TokenLoss] = {"cosine": reroute_cosine, "spread": reroute_spread}
+def pull(adapted: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    """Squared distance beyond PULL_MARGIN of each state from the one that is wanted, as a share of its norm, (tokens,).
+
+    Not in the paper. The loss of `reroute: refusal` at the highest target layer; both arguments are (tokens,
+    hidden_size). Without the margin, training goes on where the refusal comes out already, and changes more of what
+    must be kept.
+    """
+    distance = torch.linalg.vector_norm(adapted.float() - wanted, dim=-1)
+    return torch.relu(distance / torch.linalg.vector_norm(wanted, dim=-1) - PULL_MARGIN).square()
+
+
+REROUTE: dict[str, TokenLoss] = {
+    "cosine": reroute_cosine,
+    "spread": reroute_spread,
+    "refusal": reroute_cosine,  # below the highest target layer, where `pull` takes its place
+}
 RETAIN: dict[str, TokenLoss] = {"relative": retain_relative, "absolute": retain_absolute, "huber": retain_huber}
 
 

@@ -31,8 +31,10 @@ class ReferenceStates:
     def __call__(self, examples: list[Encoded]) -> Sides:
         """States of the break examples at the target layers, and of the retain examples at the retain layers.
 
-        Layer number -> (tokens, hidden_size), example after example; {} for a side without examples.
+        Layer number -> (tokens, hidden_size), example after example; {} for a side without examples. Of a row with a
+        refusal in it, they are the states of the example without it.
         """
+        examples = [example.plain for example in examples]
         missing = [example for example in dict.fromkeys(examples) if example not in self.kept]
         found = self._compute(missing) if missing else {}
         found |= {example: self._read(example).to(self.truncated.device) for example in set(examples) - set(missing)}

@@ -15,32 +15,42 @@ from accelerate.utils import broadcast_object_list, gather_object
 from peft import get_peft_model_state_dict
 from safetensors import safe_open
 from safetensors.torch import load_file
-from transformers import set_seed
+from transformers import PreTrainedTokenizerBase, set_seed
 
 from cbgui import hardware
 from cbgui.config import RunConfig
 from cbgui.data.examples import Example
 from cbgui.errors import InputError, error_sentence, is_disk_full
 from cbgui.modeling.adapter_io import checkpoint_adapter, save_adapter
-from cbgui.modeling.architecture import read_model_config
+from cbgui.modeling.architecture import read_model_config, refusal_layer
 from cbgui.modeling.batch import shared_tokens
-from cbgui.modeling.chat_format import encode, fit_to_model, load_tokenizer, refuse_unfit, refuse_unknown_tokens
+from cbgui.modeling.chat_format import encode, load_tokenizer, refuse_unfit, refuse_unknown_tokens
 from cbgui.modeling.cpu import allocator
-from cbgui.modeling.hub import resolve_model, version_of
+from cbgui.modeling.decoder import depth
+from cbgui.modeling.hub import ModelSource, resolve_model, version_of
 from cbgui.modeling.lora import add_lora, multiply_adapter
+from cbgui.modeling.thinking import thinks
+from cbgui.modeling.thoughts import split_thought
 from cbgui.modeling.truncated import load_truncated_model
 from cbgui.runs.adapter import ADAPTER_WEIGHTS, read_lora_settings
 from cbgui.runs.run import Run
 from cbgui.training.callbacks import STUCK
 from cbgui.training.diagnostics import stronger
 from cbgui.training.memory import estimate_memory
+from cbgui.training.refusal_rows import RefusalSteps, validation_row
+from cbgui.training.refusal_states import refusal_states, sentences_of
 from cbgui.training.steps import PairedSteps
 from cbgui.training.trainer import Preview, RerouteTrainer, make_trainer
 from cbgui.training.trials import Try, as_it_is, best, next_strength, tried_examples
 
 NO_LOOK_ALIKES = (
     "There are no look-alikes among the examples to keep: harmless questions about the same subject may break too. Let "
-    "them be suggested (python -m cbgui suggest, or the button on the Data page), read them, and train again."
+    "them be suggested (python -m cbgui suggest, or the button on the Topic page), read them, and train again."
+)
+NO_THOUGHTS = (
+    "The model thinks (model.thinking), but no answer that must stop has a thought in it: what it thinks stays as it "
+    "is, and only its answers are turned away. To stop both, put thoughts before the answers, between <think> and "
+    "</think>."
 )
 MOST_RESTARTS = 2
 VALIDATION_EXAMPLES = 8  # of each side
@@ -67,7 +77,6 @@ def build_trainer(run: Run, config: RunConfig, watch: Watch = Watch()) -> Rerout
     run.append_event("status", state="loading", text=f"Loading {source.label}")
     model_config = read_model_config(source)
     tokenizer = load_tokenizer(source, config.model)
-    fit_to_model(tokenizer, model_config)
     training = config.training
     breaks, retains, held_out = (run.examples(name) for name in ("break", "retain", "held_out"))
     retains += run.examples("general")
@@ -75,22 +84,28 @@ def build_trainer(run: Run, config: RunConfig, watch: Watch = Watch()) -> Rerout
         words = f"{source.label} has no chat template; its questions are plain lines of text"
         run.append_event("status", state="loading", text=words)
     refuse_unfit(tokenizer, [*breaks, *retains, *held_out])
-    steps = PairedSteps(
-        tokenizer,
-        breaks,
-        retains,
-        steps=training.steps,
-        break_batch_size=training.break_batch_size,
-        retain_batch_size=training.retain_batch_size,
-        max_tokens=config.data.max_tokens,
-        without_prompt=config.objective.without_prompt,
-        seed=training.seed,
-        hurried=config.data.hurried,
-    )
+    sentences = sentences_of(tokenizer, config)
+    settings = {
+        "steps": training.steps,
+        "break_batch_size": training.break_batch_size,
+        "retain_batch_size": training.retain_batch_size,
+        "max_tokens": config.data.max_tokens,
+        "without_prompt": config.objective.without_prompt,
+        "seed": training.seed,
+        "hurried": config.data.hurried,
+    }
+    if sentences:
+        refusal_layer(config.objective, depth(model_config))
+        steps = RefusalSteps(tokenizer, breaks, retains, sentences=sentences, **settings)
+    else:
+        steps = PairedSteps(tokenizer, breaks, retains, **settings)
     # Without held-out examples, some of the training examples are validated, so that no run goes unwatched.
     sides = [e for e in held_out if e.kind == "break"] or breaks, [e for e in held_out if e.kind != "break"] or retains
-    validated = [encode(tokenizer, e, config.data.max_tokens) for side in sides for e in side[:VALIDATION_EXAMPLES]]
+    shown = [e for side in sides for e in side[:VALIDATION_EXAMPLES]]
+    validated = [encode(tokenizer, e, config.data.max_tokens, answer_only=bool(sentences)) for e in shown]
     refuse_unknown_tokens(tokenizer, model_config, [*validated, *(e for step in steps for e in step)])
+    if sentences:
+        validated = [validation_row(row) if row.is_break else row for row in validated]
     choice = estimate_memory(
         model_config,
         config,
@@ -104,6 +119,8 @@ def build_trainer(run: Run, config: RunConfig, watch: Watch = Watch()) -> Rerout
         run.write_config(config)
     if not any(example.kind == "near_miss" for example in retains):
         run.append_event("warning", step=0, text=NO_LOOK_ALIKES)
+    if thinks(tokenizer) and not sentences and not any(split_thought(e.response)[0] for e in breaks):
+        run.append_event("warning", step=0, text=NO_THOUGHTS)
     if lacking := _without_held_out(held_out):
         words = f"No held-out {lacking}; some of the training examples are validated"
         run.append_event("status", state="loading", text=words)
@@ -113,15 +130,38 @@ def build_trainer(run: Run, config: RunConfig, watch: Watch = Watch()) -> Rerout
         allocator.return_freed_memory()
     else:
         allocator.keep_freed_memory()
+    refusal = _refusal_vectors(run, config, source, tokenizer, breaks) if sentences else None
     set_seed(training.seed)
     truncated = load_truncated_model(source, config)
     add_lora(truncated, config.lora, training.seed)
     trainer = make_trainer(run, config, truncated, steps, validated, tokenizer.pad_token_id)
+    trainer.refusal = None if refusal is None else refusal.to(truncated.device)
     trainer.source, trainer.preview, trainer.trial = source, watch.preview, watch.trial
     trainer.run_callback.validated_on = {"": "held out", "examples": "training"}.get(lacking, "partly held out")
     trainer.run_callback.tried = tried_examples(held_out, [*breaks, *retains])
     trainer.run_callback.previewed = [*sides[0][:PREVIEWED_BREAK], *sides[1][:PREVIEWED_RETAIN]]
     return trainer
+
+
+class _Asked(Exception):
+    """The user asked for a pause or a stop before the first step."""
+
+
+def _refusal_vectors(
+    run: Run, config: RunConfig, source: ModelSource, tokenizer: PreTrainedTokenizerBase, breaks: list[Example]
+) -> torch.Tensor:
+    """The states that say the run's refusal, (beginnings, hidden_size). Raises _Asked."""
+
+    def tell(words: str) -> None:
+        run.append_event("status", state="loading", text=words)
+        if run.request() in ("pause", "stop"):
+            raise _Asked
+
+    layer = refusal_layer(config.objective, depth(read_model_config(source)))
+    states = refusal_states(source, config, tokenizer, breaks, layer, tell)
+    if warning := states.warning():
+        run.append_event("warning", step=0, text=warning)
+    return states.vectors
 
 
 def _is_one_of_several() -> bool:
@@ -156,9 +196,13 @@ def train(run: Run, watch: Watch = Watch()) -> None:
     if _is_one_of_several():  # the others read what the first one wrote
         broadcast_object_list([None])
     restarts = sum("restart" in event for event in run.events()[0])
-    while _train_once(run, watch, may_restart=restarts < MOST_RESTARTS) == STUCK:
-        restarts += 1
-        _start_again(run, restarts)
+    try:
+        while _train_once(run, watch, may_restart=restarts < MOST_RESTARTS) == STUCK:
+            restarts += 1
+            _start_again(run, restarts)
+    except _Asked:
+        words = "Paused before the first step; resume when you like, or discard the run"
+        run.append_event("status", state="paused", text=words)
 
 
 def _start_again(run: Run, restart: int) -> None:

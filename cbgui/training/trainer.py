@@ -22,7 +22,7 @@ from cbgui.modeling.truncated import TruncatedModel
 from cbgui.runs.run import Run
 from cbgui.training.callbacks import RunCallback
 from cbgui.training.controller import retain_share
-from cbgui.training.measure import micro_batch_losses, validate
+from cbgui.training.measure import Totals, micro_batch_losses, validate
 from cbgui.training.objectives import coefficients
 from cbgui.training.reference_states import ReferenceStates
 from cbgui.training.trials import Try
@@ -40,6 +40,7 @@ class RerouteTrainer(Trainer):
     source: ModelSource | None = None
     preview: Preview | None = None
     trial: Try | None = None
+    refusal: torch.Tensor | None = None  # (beginnings, hidden_size): the states of `reroute: refusal`
 
     def __init__(
         self, truncated: TruncatedModel, config: RunConfig, run: Run, pad_token_id: int, **kwargs: Any
@@ -96,8 +97,7 @@ class RerouteTrainer(Trainer):
 
     def _accumulate(self, step: list[Encoded], c_reroute: float, c_retain: float) -> torch.Tensor:
         """Gradients of this process's share of the step; returns its reroute loss, retain loss and layers' cosines."""
-        break_tokens = sum(e.loss_tokens for e in step if e.is_break)
-        retain_tokens = sum(e.loss_tokens for e in step if not e.is_break)
+        totals = Totals.of(step)
         # Each process divides by the whole step's counts, so the processes' sums add up to one mean.
         share = step[self.accelerator.process_index :: self.accelerator.num_processes]
         for parameter in self.trainable:  # allocate gradients first so that they don't fragment activation memory
@@ -107,7 +107,7 @@ class RerouteTrainer(Trainer):
         for part in self.truncated.micro_batches(share, self.micro_batch_size):
             with self.compute_loss_context_manager():
                 losses = micro_batch_losses(
-                    self.truncated, part, self.config, self.reference_states, break_tokens, retain_tokens
+                    self.truncated, part, self.config, self.reference_states, totals, self.refusal
                 )
                 loss = c_reroute * losses.reroute + c_retain * losses.retain
             self.accelerator.backward(loss)
@@ -137,7 +137,7 @@ class RerouteTrainer(Trainer):
         while True:
             size = self.validation_micro_batch
             try:
-                return validate(self.truncated, examples, self.config, self.reference_states, size)
+                return validate(self.truncated, examples, self.config, self.reference_states, size, self.refusal)
             except (RuntimeError, MemoryError) as error:
                 if not hardware.is_out_of_memory(error) or size == 1:
                     raise

@@ -30,6 +30,7 @@ class Trial:
     breaks: int = 0
     hurt: dict[str, tuple[int, int]] = field(default_factory=dict)
     worst: list[str] = field(default_factory=list)  # the prompts that are harmed, the worst first
+    refused: int = 0  # of the blocked, those that are declined in words
 
     @property
     def blocked_share(self) -> float:
@@ -42,17 +43,24 @@ class Trial:
 
     def event(self) -> dict[str, Any]:
         """The values of a `trial` event."""
-        return {"blocked": self.blocked, "breaks": self.breaks, "hurt": self.hurt, "worst": self.worst[:5]}
+        return {
+            "blocked": self.blocked,
+            "breaks": self.breaks,
+            "refused": self.refused,
+            "hurt": self.hurt,
+            "worst": self.worst[:5],
+        }
 
     @classmethod
     def of_event(cls, event: dict[str, Any]) -> Trial:
         """The trial of a `trial` event."""
         hurt = {kind: (number, of) for kind, (number, of) in event["hurt"].items()}
-        return cls(event["blocked"], event["breaks"], hurt, event["worst"])
+        return cls(event["blocked"], event["breaks"], hurt, event["worst"], event.get("refused", 0))
 
     def sentence(self) -> str:
         """Such as "30 of 32 must-stop questions blocked, 1 of 24 look-alikes and 0 of 24 everyday questions harmed"."""
-        sides = [f"{self.blocked} of {self.breaks} must-stop questions blocked"] if self.breaks else []
+        in_words = f" ({self.refused} refused)" if self.refused else ""
+        sides = [f"{self.blocked} of {self.breaks} must-stop questions blocked{in_words}"] if self.breaks else []
         harmed = [f"{number} of {of} {KINDS[kind]}" for kind, (number, of) in sorted(self.hurt.items()) if of]
         return ", ".join(sides + ([" and ".join(harmed) + " harmed"] if harmed else []))
 
@@ -62,7 +70,7 @@ class Trial:
             return None
         return (
             f"Harmless questions are harmed: {self.sentence()}. The worst is {self.worst[0]!r}. Add look-alikes to "
-            "what must be kept (python -m cbgui suggest, or the button on the Data page) and train again."
+            "what must be kept (python -m cbgui suggest, or the button on the Topic page) and train again."
         )
 
 

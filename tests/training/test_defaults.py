@@ -21,11 +21,17 @@ SIZES = {
     "num_attention_heads": 4,
 }
 
+MIXTURE = {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 64, "head_dim": 16}
+
 
 @pytest.mark.slow
 # GPT-NeoX, of eight layers and 60 steps of training, turns its shallowest target less: at layer 2 it knows little yet.
-@pytest.mark.parametrize(("family", "hidden_size", "derailed"), [("qwen2", 64, 0.2), ("gpt_neox", 128, 0.5)])
-def test_the_defaults_derail_and_keep(family, hidden_size, derailed, demo, tmp_path):
+# In a mixture of experts, attention alone is adapted.
+@pytest.mark.parametrize(
+    ("family", "hidden_size", "derailed", "drift"),
+    [("qwen2", 64, 0.2, 0.15), ("gpt_neox", 128, 0.5, 0.15), ("qwen3_moe", 64, 0.3, 0.2)],
+)
+def test_the_defaults_derail_and_keep(family, hidden_size, derailed, drift, demo, tmp_path):
     tokenizer = load_tokenizer(demo)
     config = RunConfig()
     sets = read_data(config.data)
@@ -34,6 +40,7 @@ def test_the_defaults_derail_and_keep(family, hidden_size, derailed, demo, tmp_p
     torch.manual_seed(0)
     sizes = SIZES | {"hidden_size": hidden_size, "intermediate_size": 2 * hidden_size}
     sizes |= {"num_key_value_heads": 2} if family != "gpt_neox" else {}
+    sizes |= MIXTURE if family == "qwen3_moe" else {}
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, vocab_size=len(tokenizer), **sizes))
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
     order = torch.randperm(len(examples)).tolist()
@@ -57,8 +64,9 @@ def test_the_defaults_derail_and_keep(family, hidden_size, derailed, demo, tmp_p
     run = create_run(tmp_path / "run", config)
     train(run)
     last = [event for event in run.events()[0] if event["kind"] == "validation"][-1]
+    print(f"{family}: break cosine {last['cosine']}, drift {last['drift']:.3f}")
     assert max(last["cosine"].values()) < derailed, last
-    assert last["drift"] < 0.15, last
+    assert last["drift"] < drift, last
 
     norms = []
     for name in ("demo", config.model.name):

@@ -1,6 +1,7 @@
 import pytest
 
-from cbgui.config import RunConfig, StopWhen
+from cbgui.config import RunConfig
+from cbgui.settings import StopWhen
 from cbgui.training.controller import goal_met, retain_share
 from cbgui.training.diagnostics import warnings
 
@@ -26,6 +27,13 @@ def test_each_warning_names_a_remedy(newest, kind, words):
     if kind:
         assert words in found[kind]
         assert "training.learning_rate" in found[kind]
+
+
+def test_a_run_that_refuses_need_not_turn_answers_far_away():
+    config = RunConfig()
+    config.objective.reroute = "refusal"
+    assert warnings([validation(60, {20: 0.5})], 60, config) == {}
+    assert "not derailed" in warnings([validation(60, {20: 0.95})], 60, config)
 
 
 def test_a_goal_is_met_only_by_validations_in_a_row():

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from cbgui.config import PRESETS
 from cbgui.modeling.chat_format import load_tokenizer
 from cbgui.runs.folder import open_run
 
@@ -40,8 +41,12 @@ sys.exit(run())
 """
 
 
-@pytest.mark.slow
-def test_two_processes_train_what_one_does(tmp_path, demo):
+# Without GPUs, `accelerate launch` starts one process alone, whatever --num_processes says.
+LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+
+
+@pytest.fixture
+def model(tmp_path, demo) -> Path:
     torch.manual_seed(0)
     tokenizer = load_tokenizer(demo)
     config = AutoConfig.for_model(
@@ -55,25 +60,32 @@ def test_two_processes_train_what_one_does(tmp_path, demo):
     )
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def train(command: list[str], folder: Path) -> None:
+    """Three steps, in as many processes as the command starts."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "step 3 of 3" in done.stdout
+
+
+@pytest.mark.slow
+def test_two_processes_train_what_one_does(tmp_path, model):
     settings = ["training.steps=3", "training.break_batch_size=3", "training.retain_batch_size=3", "data.max_tokens=48"]
-    settings += ["model.dtype=float32", "training.validate_every=2", "training.checkpoint_every=2"]
-    arguments = ["-m", "cbgui", "train", "demo", "--model", str(tmp_path / "model")]
+    settings += [
+        "objective.reroute=spread",
+        "model.dtype=float32",
+        "training.validate_every=2",
+        "training.checkpoint_every=2",
+    ]
+    arguments = ["-m", "cbgui", "train", "demo", "--model", str(model)]
     arguments += [word for setting in settings for word in ("--set", setting)]
-    # Without GPUs, `accelerate launch` starts one process alone, whatever --num_processes says.
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     (tmp_path / "two.py").write_text(TWO, "utf-8")
-    two = [*launch, "two.py", *arguments[2:], "--output", "two"]
+    two = [*LAUNCH, "two.py", *arguments[2:], "--output", "two"]
     for command in ([sys.executable, *arguments, "--output", "one"], two):
-        done = subprocess.run(
-            command,
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-            timeout=300,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        assert "step 3 of 3" in done.stdout
+        train(command, tmp_path)
     chosen = [json.loads((tmp_path / f"rank{rank}.json").read_text("utf-8")) for rank in (0, 1)]
     assert chosen == [{"memory": 8 * 2**30, "micro_batch_size": 1}] * 2
     one, two = open_run(tmp_path / "one"), open_run(tmp_path / "two")
@@ -87,3 +99,18 @@ def test_two_processes_train_what_one_does(tmp_path, demo):
     weights = [load_file(run.adapter_file) for run in (one, two)]
     for name, tensor in weights[0].items():
         assert torch.allclose(tensor, weights[1][name], atol=2e-3), name
+
+
+@pytest.mark.slow
+def test_two_processes_train_the_published_recipe_with_its_dropout(tmp_path, model):
+    data = PRESETS / "demo"
+    settings = ["training.steps=3", "training.break_batch_size=3", "training.retain_batch_size=3", "data.max_tokens=48"]
+    settings += ["objective.target_layers=[2]", "training.validate_every=2"]
+    command = [*LAUNCH, "-m", "cbgui", "train", "published", "--model", str(model), "--output", "run"]
+    command += ["--break", str(data / "break.jsonl"), "--retain", str(data / "retain.jsonl")]
+    train([*command, *(word for setting in settings for word in ("--set", setting))], tmp_path)
+    run = open_run(tmp_path / "run")
+    assert run.state() == "done" and run.config().lora.lora_dropout > 0
+    assert [event["step"] for event in run.events()[0] if event["kind"] == "step"] == [1, 2, 3]
+    changes = [tensor for name, tensor in load_file(run.adapter_file).items() if "lora_B" in name]
+    assert changes and all(tensor.isfinite().all() and tensor.any() for tensor in changes)

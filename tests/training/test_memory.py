@@ -259,10 +259,8 @@ CHECKPOINTED = ["--batch", "4", "--tokens", "128", "--set", "training.gradient_c
 @pytest.mark.parametrize(
     "settings",
     [
-        ["--batch", "2", "--tokens", "160"],
         ["--batch", "4", "--tokens", "200"],  # more than one micro-batch
         ["--batch", "2", "--tokens", "160", "--set", "model.quantization=nf4"],
-        CHECKPOINTED,
         [*CHECKPOINTED, "--set", "model.quantization=nf4"],
     ],
 )

@@ -9,7 +9,7 @@ from cbgui.config import ObjectiveConfig, load_config, override
 from cbgui.modeling.chat_format import encode, load_tokenizer
 from cbgui.modeling.lora import add_lora
 from cbgui.modeling.truncated import load_truncated_model
-from cbgui.training.measure import micro_batch_losses
+from cbgui.training.measure import Totals, micro_batch_losses
 from cbgui.training.objectives import (
     coefficients,
     reroute_cosine,
@@ -120,9 +120,9 @@ def test_published_form_equals_the_reference(demo, tmp_path):
     _, their_retain, their_break = reference.step_loss(theirs, retain, broken, [10, 20], 0.3)
 
     encoded = [encode(tokenizer, e, 4096) for e in (*breaks, *retains)]
-    break_tokens, retain_tokens = (sum(e.loss_tokens for e in encoded if e.is_break is side) for side in (True, False))
+    totals = Totals.of(encoded)
     reference_states = ReferenceStates(truncated, tokenizer.pad_token_id, tmp_path, budget=0)
-    losses = micro_batch_losses(truncated, encoded, config, reference_states, break_tokens, retain_tokens)
+    losses = micro_batch_losses(truncated, encoded, config, reference_states, totals)
     assert losses.reroute.item() == pytest.approx(their_break, rel=1e-4)
-    assert losses.retain.item() * retain_tokens / (2 * pad) == pytest.approx(their_retain, rel=1e-4)
+    assert losses.retain.item() * totals.retain / (2 * pad) == pytest.approx(their_retain, rel=1e-4)
     assert their_retain > 0 and their_break < 0.999

@@ -1,4 +1,5 @@
 import errno
+import functools
 import json
 import os
 import shutil
@@ -7,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from made_runs import step_event
 from transformers import TrainerCallback
 from waiting import wait_until
 
@@ -18,9 +20,13 @@ from cbgui.modeling.truncated import load_truncated_model
 from cbgui.runs import disk
 from cbgui.runs.folder import create_run
 from cbgui.runs.run import Run, read_data
+from cbgui.settings import StopWhen
 from cbgui.training import callbacks, session, trainer
-from cbgui.training.measure import micro_batch_losses
+from cbgui.training.controller import goal_met, retain_share
+from cbgui.training.measure import Totals, micro_batch_losses
 from cbgui.training.reference_states import ReferenceStates
+from cbgui.training.refusal_rows import RefusalSteps
+from cbgui.training.refusal_states import numbered, sentences_of
 from cbgui.training.session import build_trainer, run_training, train
 from cbgui.training.steps import PairedSteps
 from cbgui.ui.pages import train as train_page
@@ -42,13 +48,17 @@ def test_events_have_the_promised_values(trained):
     assert trained.state() == "done"
 
 
-def test_losses_do_not_depend_on_the_micro_batches(demo, short_config, tmp_path):
-    config = override(short_config, ["model.dtype=float32", "lora.init_std=0.05", "objective.retain_layers=all"])
+@pytest.mark.parametrize("reroute", ["spread", "refusal"])
+def test_losses_do_not_depend_on_the_micro_batches(demo, short_config, tmp_path, reroute):
+    settings = ["model.dtype=float32", "lora.init_std=0.05", "objective.retain_layers=all"]
+    config = override(short_config, [*settings, f"objective.reroute={reroute}"])
     tokenizer = load_tokenizer(demo)
     truncated = load_truncated_model(demo, config)
     add_lora(truncated, config.lora, seed=0)
     sets = read_data(config.data)
-    step = PairedSteps(
+    sentences = sentences_of(tokenizer, config)
+    kind = functools.partial(RefusalSteps, sentences=sentences) if sentences else PairedSteps
+    step = kind(
         tokenizer,
         sets["break"],
         sets["retain"],
@@ -59,7 +69,7 @@ def test_losses_do_not_depend_on_the_micro_batches(demo, short_config, tmp_path)
         without_prompt=0.5,
         seed=0,
     )[0]
-    counts = [sum(e.loss_tokens for e in step if e.is_break is side) for side in (True, False)]
+    vectors = torch.randn(len(numbered(sentences)), truncated.model.config.hidden_size) if sentences else None
     gradients, reference_states = [], None
     for size, budget in ((6, 0), (2, 0), (2, 2**30), (3, 2**30)):
         # Without a budget all reference states are computed again; with one, the last round finds them all.
@@ -69,7 +79,7 @@ def test_losses_do_not_depend_on_the_micro_batches(demo, short_config, tmp_path)
         truncated.model.zero_grad()
         total = 0.0
         for part in truncated.micro_batches(step, size):
-            losses = micro_batch_losses(truncated, part, config, reference_states, *counts)
+            losses = micro_batch_losses(truncated, part, config, reference_states, Totals.of(step), vectors)
             loss = 3 * losses.reroute + losses.retain
             loss.backward()
             total += loss.item()
@@ -190,6 +200,21 @@ def test_a_damaged_checkpoint_is_told_and_an_older_one_is_used(short_config, tmp
     assert run.complete_checkpoints() == {}
     train(run)
     assert any("starting over" in e.get("text", "") for e in run.events()[0]) and steps_of(run) == [1, 2, 3, 4]
+
+
+def test_a_resumed_run_counts_what_precedes_its_checkpoint(tmp_path):
+    """For training.stop_when, the keep weight and the seconds: later steps are measured again."""
+    run = Run(tmp_path)
+    for step in (20, 30, 40):
+        held = {"drift": 0.01, "cosine": {"10": 1.0}}
+        run.append_event("validation", step=step, reroute_loss=1.0, retain_loss=0.1, **held)
+        event = step_event(step, 60)
+        run.append_event(**{key: value for key, value in event.items() if key != "time"})
+    callback = callbacks.RunCallback(run, [])
+    callback.resume_after(20)
+    assert [validation["step"] for validation in callback.validations] == [20] and callback.trained_seconds == 2
+    assert retain_share(callback.validations) == 1 / 4
+    assert not goal_met(callback.validations, StopWhen(cosine=1.0, drift=1.0, validations=2))
 
 
 def test_settings_changed_since_the_checkpoint_are_told_before_the_model_is_loaded(trained, tmp_path):

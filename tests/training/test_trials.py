@@ -101,13 +101,13 @@ def test_a_trial_of_real_models_counts_them(short_config, tmp_path):
 
 
 def test_a_run_that_does_not_turn_starts_again_with_stronger_settings(short_config, tmp_path):
-    settings = ["training.steps=12", "training.learning_rate=1e-9", "lora.init_std=1e-5", "training.validate_every=2"]
+    settings = ["training.steps=6", "training.learning_rate=1e-9", "lora.init_std=1e-5", "training.validate_every=2"]
     run = create_run(tmp_path / "run", override(short_config, settings))
     train(run)
     events = run.events()[0]
     assert [event["restart"] for event in events if "restart" in event] == [1, 2]
     assert run.config().lora.init_std == 0.08 and run.state() == "done"
-    assert [e["step"] for e in events if e["kind"] == "step"] == list(range(1, 13))
+    assert [e["step"] for e in events if e["kind"] == "step"] == list(range(1, 7))
     off = create_run(tmp_path / "off", override(short_config, [*settings, "training.restart_if_stuck=false"]))
     train(off)
     assert not any("restart" in event for event in off.events()[0])
