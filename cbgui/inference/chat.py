@@ -15,11 +15,12 @@ from cbgui.errors import InputError
 from cbgui.inference.streaming import in_model_thread, stream_tokens
 from cbgui.modeling.adapter_io import checkpoint_adapter
 from cbgui.modeling.architecture import target_layers
-from cbgui.modeling.chat_format import Messages, example_ids, load_tokenizer, thought_tokens, tokenize_prompts
+from cbgui.modeling.chat_format import Messages, example_ids, load_tokenizer, tokenize_prompts
 from cbgui.modeling.decoder import depth, text_config, text_decoder
 from cbgui.modeling.full import load_with_adapter
 from cbgui.modeling.hub import resolve_model
 from cbgui.modeling.lora import AdaptedRows, adapt_rows
+from cbgui.modeling.thinking import EndThoughts, readable, thought_tokens
 from cbgui.runs.run import Run
 
 FINAL = "final"  # the finished adapter, among a run's checkpoints
@@ -54,11 +55,14 @@ class ChatModel:
     ) -> Iterator[Answers]:
         """Yield both answers as they grow; each begins with `prefill`. Closing the iterator stops generation.
 
+        A thought stands between <think> and </think>, and is ended after THOUGHT_TOKENS tokens.
+
         `other` is the short-circuited model's history where it differs from the base model's `messages`.
         """
         histories = [messages, messages if other is None else other]
         inputs = tokenize_prompts(self.tokenizer, histories, prefill)
-        self._refuse_long(inputs["input_ids"].shape[1])
+        self._refuse_long(columns := inputs["input_ids"].shape[1])
+        asked = inputs["input_ids"].tolist()
 
         def adapt_second_row() -> None:
             self.adapted_rows.first = 1
@@ -70,9 +74,11 @@ class ChatModel:
             pad_token_id=self.tokenizer.pad_token_id,
             temperature=temperature,
             seed=seed,
+            processors=[EndThoughts(self.tokenizer, columns)],
             prepare=adapt_second_row,
         ):
-            yield Answers(*(prefill + self.tokenizer.decode(row, skip_special_tokens=True) for row in rows))
+            pairs = zip(asked, rows, strict=True)
+            yield Answers(*(prefill + readable(self.tokenizer, prompt, row) for prompt, row in pairs))
 
     def _refuse_long(self, tokens: int) -> None:
         most = getattr(text_config(self.model.config), "max_position_embeddings", None)

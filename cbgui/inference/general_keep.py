@@ -86,7 +86,7 @@ def _answers(run: Run, config: ModelConfig, questions: list[str]) -> dict[str, s
         return known
     prompts = [[{"role": "user", "content": question}] for question in missing]
     told = -1
-    for share, ended in write_answers(config, prompts, max_new_tokens=MAX_NEW_TOKENS):
+    for share, ended in write_answers(config, prompts, max_new_tokens=MAX_NEW_TOKENS, with_thoughts=True):
         known |= {missing[index]: answer for index, answer in ended.items() if answer}
         if int(10 * share) > told:
             told = int(10 * share)
@@ -104,5 +104,5 @@ def _cache_file(config: ModelConfig) -> Path:
     source = resolve_model(config.name)
     files = sorted(source.path.glob("*.safetensors"))
     what = [str(source.path), *(f"{path.name} {version(path)}" for path in files), config.quantization, config.dtype]
-    what += [str(config.thinking), config.system_turn]
+    what += ["with thoughts" if config.thinking else "False", config.system_turn]
     return CACHE / "answers" / f"{hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]}.json"

@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 
 import torch
+from transformers import LogitsProcessorList
 
 from cbgui import hardware
 from cbgui.config import RunConfig
@@ -19,10 +20,12 @@ from cbgui.modeling.chat_format import load_tokenizer, tokenize_prompts
 from cbgui.modeling.full import full_model_bytes, load_with_adapter
 from cbgui.modeling.hub import ModelSource
 from cbgui.modeling.lora import adapt_rows
+from cbgui.modeling.thinking import EndThoughts, split_answer, thought_tokens
 from cbgui.modeling.truncated import TruncatedModel
 
 MEMORY_FACTOR = 1.3  # times the size of the weights: weights, cache and what generation needs
 NEW_TOKENS = 40
+THOUGHT = 200  # tokens of a thought before such an answer, so that training soon goes on
 
 
 def preview(
@@ -52,8 +55,15 @@ def _answers(
         model = load_with_adapter(source, config.model, Path(scratch))
         adapt_rows(model).first = len(examples)  # the first half of the rows is the base model's
         inputs = tokenize_prompts(tokenizer, [example.chat() for example in examples] * 2).to(model.device)
+        asked = inputs["input_ids"]
         output = model.generate(
-            **inputs, max_new_tokens=NEW_TOKENS, do_sample=False, pad_token_id=tokenizer.pad_token_id
+            **inputs,
+            max_new_tokens=NEW_TOKENS + thought_tokens(tokenizer, THOUGHT),
+            do_sample=False,
+            pad_token_id=tokenizer.pad_token_id,
+            logits_processor=LogitsProcessorList([EndThoughts(tokenizer, asked.shape[1], THOUGHT)]),
         )
-    answers = tokenizer.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+    written = zip(asked.tolist(), output[:, asked.shape[1] :].tolist(), strict=True)
+    own = [split_answer(tokenizer, prompt, ids, NEW_TOKENS)[1] for prompt, ids in written]
+    answers = tokenizer.batch_decode(own, skip_special_tokens=True)
     return answers[: len(examples)], answers[len(examples) :]

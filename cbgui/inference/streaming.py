@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from queue import Queue
@@ -11,7 +11,14 @@ from typing import Any, TypeVar
 
 import torch
 from peft import PeftModel
-from transformers import BatchEncoding, PreTrainedModel, StoppingCriteria, StoppingCriteriaList
+from transformers import (
+    BatchEncoding,
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedModel,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
 from transformers.generation.streamers import BaseStreamer
 
 Result = TypeVar("Result")
@@ -57,6 +64,7 @@ def stream_tokens(
     pad_token_id: int,
     temperature: float = 0.0,
     seed: int = 0,
+    processors: Sequence[LogitsProcessor] = (),
     prepare: Callable[[], None] = lambda: None,
 ) -> Iterator[list[list[int]]]:
     """Yield the new token ids of all rows after each step. Closing the iterator stops generation.
@@ -79,6 +87,7 @@ def stream_tokens(
                     max_new_tokens=max_new_tokens,
                     pad_token_id=pad_token_id,
                     streamer=streamer,
+                    logits_processor=LogitsProcessorList(processors),
                     stopping_criteria=StoppingCriteriaList([stop]),
                 )
         except Exception as error:  # passed on to the consumer, which would otherwise wait for ever
