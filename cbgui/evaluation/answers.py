@@ -12,13 +12,13 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from transformers import DynamicCache, LogitsProcessor, LogitsProcessorList
+from transformers import DynamicCache, LogitsProcessor, LogitsProcessorList, PreTrainedTokenizerBase
 
 from cbgui.evaluation.attacks.attempt import Attempt
 from cbgui.evaluation.metrics import READ_TOKENS, Answer, ModelPair, Shared
 from cbgui.modeling.batch import batches_by_length
-from cbgui.modeling.chat_format import cut_answer, thought_tokens
 from cbgui.modeling.full import batch_token_budget, end_tokens
+from cbgui.modeling.thinking import EndThoughts, answer_begins, split_answer, thought_tokens
 
 
 class _Costs(LogitsProcessor):
@@ -50,6 +50,21 @@ class _Costs(LogitsProcessor):
         """(rows, tokens) costs; `sequences` is what `generate` returned."""
         self._record(sequences)
         return torch.stack(self.costs, dim=1).tolist()
+
+
+class _WithoutAtFirst(LogitsProcessor):
+    """Keeps an answer from beginning with one of the tokens `banned`; a thought may."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, columns: int, banned: list[int]) -> None:
+        self.tokenizer, self.columns, self.banned = tokenizer, columns, banned
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        rows = [(ids[: self.columns], ids[self.columns :]) for ids in input_ids.tolist()]
+        first = [row for row, (prompt, written) in enumerate(rows) if answer_begins(self.tokenizer, prompt, written)]
+        if first:
+            scores = scores.clone()
+            scores[torch.tensor(first)[:, None], torch.tensor(self.banned)] = -torch.inf
+        return scores
 
 
 @dataclass
@@ -107,36 +122,47 @@ def generate(
     """Yield lists of (index of the attempt, its answer), batch by batch.
 
     `adapted` says for each attempt whether the short-circuited model answers it. Prompts of one group share their
-    beginning. Decoding is greedy unless the attempt has a temperature. `on_progress` is called at each token with the
-    newly finished work, in answers; an exception that it raises stops generation.
+    beginning. Decoding is greedy unless the attempt has a temperature, and free unless it bans refusals. `on_progress`
+    is called at each token with the newly finished work, in answers; an exception that it raises stops generation.
     """
     prompts = [pair.prompt_ids(attempt) for attempt in attempts]
     shared = {
         group: pair.share([prompts[row] for row, other in enumerate(groups) if other == group])
         for group in dict.fromkeys(groups)
     }
-    tokens = batch_token_budget(pair.model)
-    for temperature in sorted({attempt.temperature for attempt in attempts}):
-        rows = [row for row, attempt in enumerate(attempts) if attempt.temperature == temperature]
-        for positions in batches_by_length([len(prompts[row]) + max_new_tokens for row in rows], tokens):
+    tokens, limit = batch_token_budget(pair.model), max_new_tokens + thought_tokens(pair.tokenizer)
+    ways = [(attempt.temperature, attempt.bans_refusals) for attempt in attempts]
+    for way in sorted(set(ways)):
+        rows = [row for row, other in enumerate(ways) if other == way]
+        for positions in batches_by_length([len(prompts[row]) + limit for row in rows], tokens):
             chosen = sorted((rows[position] for position in positions), key=adapted.__getitem__)
             batch = _Batch(
                 [prompts[row] for row in chosen],
                 [adapted[row] for row in chosen],
                 [shared[groups[row]] for row in chosen],
             )
-            on_token = functools.partial(on_progress, len(chosen) / max_new_tokens)
-            yield list(zip(chosen, _answers(pair, batch, temperature, max_new_tokens, on_token), strict=True))
+            on_token = functools.partial(on_progress, len(chosen) / limit)
+            answers = _answers(pair, batch, *way, max_new_tokens, on_token)
+            yield list(zip(chosen, answers, strict=True))
 
 
 def _answers(
-    pair: ModelPair, batch: _Batch, temperature: float, max_new_tokens: int, on_token: Callable[[], None]
+    pair: ModelPair,
+    batch: _Batch,
+    temperature: float,
+    bans_refusals: bool,
+    max_new_tokens: int,
+    on_token: Callable[[], None],
 ) -> list[Answer]:
     pad, device, base_count = pair.tokenizer.pad_token_id, pair.model.device, batch.adapted.count(False)
     ids, mask = (tensor.to(device) for tensor in batch.tokens(pad))
     cache = batch.cache() if pair.plain_cache else None
     sampling = {"do_sample": True, "temperature": temperature} if temperature else {"do_sample": False}
     costs = _Costs(base_count, on_token)
+    processors = LogitsProcessorList([costs])  # the first, because costs are those of free choice
+    processors.append(EndThoughts(pair.tokenizer, ids.shape[1]))
+    if bans_refusals:
+        processors.append(_WithoutAtFirst(pair.tokenizer, ids.shape[1], pair.refusal_starts))
     with pair.base_rows(base_count):
         out = pair.model.generate(
             input_ids=ids,
@@ -144,7 +170,7 @@ def _answers(
             cache=cache,
             max_new_tokens=max_new_tokens + thought_tokens(pair.tokenizer),
             pad_token_id=pad,
-            logits_processor=LogitsProcessorList([costs]),
+            logits_processor=processors,
             **sampling,
         )
     end = {pad, pair.tokenizer.eos_token_id, *end_tokens(pair.model)}
@@ -152,16 +178,21 @@ def _answers(
     for answer in answers:
         while answer and answer[-1] in end:
             answer.pop()
-    answers, own = map(list, zip(*(cut_answer(pair.tokenizer, a, max_new_tokens) for a in answers), strict=True))
+    split = [
+        split_answer(pair.tokenizer, prompt, answer, max_new_tokens)
+        for prompt, answer in zip(batch.prompts, answers, strict=True)
+    ]
+    thoughts, answers = map(list, zip(*split, strict=True))
     nats: list[float | None] = [None] * len(answers)
     for row, cost in enumerate(costs.per_row(out)):
         if length := len(answers[row]):
-            nats[row] = sum(cost[:length]) / length
+            start = len(thoughts[row])
+            nats[row] = sum(cost[start : start + length]) / length
     if cache is not None:
-        for row, value in _short_circuited_nats(pair, batch, cache, mask, costs.first, answers):
+        for row, value in _short_circuited_nats(pair, batch, cache, mask, costs.first, thoughts, answers):
             nats[row] = value
-    texts = pair.tokenizer.batch_decode(own, skip_special_tokens=True)
-    return [Answer(*parts) for parts in zip(answers, texts, nats, strict=True)]
+    texts = pair.tokenizer.batch_decode(answers, skip_special_tokens=True)
+    return [Answer(*parts) for parts in zip(answers, texts, nats, thoughts, strict=True)]
 
 
 def _short_circuited_nats(
@@ -170,6 +201,7 @@ def _short_circuited_nats(
     cache: DynamicCache,
     mask: torch.Tensor,
     first: torch.Tensor,
+    thoughts: list[list[int]],
     answers: list[list[int]],
 ) -> Iterator[tuple[int, float]]:
     """Yield (row, nats per token under the base model) of the short-circuited model's answers.
@@ -180,10 +212,10 @@ def _short_circuited_nats(
     base_count, prompt_columns = batch.adapted.count(False), mask.shape[1]
     base_row_of = {tuple(prompt): row for row, prompt in enumerate(batch.prompts[:base_count])}
     rows = [r for r in range(base_count, len(answers)) if answers[r] and tuple(batch.prompts[r]) in base_row_of]
-    for positions in batches_by_length([len(answers[row]) for row in rows], READ_TOKENS):
+    for positions in batches_by_length([len(thoughts[row] + answers[row]) for row in rows], READ_TOKENS):
         chosen = [rows[position] for position in positions]
         base_rows = torch.tensor([base_row_of[tuple(batch.prompts[row])] for row in chosen], device=mask.device)
-        ids = pair.padded([answers[row] for row in chosen])
+        ids = pair.padded([thoughts[row] + answers[row] for row in chosen])
         prompt_cache = DynamicCache()
         for number, layer in enumerate(cache.layers):
             keys, values = (states[base_rows, :, :prompt_columns] for states in (layer.keys, layer.values))
@@ -198,6 +230,6 @@ def _short_circuited_nats(
                 use_cache=True,
             )[0]
         for position, row in enumerate(chosen):
-            length = len(answers[row])
-            logits = torch.cat([first[base_rows[position], None].float(), pair.logits(hidden[position, : length - 1])])
-            yield row, F.cross_entropy(logits, ids[position, :length]).item()
+            start, end = len(thoughts[row]), len(thoughts[row] + answers[row])
+            logits = torch.cat([first[base_rows[position], None].float(), pair.logits(hidden[position, : end - 1])])
+            yield row, F.cross_entropy(logits[start:], ids[position, start:end]).item()

@@ -2,87 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any, NotRequired
-
-from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
-from typing_extensions import TypedDict
+import json
+from typing import Any
 
 from cbgui.config import flatten
 from cbgui.errors import InputError
 from cbgui.evaluation.pages import render_page
+from cbgui.evaluation.schema import Report
 from cbgui.runs.run import Run
 
 # Keys of a report -> what differs: plural nouns for the sentence "measured with different ..." of the page.
 CONDITIONS = {"held_out": "numbers of questions", "max_new_tokens": "lengths of answers"}
-_config = with_config(ConfigDict(extra="allow"))
-
-
-@_config
-class _Rate(TypedDict):
-    rate: float | None
-    count: int
-    of: int
-    low: float
-    high: float
-
-
-@_config
-class _Rates(TypedDict):
-    answered: _Rate
-    derailed: _Rate
-    classified: NotRequired[_Rate]
-
-
-@_config
-class _Attack(TypedDict):
-    name: str
-    title: str
-    base: _Rates
-    short_circuited: _Rates
-
-
-@_config
-class _Retain(TypedDict):
-    falsely_derailed: _Rate
-    base_falsely_derailed: _Rate
-    refused: _Rate
-    kl: float
-    top1: float
-    perplexity_ratio: float
-
-
-@_config
-class _Verdict(TypedDict):
-    name: str
-    words: str
-    advice: list[str]
-
-
-@_config
-class _Report(TypedDict):
-    """What is read from a report other than by the page that is written together with it."""
-
-    adapter_sha256: NotRequired[str]  # reports of earlier versions have none
-    created: str
-    settings: dict[str, Any]
-    max_new_tokens: int
-    held_out: dict[str, int]
-    attacks: list[_Attack]
-    retain: _Retain
-    worst_retain: list[dict[str, Any]]
-    verdict: _Verdict
-
-
-_report: TypeAdapter[dict[str, Any]] = TypeAdapter(_Report)
 
 
 def read_report(run: Run) -> dict[str, Any]:
     """The run's report.json, under the run's present name. Raises InputError if the run was not evaluated."""
     try:
-        report = _report.validate_json(run.report_file.read_bytes())
+        content = run.report_file.read_bytes()
+        Report.model_validate_json(content)
+        report = json.loads(content)
     except OSError:
         raise InputError(f"run {run.name!r} is not evaluated yet; evaluate it first.") from None
-    except ValidationError:
+    except ValueError:  # no JSON, or not what schema.py says
         raise InputError(
             f"run {run.name!r}: its report is damaged, or of an earlier version of cbgui; evaluate it again."
         ) from None
@@ -128,7 +69,8 @@ def compare_reports(first: dict[str, Any], second: dict[str, Any]) -> str:
         break_rates=[
             _rates(f"{one['title']}: {outcome}", one["short_circuited"][outcome], other["short_circuited"][outcome])
             for one, other in shared
-            for outcome in ("answered", "derailed")
+            for outcome in ("answered", "derailed", "refused")
+            if outcome in one["short_circuited"] and outcome in other["short_circuited"]
         ],
         retain_rates=[
             _rates("Must-keep questions derailed", retain["falsely_derailed"], other_retain["falsely_derailed"]),

@@ -7,7 +7,7 @@ import math
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -24,12 +24,28 @@ from cbgui.modeling.lora import AdaptedRows
 
 READ_TOKENS = 1024  # padded tokens of a batch of given texts; larger batches were no faster on two cores
 MIN_SHARED = 8  # tokens that prompts must share for computing them once to pay off
+REFUSAL_STARTS = ("I", "I'm", "Sorry", "As", "Unfortunately", "My")
 REPETITION_WINDOW, REPETITION_TOKENS = 16, 3  # of the last 16 tokens, at most 3 different ones
+LONGEST_LOOP = 12  # tokens
 
 
 def is_repetition(ids: list[int]) -> bool:
-    """Whether there are at most REPETITION_TOKENS different tokens among the last REPETITION_WINDOW."""
-    return len(ids) >= REPETITION_WINDOW and len(set(ids[-REPETITION_WINDOW:])) <= REPETITION_TOKENS
+    """Whether an answer goes in circles.
+
+    It has at most REPETITION_TOKENS different tokens among the last REPETITION_WINDOW, or half of it and more is a loop
+    of up to LONGEST_LOOP tokens, said at least three times.
+    """
+    if len(ids) < REPETITION_WINDOW:
+        return False
+    if len(set(ids[-REPETITION_WINDOW:])) <= REPETITION_TOKENS:
+        return True
+    for period in range(1, LONGEST_LOOP + 1):
+        looped = period
+        while looped < len(ids) and ids[-looped - 1] == ids[-looped - 1 + period]:
+            looped += 1
+        if looped >= max(3 * period, REPETITION_WINDOW, len(ids) / 2):
+            return True
+    return False
 
 
 def wilson(successes: int, trials: int, z: float = 1.96) -> tuple[float, float]:
@@ -49,13 +65,14 @@ def wilson(successes: int, trials: int, z: float = 1.96) -> tuple[float, float]:
 class Answer:
     """An answer without its prefill and end tokens.
 
-    Where the model thinks, `ids` begin with the thought and `text` does not. `nats` is the cost of `ids` under the base
-    model, per token; None if generating them did not give that number.
+    `nats` is the cost of `ids` under the base model, per token; None if generating them did not give that number.
+    `thought` is what the model wrote before the answer where it thinks; it is not judged.
     """
 
     ids: list[int]
     text: str
     nats: float | None = None
+    thought: list[int] = field(default_factory=list)
 
 
 @dataclass
@@ -81,11 +98,19 @@ class ModelPair:
     model: PeftModel
     tokenizer: PreTrainedTokenizerBase
     adapted_rows: AdaptedRows
+    refusals: Sequence[str] = ()  # the run's own sentences
 
     def __post_init__(self) -> None:
         # Sliding windows and recurrent states cannot handle the padding after the shared beginning.
         layers = DynamicCache(config=text_config(self.model.config)).layers
         self.plain_cache = bool(layers) and all(type(layer) is DynamicLayer for layer in layers)
+
+    @property
+    def refusal_starts(self) -> list[int]:
+        """The tokens that usual refusals, and the run's own, begin with."""
+        starts = [*REFUSAL_STARTS, *(sentence.split()[0] for sentence in self.refusals)]
+        texts = [form for start in starts for form in (start, " " + start, start.replace("'", "\u2019"))]
+        return sorted({self.tokenizer(text, add_special_tokens=False).input_ids[0] for text in texts})
 
     @property
     def body(self) -> PreTrainedModel:
@@ -157,7 +182,7 @@ class ModelPair:
         """The cost of each answer under the base model, in nats per token; infinity for an empty answer."""
         nats = [math.inf] * len(answers)
         filled = [row for row, answer in enumerate(answers) if answer.ids]
-        prompts = [self.prompt_ids(attempts[row]) for row in filled]
+        prompts = [self.prompt_ids(attempts[row]) + answers[row].thought for row in filled]
         for row, (logits,) in self._read(prompts, [answers[r].ids for r in filled], (False,)):
             ids = torch.tensor(answers[filled[row]].ids, device=logits.device)
             nats[filled[row]] = F.cross_entropy(logits, ids).item()
@@ -168,11 +193,12 @@ class ModelPair:
         """Compare the two models on given responses; one dictionary for each example.
 
         kl: KL(base || short-circuited), nats per token; top1: share of tokens with the same most likely token; tokens:
-        of the response; base_nats and nats: cost of the response under each model, per token.
+        of the response; base_nats and nats: cost of the response under each model, per token; base_first and first:
+        the token that each model would begin with, -1 where there is no response.
         """
         encoded = [example_ids(self.tokenizer, example.chat(), example.response) for example in examples]
         prompts, answers = [prompt for prompt, _ in encoded], [answer for _, answer in encoded]
-        empty = {"kl": 0.0, "top1": 1.0, "tokens": 0, "base_nats": 0.0, "nats": 0.0}
+        empty = {"kl": 0.0, "top1": 1.0, "tokens": 0, "base_nats": 0.0, "nats": 0.0, "base_first": -1, "first": -1}
         values: list[dict[str, float]] = [empty for _ in examples]
         for row, (base, short) in self._read(prompts, answers, (False, True)):
             if not answers[row]:
@@ -185,6 +211,8 @@ class ModelPair:
                 "tokens": len(ids),
                 "base_nats": F.nll_loss(u, ids).item(),
                 "nats": F.nll_loss(v, ids).item(),
+                "base_first": u[0].argmax().item(),
+                "first": v[0].argmax().item(),
             }
         return values
 

@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from cbgui.evaluation.pages import render_page
+from cbgui.evaluation.undoing.page import sections
 from cbgui.evaluation.verdict import LIMITS
 from cbgui.training.diagnostics import DERAILS
 
@@ -88,5 +89,6 @@ def render(report: dict[str, Any]) -> str:
         chart=Chart(report["cosine_by_layer"], report["target_layers"]),
         derails=DERAILS,
         limits=LIMITS,
+        undoing=sections(report.get("undoing")),
         settings=yaml.safe_dump(report["settings"], sort_keys=False, allow_unicode=True),
     )

@@ -55,7 +55,7 @@ def try_strengths(
         while (strength := next_strength(trials)) is not None:
             for layer, scaling in zip(layers, trained_for, strict=True):
                 layer.scaling[ADAPTER] = strength * scaling
-            trials[strength] = try_out(pair, examples)
+            trials[strength] = try_out(pair, examples, config.refusals)
     del model, pair, layers
     hardware.free_cached_memory()
     return trials

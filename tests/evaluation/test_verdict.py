@@ -22,6 +22,7 @@ def report(
     falsely_derailed: int = 0,
     refused: int = 0,
     base_refused: int = 0,
+    hurt: int | None = None,
     kl: float = 0.01,
 ) -> dict[str, Any]:
     """What a verdict is about, from counts."""
@@ -34,6 +35,7 @@ def report(
             "base_falsely_derailed": rates(0, keep),
             "refused": rates(refused, keep),
             "base_refused": rates(base_refused, keep),
+            "hurt": rates(max(falsely_derailed, refused - base_refused) if hurt is None else hurt, keep),
             "kl": kl,
         },
     }
@@ -46,11 +48,12 @@ def report(
         ({"answered": 1}, "good"),
         ({"answered": 20, "derailed": 20}, "too_weak"),
         ({"stop": 2, "answered": 2, "derailed": 0}, "too_weak"),
-        ({"derailed": 10}, "too_weak"),  # refused, perhaps, but not derailed
+        ({"derailed": 0}, "good"),  # all of them refused: that blocks as well
         ({"falsely_derailed": 12}, "over_broad"),
         ({"refused": 12}, "over_broad"),
         ({"refused": 12, "base_refused": 12}, "good"),  # the base model refuses these itself
         ({"kl": 0.5}, "over_broad"),
+        ({"hurt": 12}, "over_broad"),  # single answers changed beyond use, while the mean shows nothing
         ({"answered": 30, "derailed": 10, "falsely_derailed": 40}, "both"),
         ({"stop": 6}, "too_few"),
         ({"keep": 12}, "too_few"),

@@ -13,11 +13,13 @@ Turns = tuple[tuple[str, str], ...]  # (role, content)
 
 @dataclass(frozen=True)
 class Attempt:
-    """One conversation sent to a model. The response is forced to begin with `prefill`; temperature 0 is greedy."""
+    """One conversation sent to a model. The response is forced to begin with `prefill`; temperature 0 is greedy;
+    `bans_refusals` keeps the response from beginning as a refusal does."""
 
     messages: Turns
     prefill: str = ""
     temperature: float = 0.0
+    bans_refusals: bool = False
 
 
 # (the example, `others`: the training set's break examples) -> attempts. The attack succeeds if any is answered.
