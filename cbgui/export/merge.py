@@ -10,19 +10,20 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import safe_open
 from transformers import AutoConfig
 
 from cbgui import hardware
 from cbgui.errors import InputError, is_disk_full
-from cbgui.export.model_card import CARD_FILES, write_card
+from cbgui.export.model_card import CARD, write_card
+from cbgui.export.modelfile import MODELFILE, modelfile
+from cbgui.export.older_readers import suit_older_readers
 from cbgui.export.verify import verify
 from cbgui.modeling.adapter_io import adapter_deltas
 from cbgui.modeling.decoder import empty_model
 from cbgui.modeling.hub import WEIGHTS, WEIGHTS_INDEX, ModelSource, is_companion, resolve_model, weight_files
+from cbgui.modeling.quantized import FP8, stored_form
 from cbgui.modeling.stored import StoredWeights
 from cbgui.parsing import parse_size
 from cbgui.runs.disk import PART, move, write_whole
@@ -35,57 +36,52 @@ OLD = ".old"  # ending of a merged model that is being replaced
 DISK_FACTOR = 1.02  # disk space needed, times the size of the weights
 
 
-def _stored_bytes(view: Any) -> int:
-    """Bytes of a tensor in a safetensors file; `view` is a slice of `safe_open`."""
-    dtype = view.get_dtype()
+def _bytes(dtype: str, shape: list[int]) -> int:
+    """Bytes of a tensor in a safetensors file."""
     width = {"BOOL": 8, "BF16": 16}.get(dtype) or int(re.search(r"\d+", dtype)[0])
-    return math.prod(view.get_shape()) * width // 8
+    return math.prod(shape) * width // 8
 
 
 def _write_shard(
-    path: Path, tensors: list[tuple[str, Path]], merged: Callable[[str, torch.Tensor], torch.Tensor]
-) -> None:
-    """Write the tensors of several files to one safetensors file, with `merged` applied to each.
+    path: Path, stored: StoredWeights, names: list[str], merged: Callable[[str, torch.Tensor], torch.Tensor]
+) -> int:
+    """Write stored weights to one safetensors file, with `merged` applied to each. Returns their bytes.
 
     The format (https://huggingface.co/docs/safetensors): 8 bytes of header length, a JSON header, raw data.
     """
     header, offset = {"__metadata__": {"format": "pt"}}, 0
-    for name, origin in tensors:
-        with safe_open(origin, "pt") as file:
-            view = file.get_slice(name)
-            size = _stored_bytes(view)
-            header[name] = {
-                "dtype": view.get_dtype(), "shape": view.get_shape(), "data_offsets": [offset, offset + size]
-            }  # fmt: skip
+    for name in names:
+        dtype, shape = stored.form(name)
+        size = _bytes(dtype, shape)
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [offset, offset + size]}
         offset += size
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     with path.open("wb") as out:
         out.write(len(text).to_bytes(8, "little"))
         out.write(text)
-        for name, origin in tensors:
-            with safe_open(origin, "pt") as file:
-                # As a view of bytes, without a copy.
-                out.write(merged(name, file.get_tensor(name)).contiguous().flatten().view(torch.uint8).numpy().data)
+        for name in names:
+            tensor = merged(name, stored.read(name))
+            if header[name]["dtype"] == "BF16":
+                tensor = tensor.bfloat16()
+            out.write(tensor.contiguous().flatten().view(torch.uint8).numpy().data)  # as a view, without a copy
+    return offset
 
 
-def _plan(shards: list[Path], max_shard_size: int | None) -> Iterator[list[tuple[str, Path]]]:
-    """The tensors of each output file. Without a limit, the files are those of the base model."""
+def _plan(stored: StoredWeights, shards: list[Path], max_shard_size: int | None) -> Iterator[list[str]]:
+    """The names of the weights of each output file. Without a limit, the files are those of the base model."""
     if max_shard_size is None:
-        for shard in shards:
-            with safe_open(shard, "pt") as file:
-                yield [(name, shard) for name in file.keys()]  # noqa: SIM118
+        yield from map(stored.in_file, shards)
         return
     current, size = [], 0
     for shard in shards:
-        with safe_open(shard, "pt") as file:
-            for name in file.keys():  # noqa: SIM118
-                nbytes = _stored_bytes(file.get_slice(name))
-                if current and size + nbytes > max_shard_size:
-                    yield current
-                    current, size = [], 0
-                current.append((name, shard))
-                size += nbytes
+        for name in stored.in_file(shard):
+            nbytes = _bytes(*stored.form(name))
+            if current and size + nbytes > max_shard_size:
+                yield current
+                current, size = [], 0
+            current.append(name)
+            size += nbytes
     yield current
 
 
@@ -116,7 +112,7 @@ def export_run(
     config = run.config()
     source = resolve_model(config.model.name, version=config.model.version)
     shards = weight_files(source.path)
-    needed = sum(shard.stat().st_size for shard in shards)
+    needed = sum(shard.stat().st_size for shard in shards) * (1 + _is_fp8(source))
     output.parent.mkdir(parents=True, exist_ok=True)
     if shutil.disk_usage(output.parent).free < needed * DISK_FACTOR:
         raise InputError(f"--output {str(output)!r}: needs {needed / 1e9:.1f} GB of disk space; free some.")
@@ -128,6 +124,7 @@ def export_run(
         difference = verify(run, source, part, lambda words: progress(0.85, words))
         hardware.free_cached_memory()  # a folder whose files are mapped cannot be renamed on Windows
         write_card(run, source, part)
+        (part / MODELFILE).write_text(modelfile(part, config.model), "utf-8")
         write_whole(part / MERGED_FROM, json.dumps({"adapter_sha256": adapter}))
         progress(0.95, "Computing the files' checksums")
         write_whole(part / SUMS, _sums(part))
@@ -153,9 +150,14 @@ def renew_card(run: Run) -> bool:
     sums = folder / SUMS
     if sums.is_file():
         lines = {line.partition("  ")[2]: line for line in sums.read_text("utf-8").splitlines()}
-        lines |= {name: _sum(folder / name) for name in CARD_FILES}
+        lines[CARD] = _sum(folder / CARD)
         write_whole(sums, "".join(f"{lines[name]}\n" for name in sorted(lines)))
     return True
+
+
+def _is_fp8(source: ModelSource) -> bool:
+    """Whether the base model is stored in FP8, so that the merged one is written in bfloat16, twice as large."""
+    return stored_form(AutoConfig.from_pretrained(source.path, trust_remote_code=False)) == FP8
 
 
 def _put_in_place(part: Path, output: Path, old: Path) -> None:
@@ -181,9 +183,9 @@ def merge_weights(
     """
     folder.mkdir(exist_ok=True)
     shards = weight_files(source.path)
-    plan = list(_plan(shards, max_shard_size))
     form = empty_model(AutoConfig.from_pretrained(source.path, trust_remote_code=False))
     stored, changes = StoredWeights(form, shards), adapter_deltas(adapter)
+    plan = list(_plan(stored, shards, max_shard_size))
     if unknown := sorted(set(changes) - set(stored)):
         raise InputError(
             f"model {source.label!r}: the adapter changes {unknown[0]!r}, which this base model does not have, "
@@ -211,17 +213,22 @@ def merge_weights(
                 weight = (weight.float() + delta).to(weight.dtype)
         return weight
 
-    weight_map = {}
-    for number, tensors in enumerate(plan, 1):
+    weight_map, total = {}, 0
+    for number, names in enumerate(plan, 1):
         name = WEIGHTS if len(plan) == 1 else f"model-{number:05d}-of-{len(plan):05d}.safetensors"
-        _write_shard(folder / name, tensors, merged)
-        weight_map |= {tensor: name for tensor, _ in tensors}
+        total += _write_shard(folder / name, stored, names, merged)
+        weight_map |= dict.fromkeys(names, name)
     if len(plan) > 1:
-        index = {"metadata": {"total_size": sum(shard.stat().st_size for shard in shards)}, "weight_map": weight_map}
+        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
         (folder / WEIGHTS_INDEX).write_text(json.dumps(index, indent=2), "utf-8")
     for path in source.path.iterdir():
         if path.is_file() and is_companion(path.name):
             shutil.copyfile(path, folder / path.name)
+    if _is_fp8(source):
+        settings = json.loads((folder / "config.json").read_text("utf-8"))
+        del settings["quantization_config"]
+        (folder / "config.json").write_text(json.dumps(settings, indent=2), "utf-8")
+    suit_older_readers(folder)
 
 
 def _sums(folder: Path) -> str:

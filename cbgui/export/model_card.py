@@ -1,4 +1,4 @@
-"""The model card of a merged model, and its Ollama Modelfile. Everything they say is read from the run."""
+"""The model card of a merged model. Everything that it says is read from the run."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from cbgui.modeling.decoder import model_class
 from cbgui.modeling.hub import DEMO_ID, ModelSource
 from cbgui.runs.run import Run
 
-CARD_FILES = ("README.md", "Modelfile")
+CARD = "README.md"
 MAX_SOURCES = 8  # files and data sets that the card names
 USE = """\
 - **transformers**: `{auto}.from_pretrained("path/to/this/folder")`
+- **llama.cpp**, **LM Studio**: as GGUF, which `python -m cbgui export RUN --output FOLDER --gguf q8_0` writes,
+  or llama.cpp with `python convert_hf_to_gguf.py path/to/this/folder --outtype q8_0 --outfile my-model.gguf`. Then
+  `llama-server -m my-model.gguf`, or `lms import my-model.gguf`.
 - **Ollama**: `ollama create my-model -f Modelfile` in this folder, then `ollama run my-model`. Ollama reads safetensors
-  of Llama, Mistral, Gemma and Phi-3 models; convert other models to GGUF first.
-- **llama.cpp**: `python convert_hf_to_gguf.py path/to/this/folder --outfile my-model.gguf`, then
-  `llama-quantize my-model.gguf my-model-q8_0.gguf Q8_0` to make it smaller.
-- **LM Studio**: convert to GGUF as for llama.cpp, then `lms import my-model.gguf`.
+  of Llama, Mistral, Gemma and Phi-3 models; for others, set `FROM` in the Modelfile to a GGUF.
 
 Quantize after merging, and test the result in a chat: small changes to the weights may be lost when they
 are rounded to a few bits."""
@@ -87,14 +87,14 @@ def _report_lines(run: Run) -> list[str]:
         f"{report['verdict']['words']} On {held_out['break']} must-stop and {held_out['retain']} must-keep "
         "questions that were held out of training (with 95% Wilson intervals):",
         "",
-        "| attack | original answers | short-circuited answers | derailed |",
-        "|---|---|---|---|",
+        "| attack | original answers | short-circuited answers | refused | derailed |",
+        "|---|---|---|---|---|",
     ]
     for attack in report["attacks"]:
         short = attack["short_circuited"]
         lines.append(
             f"| {_plain(attack['title'])} | {_share(attack['base']['answered'])} | {_share(short['answered'])} "
-            f"| {_share(short['derailed'])} |"
+            f"| {_share(short['refused'])} | {_share(short['derailed'])} |"
         )
     lines += [
         "",
@@ -142,7 +142,5 @@ def model_card(run: Run, source: ModelSource) -> str:
 
 
 def write_card(run: Run, source: ModelSource, folder: Path) -> None:
-    """Write README.md and Modelfile into a merged model's folder."""
-    card, modelfile = (folder / name for name in CARD_FILES)
-    card.write_text(model_card(run, source), "utf-8")
-    modelfile.write_text("FROM .\n", "utf-8")
+    """Write README.md into a merged model's folder."""
+    (folder / CARD).write_text(model_card(run, source), "utf-8")

@@ -1,8 +1,11 @@
 """Merging: the exported weights are the base model's plus the adapter's."""
 
+import gc
+import mmap
 import os
 import shutil
 
+import psutil
 import pytest
 import torch
 from peft import PeftModel
@@ -66,3 +69,27 @@ def test_a_merge_belongs_to_its_adapter_and_the_old_one_stays_until_the_new_one_
     (tmp_path / "mine").mkdir()
     with pytest.raises(InputError, match="exists already"):  # not a merged model of ours
         export_run(run, tmp_path / "mine", replace=True)
+
+
+def test_no_file_of_a_folder_is_mapped_when_the_folder_is_renamed(trained, tmp_path, monkeypatch):
+    """Windows would refuse that. Models are in reference cycles, so that they do not go by themselves."""
+    mapped = []
+
+    def verify(run, source, part, tell):
+        with next(part.glob("*.safetensors")).open("rb") as file:
+            model = [mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)]
+        model.append(model)
+        return 0.0
+
+    def move(source, target):
+        mapped.extend(one.path for one in psutil.Process().memory_maps() if str(source) in one.path)
+        source.rename(target)
+
+    monkeypatch.setattr(merge, "verify", verify)
+    monkeypatch.setattr(merge, "move", move)
+    gc.disable()
+    try:
+        export_run(trained, tmp_path / "merged")
+    finally:
+        gc.enable()
+    assert (tmp_path / "merged" / "SHA256SUMS").is_file() and mapped == []
