@@ -9,25 +9,24 @@ import os
 import socket
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from typer.exceptions import TyperException
 
 from cbgui import space
+from cbgui.cli_evaluate import evaluate
+from cbgui.cli_export import export
 from cbgui.cli_readonly import SetOption, bench, check, estimate
 from cbgui.cli_suggest import suggest
 from cbgui.cli_train import new_run, train_in_this_process
 from cbgui.errors import InputError, error_sentence
 from cbgui.parsing import refuse_broken_text
-from cbgui.printing import event_line, log_traceback, progress_lines, report_lines, say_starting, tell
+from cbgui.printing import event_line, log_traceback, say_starting, tell
 from cbgui.runs import folder
 from cbgui.runs.disk import disk_is_full
 from cbgui.runs.jobs import alone
-from cbgui.runs.run import EVALUATE, EXPORT, UPLOAD, Run
-
-if TYPE_CHECKING:
-    pass
+from cbgui.runs.run import UPLOAD, Run
 
 # torch and transformers take seconds to import, so each command imports what needs them after its input is checked.
 commands = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
@@ -152,83 +151,6 @@ def generate(
 
 
 @commands.command()
-def evaluate(
-    run_dir: RunArgument,
-    held_out: Annotated[
-        Path | None, typer.Option(help="data file of held-out examples; by default the run's own")
-    ] = None,
-    attacks: Annotated[str, typer.Option(help="names with commas between, or 'all'")] = "",
-    limit: Annotated[
-        int | None, typer.Option(min=1, help="at most this many break and this many retain prompts")
-    ] = None,
-    max_new_tokens: Annotated[int, typer.Option(min=8, help="the length of an answer")] = 60,
-    also: Annotated[
-        list[str] | None, typer.Option(help="ask these prompts too: a file, a public set's title, or a hub id")
-    ] = None,
-    also_kind: Annotated[
-        str | None, typer.Option(help="the kind of --also rows that have none: break, retain, near_miss or refusal")
-    ] = None,
-    also_prompt: Annotated[str | None, typer.Option(help="the column of --also that holds the prompt")] = None,
-    also_response: Annotated[str | None, typer.Option(help="the column of --also that holds the response")] = None,
-    also_messages: Annotated[str | None, typer.Option(help="the column of --also that holds conversations")] = None,
-    also_config: Annotated[str | None, typer.Option(help="the configuration of a hub dataset in --also")] = None,
-    also_split: Annotated[str, typer.Option(help="the split of a hub dataset in --also")] = "train",
-    also_limit: Annotated[
-        int, typer.Option(min=1, help="at most this many break and this many retain prompts of --also")
-    ] = 200,
-    judge: Annotated[str | None, typer.Option(help="a classifier's folder or hub id")] = None,
-    judge_label: Annotated[
-        str | None, typer.Option(help="the classifier's label which means that an answer complied")
-    ] = None,
-    judge_template: Annotated[
-        Path | None, typer.Option(help="text file with {prompt} and {answer}: how the classifier is asked")
-    ] = None,
-    tasks: Annotated[str, typer.Option(help="lm-eval tasks or their YAML files, with commas between")] = "",
-) -> None:
-    """Attack both models on held-out prompts; writes report/report.json and report/report.html."""
-    run = _with_adapter(run_dir)
-    from cbgui.evaluation.attacks.registry import ATTACK_TITLES, check_attacks
-
-    names = list(ATTACK_TITLES) if attacks == "all" else check_attacks(_names(attacks))
-    progress = progress_lines()
-    progress(0.0, "Starting")
-    from cbgui.evaluation.classifier import JudgeChoice
-    from cbgui.evaluation.evaluate import evaluate_run
-    from cbgui.evaluation.prompt_sets import SetOptions
-
-    also_options = SetOptions(
-        kind=also_kind,
-        prompt=also_prompt,
-        response=also_response,
-        messages=also_messages,
-        config=also_config,
-        split=also_split,
-        limit=also_limit,
-    )
-    with alone(run, EVALUATE):
-        report = evaluate_run(
-            run,
-            held_out=held_out,
-            also=also,
-            also_options=also_options,
-            attacks=names or None,
-            judge=JudgeChoice(judge, judge_label, judge_template) if judge else None,
-            tasks=_names(tasks),
-            max_new_tokens=max_new_tokens,
-            limit=limit,
-            progress=progress,
-        )
-        from cbgui.export.merge import renew_card
-
-        renewed = renew_card(run)
-    for line in report_lines(report):
-        typer.echo(line)
-    typer.echo(f"Report: {run.report_page}")
-    if renewed:
-        typer.echo(f"The card of the merged model, {run.merged_folder / 'README.md'}, now holds it.")
-
-
-@commands.command()
 def compare(
     run_dir: RunArgument,
     other: Annotated[Path, typer.Argument(help="the other run's folder")],
@@ -243,26 +165,6 @@ def compare(
     except OSError as error:
         raise InputError(f"--output {str(output)!r} cannot be written ({error.strerror}); name another.") from None
     typer.echo(f"Comparison: {output}")
-
-
-@commands.command()
-def export(
-    run_dir: RunArgument,
-    output: Annotated[Path, typer.Option(help="a folder that does not exist yet")],
-    max_shard_size: Annotated[str | None, typer.Option(help="such as 5GB; by default as the base model's")] = None,
-    replace: Annotated[bool, typer.Option("--replace", help="replace an earlier merged model at --output")] = False,
-) -> None:
-    """Merge the adapter into the base model: safetensors that any transformers program loads."""
-    run = _with_adapter(run_dir)
-    progress = progress_lines()
-    progress(0.0, "Starting")
-    from cbgui.export.merge import export_run
-
-    with alone(run, EXPORT):
-        difference = export_run(run, output, max_shard_size=max_shard_size, replace=replace, progress=progress)
-    typer.echo(
-        f"{output}: the merged model and base + adapter differ by at most {difference:.2g} in any token's probability."
-    )
 
 
 @commands.command()
@@ -282,12 +184,8 @@ def upload(
     typer.echo(f"Uploaded: {address}")
 
 
-for command in (estimate, check, bench, suggest):
+for command in (evaluate, estimate, check, bench, suggest, export):
     commands.command()(command)
-
-
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def _with_adapter(run_dir: Path) -> Run:

@@ -58,17 +58,23 @@ def progress_lines() -> Callable[[float, str], None]:
 
 def report_lines(report: dict[str, Any]) -> Iterator[str]:
     """The report of an evaluation as a table and a verdict."""
-    yield f"\n{'attack':<40} {'original answers':>16} {'short-circuited':>16} {'derailed':>9}"
+    yield f"\n{'attack':<40} {'original answers':>16} {'short-circuited':>16} {'refused':>9} {'derailed':>9}"
     for attack in report["attacks"]:
-        base, short = attack["base"]["answered"]["rate"], attack["short_circuited"]
-        answered, derailed = short["answered"]["rate"], short["derailed"]["rate"]
-        yield f"{attack['title']:<40} {base:>16.1%} {answered:>16.1%} {derailed:>9.1%}"
+        base, short = attack["base"]["answered"], attack["short_circuited"]
+        shown = [_share(base), _share(short["answered"])], [_share(short[how]) for how in ("refused", "derailed")]
+        cells = " ".join([*(f"{text:>16}" for text in shown[0]), *(f"{text:>9}" for text in shown[1])])
+        yield f"{attack['title']:<40} {cells}" + f"  {attack['spoilt']} not counted" * bool(attack["spoilt"])
     retain = report["retain"]
     yield (
-        f"must-keep questions derailed {retain['falsely_derailed']['rate']:.1%}, KL {retain['kl']:.4f}, "
-        f"top-1 {retain['top1']:.4f}"
+        f"must-keep questions harmed {_share(retain['hurt'])}, derailed {_share(retain['falsely_derailed'])}, "
+        f"KL {retain['kl']:.4f}, top-1 {retain['top1']:.4f}"
     )
     yield " ".join([report["verdict"]["words"], *report["verdict"]["advice"]])
+
+
+def _share(rate: dict[str, Any]) -> str:
+    """Such as "97.5%"; "-" where nothing was counted."""
+    return "-" if rate["rate"] is None else f"{rate['rate']:.1%}"
 
 
 def tell(words: str) -> None:

@@ -15,7 +15,11 @@ from cbgui.runs.folder import create_run
 from cbgui.runs.run import Run
 
 SHORT = ["training.steps=4", "training.break_batch_size=2", "training.retain_batch_size=2", "data.max_tokens=64"]
-SHORT += ["training.sample_every=0", "training.checkpoint_every=2"]  # validation only at the end
+SHORT += [
+    "objective.reroute=spread",
+    "training.sample_every=0",
+    "training.checkpoint_every=2",
+]  # validation only at the end
 
 
 @pytest.fixture(scope="session")
@@ -35,6 +39,19 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
     config = override(load_config("demo"), [*SHORT, "training.validate_every=2"])
     run = create_run(Path(tmp_path_factory.mktemp("runs")) / "trained", config)
+    train(run)
+    return run
+
+
+@pytest.fixture(scope="session")
+def blocking(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run whose breaker blocks whatever is asked: a large adapter, hardly trained."""
+    from cbgui.training.session import train
+
+    settings = ["training.steps=1", "training.break_batch_size=1", "training.retain_batch_size=1", "data.max_tokens=32"]
+    settings += ["objective.reroute=spread", "training.sample_every=0", "data.general_keep=0"]
+    settings += ["lora.init_std=0.5", "training.learning_rate=1e-6"]
+    run = create_run(Path(tmp_path_factory.mktemp("runs")) / "broken", override(load_config("demo"), settings))
     train(run)
     return run
 

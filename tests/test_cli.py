@@ -51,6 +51,7 @@ NO_TORCH = "import sys; from cbgui.cli import main; code = main(); assert 'torch
         (["train", "demo", "--output", "OUT", "--set", "training.stepz=1"], "training.stepz"),
         (["train", "demo", "--output", "OUT"], "exists already"),
         (["evaluate", "OUT", "--attacks", "telepathy"], "telepathy"),
+        (["evaluate", "OUT", "--undo", "pruning,telepathy"], "--undo 'telepathy'"),
         (["estimate", "demo", "--memory", "six"], "--memory 'six'"),
         (["bench", "demo", "--memory", "six"], "--memory 'six'"),
     ],
@@ -92,7 +93,14 @@ def test_somebody_elses_topic_on_another_architecture(tmp_path, demo):
         rows = [{"prompt": f"{name} {i}", "response": f"an answer to {name} {i}"} for i in range(4)]
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     files = ["--break", tmp_path / "break.jsonl", "--retain", tmp_path / "retain.jsonl", "--model", tmp_path / "model"]
-    done = cbgui("train", "demo", "--output", tmp_path / "run", *files, "--set", "training.steps=2")
+    done = cbgui(
+        "train",
+        "demo",
+        "--output",
+        tmp_path / "run",
+        *files,
+        *(f"--set={s}" for s in ("training.steps=2", "objective.reroute=spread")),
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "step 2 of 2" in done.stdout
     # Without held-out examples training examples are validated, and say so.

@@ -1,8 +1,10 @@
-"""Wait for a condition with a generous limit: these machines may be busy."""
+"""Wait for a condition with a generous limit, as these machines may be busy; and for a coroutine."""
 
+import asyncio
 import time
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 Result = TypeVar("Result")
 
@@ -15,3 +17,9 @@ def wait_until(condition: Callable[[], Result], seconds: float = 300) -> Result:
             return result
         time.sleep(0.05)
     raise AssertionError(f"the condition was not met within {seconds:g} seconds")
+
+
+def run_async(coroutine: Coroutine[Any, Any, Result]) -> Result:
+    """The coroutine's result. In a thread of its own, as Playwright leaves an event loop in the tests' thread."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, coroutine).result()

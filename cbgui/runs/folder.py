@@ -12,6 +12,7 @@ from pathlib import Path
 from filelock import lock_descriptor
 
 from cbgui.config import RunConfig
+from cbgui.data import library
 from cbgui.data.examples import write_examples
 from cbgui.data.split import split_off
 from cbgui.errors import InputError, is_disk_full
@@ -182,8 +183,9 @@ def empty_trash() -> None:
     root = root_folder()
     if not claim(root):
         return
-    for trash in (root / TRASH, *root.glob(f"{VISITORS}/*/{TRASH}")):
-        shutil.rmtree(trash, ignore_errors=True)
+    for folder in (root, *root.glob(f"{VISITORS}/*")):
+        for trash in (folder / TRASH, folder / DATASETS / library.TRASH):
+            shutil.rmtree(trash, ignore_errors=True)
 
 
 def rename(run: Run, name: str) -> Run:

@@ -155,6 +155,16 @@ class Run:
         """A classifier's judgements of these answers."""
         return self.report_folder / "judgements.jsonl"
 
+    @property
+    def labels_file(self) -> Path:
+        """What a person said of the report's answers."""
+        return self.report_folder / "labels.json"
+
+    @property
+    def undoing_file(self) -> Path:
+        """What attempts to undo the breaker have shown so far."""
+        return self.report_folder / "undoing.jsonl"
+
     def report_prompts_file(self, name: str) -> Path:
         """A copy of the further prompts that a report asks."""
         return self.report_folder / "prompts" / f"{name}.jsonl"
@@ -355,10 +365,10 @@ class Run:
         """SHA-256 of the adapter's weights, which is what a merged model or an answer belongs to."""
         return sha256(self.adapter_file, version(self.adapter_file))
 
-    def is_merged(self) -> bool:
-        """Whether the merged model holds the adapter as it is now; training may have gone on."""
+    def is_merged(self, folder: Path | None = None) -> bool:
+        """Whether the merged model, or that in `folder`, holds the adapter as it is now; training may have gone on."""
         try:
-            made_from = json.loads((self.merged_folder / MERGED_FROM).read_text("utf-8"))["adapter_sha256"]
+            made_from = json.loads(((folder or self.merged_folder) / MERGED_FROM).read_text("utf-8"))["adapter_sha256"]
             return made_from == self.adapter_hash()
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return False

@@ -78,7 +78,7 @@ def check(run: Run) -> None:
     for name in ("hurt", "whole"):
         train_page._refresh(name, None)
         report_page._refresh(name, "whole", None)
-        export_page._refresh(name, None)
+        export_page._refresh(name, "", None)
     runs_page._validation_curves([run, Run(run.path.with_name("whole"))])
     queue.waiting_runs(run.path.parent)
     run.newest("status")
@@ -174,3 +174,10 @@ def test_a_checkpoint_that_lacks_a_file_is_not_whole(name, hurt):
     assert list(hurt.complete_checkpoints()) == [4]
     (hurt.checkpoint(4) / name).unlink()
     assert hurt.complete_checkpoints() == {} and list(hurt.checkpoints()) == [4]
+
+
+def test_half_a_character_in_an_event_is_replaced(hurt):
+    """As in the name of a file, or in an error that quotes a text."""
+    hurt.append_event("warning", step=4, text="no \ud83d here")
+    assert hurt.events()[0][-1]["text"] == "no ? here"
+    check(hurt)

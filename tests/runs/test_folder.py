@@ -14,7 +14,7 @@ from cbgui.errors import InputError
 from cbgui.runs import disk, folder, queue
 from cbgui.runs.folder import create_run
 from cbgui.runs.process import hold
-from cbgui.runs.run import EVALUATE, TRAIN, Run
+from cbgui.runs.run import Run
 
 
 @pytest.fixture
@@ -47,12 +47,11 @@ def test_a_deleted_run_comes_back_until_the_trash_is_emptied(run):
         folder.restore(place.parent.parent)  # nothing outside the trash
 
 
-def test_a_busy_run_is_neither_renamed_nor_deleted(run):
-    for task in (TRAIN, EVALUATE):
+@pytest.mark.parametrize("task", ["train", "evaluate", "export", "upload"])
+def test_a_busy_run_is_neither_renamed_nor_deleted(task, run):
+    for change in (folder.delete, lambda run: folder.rename(run, "other")):
         with hold(run.lock_file(task)), pytest.raises(InputError, match=f"is busy \\({task}\\)"):
-            folder.delete(run)
-        with hold(run.lock_file(task)), pytest.raises(InputError, match=f"is busy \\({task}\\)"):
-            folder.rename(run, "other")
+            change(run)
     assert run.path.is_dir()
 
 

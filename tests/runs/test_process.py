@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -16,10 +17,12 @@ from cli_process import ROOT
 from made_runs import step_event
 from waiting import wait_until
 
-from cbgui.errors import InputError
+from cbgui.errors import InputError, error_sentence
+from cbgui.runs import folder, process
 from cbgui.runs.folder import create_run
+from cbgui.runs.jobs import alone
 from cbgui.runs.process import hold
-from cbgui.runs.run import TRAIN, Run
+from cbgui.runs.run import EXPORT, TRAIN, Run
 from cbgui.ui.pages import train as train_page
 from cbgui.ui.panels import run_status
 
@@ -76,6 +79,26 @@ def test_a_copied_run_is_not_taken_for_the_running_one(run, tmp_path):
         assert not Run(copy).training.is_running()
 
 
+def test_a_run_in_a_read_only_folder_is_looked_at(run, monkeypatch):
+    """Simulated, because root may write everywhere. What has to write says why it cannot."""
+    real = os.open
+
+    def read_only(path, flags, *mode):
+        if flags & (os.O_RDWR | os.O_WRONLY):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return real(path, flags, *mode)
+
+    with hold(run.lock_file(TRAIN)):
+        monkeypatch.setattr(process.os, "open", read_only)
+        assert run.state() == "running" and run.training.pid() == os.getpid()
+    assert run.state() == "interrupted" and run.running_task() is None
+    with alone(run, EXPORT):  # into another folder
+        pass
+    with pytest.raises(PermissionError) as refusal:
+        run.start()
+    assert "could not be read or written (Permission denied)" in error_sentence(refusal.value)
+
+
 HOLDER = """
 import pathlib, sys
 from cbgui.runs.process import hold
@@ -101,6 +124,19 @@ def busy(run):
     yield process
     process.kill()
     process.wait()
+
+
+@pytest.mark.parametrize("seconds", [2, -2, 10**6])
+def test_a_clock_that_is_set_changes_nothing(run, busy, monkeypatch, seconds):
+    """A process's start, by which it used to be known, is counted from the clock too."""
+    real, now = psutil.Process.create_time, time.time
+    monkeypatch.setattr(psutil.Process, "create_time", lambda one: real(one) + seconds)
+    monkeypatch.setattr(time, "time", lambda: now() + seconds)
+    os.utime(run.lock_file(TRAIN), (now() - seconds,) * 2)
+    assert run.state() == "running" and run.training.pid() == busy.pid
+    assert not start(run)
+    with pytest.raises(InputError, match="is busy"):
+        folder.rename(run, "other")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGSTOP")
