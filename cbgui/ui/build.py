@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import os
 import sys
@@ -10,14 +11,19 @@ import gradio as gr
 from starlette.middleware import Middleware
 
 from cbgui import hardware, space
+from cbgui.errors import InputError
 from cbgui.runs import folder, queue
-from cbgui.ui.common import catch_errors, chosen, in_memory, run_choices
-from cbgui.ui.pages import chat, data, export, report, runs, train
+from cbgui.ui.common import TICK, catch_errors, chosen, in_memory, library, pick, run_choices, shown_topic
+from cbgui.ui.pages import chat, data, export, home, report, runs, train
+from cbgui.ui.panels import progress
 from cbgui.ui.server import downloads, guard, storage, visitors
-from cbgui.ui.theme import CSS, THEME
+from cbgui.ui.theme import CSS, SWITCH_THEME, THEME
 
-DEVICE_TICK = 5.0  # seconds between two looks at the memory in use
-CACHE_CHECK, CACHE_AGE = 3600, 86400  # seconds: how often, and after what age, Gradio deletes uploads and downloads
+# Each look costs the browser the more, the more a page shows: only the page that is open is looked after.
+LOOKED_AFTER = ("train", "test", "take")
+HEADER_TICK = 4.0  # seconds between two looks at what the header shows
+# Seconds: how often, and after what age, Gradio deletes uploads and downloads.
+CACHE, SPACE_CACHE = (3600, 86400), (600, 1800)  # on a Space strangers could fill the disk in a day
 
 
 def _choices(current: str | None):
@@ -30,33 +36,76 @@ def _device() -> str:
     return f"{hardware.describe()}; {hardware.memory_in_words()}"
 
 
+def _header(topic: tuple | None, name: str | None, seen: tuple | None) -> tuple:
+    """The machine, the header's line, the button that goes on, and the tabs' labels, if they changed since `seen`."""
+    try:
+        data = shown_topic(topic)
+    except InputError:  # deleted in another browser tab; this runs every few seconds, so nothing is said
+        data = library().current()
+    run = pick(name)
+    shown = progress.line(data, run), bool(run and run.adapter_file.is_file()), *progress.labels(data, run)
+    if seen and shown == tuple(seen):
+        return _device(), *(gr.skip(),) * (len(progress.TABS) + 3)
+    line, can_try, *labels = shown
+    return _device(), line, gr.Button(visible=can_try), shown, *(gr.Tab(label=label) for label in labels)
+
+
+def _look_after(opened: str) -> list[gr.Timer]:
+    return [gr.Timer(active=name == opened) for name in LOOKED_AFTER]
+
+
 def build() -> gr.Blocks:
-    with gr.Blocks(title="cbgui", analytics_enabled=False, delete_cache=(CACHE_CHECK, CACHE_AGE)) as page:
+    kept = SPACE_CACHE if space.on_space() else CACHE
+    with gr.Blocks(title="cbgui", analytics_enabled=False, delete_cache=kept) as page:
         with gr.Row(equal_height=False, elem_id="header"):
-            gr.Markdown("# cbgui\nShort-circuit a language model: choose what must stop and what it must keep.")
+            with gr.Column(scale=3, min_width=300, elem_id="header-words"):
+                with gr.Row(elem_id="title"):
+                    gr.Markdown("# cbgui")
+                    theme = gr.Button("Light or dark", size="sm", scale=0, min_width=110, elem_id="theme")
+                line = gr.Markdown(elem_id="line", min_height=26)
+                device = gr.Markdown(elem_id="device")
             with gr.Column(scale=0, min_width=380):
                 run_name = gr.Dropdown([], value=None, label="Run", allow_custom_value=True, elem_id="run")
-                device = gr.Markdown(elem_id="device")
-        # The Train page shows it; the Topic page, which is built first, counts tokens with the same model.
+                try_it = gr.Button("Try it", variant="primary", size="sm", visible=False, elem_id="try-it")
+        # The Train page shows it; Home and the Topic page, which are built first, use the same model.
         model = gr.Textbox(
             "demo", label="Model", info="demo, a hub id such as owner/name, or a folder", elem_id="model", render=False
         )
-        with gr.Tabs():
-            with gr.Tab("1 Topic"):
-                topic = data.build(page, model)
-            with gr.Tab("2 Train") as tab:
-                train.build(page, tab, run_name, model, topic)
-            with gr.Tab("3 Try") as tab:
-                chat.build(page, tab, run_name)
-            with gr.Tab("4 Test"):
-                report.build(page, run_name)
-            with gr.Tab("5 Take away"):
-                export.build(page, run_name)
-            with gr.Tab("History") as tab:
-                runs.build(page, tab, run_name)
+        topic, seen = gr.State(None), gr.State(None)
+        ticks = {name: gr.Timer(TICK, active=False) for name in LOOKED_AFTER}
+        with gr.Tabs(selected="home", elem_id="tabs", overflow_behavior="wrap") as tabs:
+            tab = {name: gr.Tab(label, id=name, elem_id=f"tab-{name}") for name, label in progress.TABS.items()}
+            with tab["home"]:
+                after_seeing = home.build(page, tab["home"], tabs, run_name, model, topic)
+            with tab["topic"]:
+                data.build(page, model, topic)
+            with tab["train"]:
+                train.build(page, tab["train"], ticks["train"], run_name, model, topic)
+            with tab["try"]:
+                prompt = chat.build(page, tab["try"], run_name, topic)
+            with tab["test"]:
+                report.build(page, ticks["test"], run_name)
+            with tab["take"]:
+                export.build(page, ticks["take"], run_name)
+            with tab["history"]:
+                runs.build(page, tab["history"], run_name)
         page.load(_choices, run_name, run_name, show_progress="hidden")
-        for trigger in (page.load, gr.Timer(DEVICE_TICK).tick):
-            trigger(_device, None, device, show_progress="hidden", queue=False)
+        for name in tab:
+            look = functools.partial(_look_after, name)
+            tab[name].select(look, None, [*ticks.values()], show_progress="hidden", queue=False)
+        for trigger in (page.load, gr.Timer(HEADER_TICK).tick, run_name.change, topic.change):
+            trigger(
+                _header,
+                [topic, run_name, seen],
+                [device, line, try_it, seen, *tab.values()],
+                show_progress="hidden",
+                queue=False,
+            )
+        after_seeing(chat.question_to_send, [run_name, prompt], prompt)
+        try_it.click(chat.question_to_send, [run_name, prompt], prompt).then(
+            lambda: gr.Tabs(selected="try"), None, tabs
+        )
+        theme.click(None, None, None, js=SWITCH_THEME)
     catch_errors(page)
     return page
 

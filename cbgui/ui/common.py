@@ -137,6 +137,18 @@ def download_on_click(button: gr.Button, make_file: Callable[..., str], inputs: 
     button.click(make_file, inputs, file).success(None, file, None, js=DOWNLOAD)
 
 
+def ask_first(button: gr.Button, question: str, yes: str) -> gr.Button:
+    """Let `button` ask a question first, below it; the button that is returned does what `button` says."""
+    with gr.Row(visible=False, elem_classes="aligned sure") as asked:
+        gr.Markdown(f"**{question}**", min_width=160)
+        sure = gr.Button(yes, variant="stop", size="sm", min_width=110, elem_id=f"{button.elem_id}-yes")
+        keep = gr.Button("No, keep it", size="sm", min_width=110)
+    button.click(lambda: gr.Row(visible=True), None, asked, show_progress="hidden", queue=False)
+    for answer in (sure, keep):
+        answer.click(lambda: gr.Row(visible=False), None, asked, show_progress="hidden", queue=False)
+    return sure
+
+
 def job_words(job: Job, what: str) -> str:
     """How far a job is, or how it failed, as Markdown."""
     lines = job.lines()

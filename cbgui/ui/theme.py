@@ -25,10 +25,18 @@ THEME = gr.themes.Default(
     **SUBDUED_DARK,
 )
 
+# Gradio's dark theme is a class of the page.
+SWITCH_THEME = """() => { document.body.classList.toggle("dark"); }"""
+
 CSS = """
 html {scrollbar-gutter: stable;}
 button[role=tab][aria-selected=true] {color: #0f766e !important;}
 .dark button[role=tab][aria-selected=true] {color: #5eead4 !important;}
+#steps .stepper:not(.compact) .step-number {background: #0f766e; color: #fff;}
+#steps .stepper:not(.compact) .pending .step-number {background: var(--border-color-primary);
+  color: var(--body-text-color);}
+#steps .step-button .step-label {color: var(--body-text-color);}
+#steps .step-button:disabled {opacity: .8;}
 .wrap:has(> .error) {display: none !important;}
 .counts small, .memory small {font-size: 12px;}
 .gradio-container {max-width: min(1280px, 100vw) !important; margin: 0 auto !important; min-width: 0 !important;
@@ -41,16 +49,28 @@ button[role=tab][aria-selected=true] {color: #0f766e !important;}
 .or, .max_value, .min_value, input.subdued {color: var(--body-text-color-subdued) !important;}
 .dark a.download-link {color: #7dd3fc !important;}
 #chat-original .md, #chat-short-circuited .md {white-space: pre-wrap;}
+.card {border: 1px solid var(--border-color-primary); border-radius: 12px; padding: 18px !important;
+  background: var(--block-background-fill); justify-content: space-between;}
+.prose code {white-space: normal !important; overflow-wrap: anywhere;}
 #run-line {min-height: 5.2em;}
 .settings .form {display: grid; grid-template-columns: repeat(auto-fill, minmax(min(260px, 100%), 1fr));
   align-items: end; background: none;}
 #log textarea {font-family: monospace; font-size: 12px;}
-#device {text-align: right; color: var(--body-text-color-subdued); font-size: 13px;}
+#header-words {gap: 4px;}
+#title {align-items: center; gap: 16px; justify-content: flex-start;}
+#title > :first-child {flex: 0 0 auto; width: auto;}
+#device, #device * {color: var(--body-text-color-subdued); font-size: 13px;}
 .counts {display: grid; grid-template-columns: repeat(3, 1fr); gap: 10px;}
 .counts div {border: 1px solid var(--border-color-primary); border-radius: 8px; padding: 8px 14px;
   background: var(--block-background-fill); display: flex; flex-direction: column;}
 .counts b {font-size: 22px; color: var(--body-text-color);}
 .counts span {font-weight: 600; color: var(--body-text-color);}
+.counts i {color: #0f766e; font-style: normal;}
+.dark .counts i {color: #5eead4;}
+.to-do {align-items: center;}
+.missing {margin: 10px 0 0; padding: 0; list-style: none; color: var(--body-text-color);}
+.missing li::before {content: "! "; font-weight: 700; color: #b45309;}
+.dark .missing li::before {color: #fbbf24;}
 .counts small {color: var(--body-text-color-subdued);}
 .memory {font-size: 13px; color: var(--body-text-color);}
 .memory .bar {display: flex; height: 18px; border-radius: 5px; overflow: hidden; margin: 6px 0;
@@ -58,16 +78,40 @@ button[role=tab][aria-selected=true] {color: #0f766e !important;}
 .memory .bar i {display: block; height: 100%;}
 .memory .legend {display: flex; flex-wrap: wrap; gap: 2px 12px;}
 .memory .legend i {display: inline-block; width: 9px; height: 9px; border-radius: 2px; margin-right: 4px;}
+#favour input[type=number], #favour .min_value, #favour .max_value {display: none;}
+.meters {display: grid; grid-template-columns: repeat(auto-fit, minmax(260px, 1fr)); gap: 4px 24px;}
+.meter span, .meter small {color: var(--body-text-color); font-size: 13px;}
+.meter small {color: var(--body-text-color-subdued);}
+.meter svg {display: block; width: 100%; height: 12px; border-radius: 4px;}
+.meter .track {fill: var(--border-color-primary);}
+.meter .good {fill: #0f766e;}
+.meter .far {fill: #c2410c;}
+.meter .mark {fill: var(--body-text-color);}
 .problem {color: #b42318; font-size: 13px; font-weight: 600;}
-.dark .problem {color: #fda29b;}
-#downloads table {border: 0; border-collapse: collapse; margin: 4px 0 16px !important;}
-#downloads tr {border: 0;}
-#downloads td {border: 0; border-bottom: 1px solid var(--border-color-primary); padding: 4px 16px 4px 0;}
+.dark #favour input[type=number], #favour .min_value, #favour .max_value {display: none;}
+.meters {display: grid; grid-template-columns: repeat(auto-fit, minmax(260px, 1fr)); gap: 4px 24px;}
+.meter span, .meter small {color: var(--body-text-color); font-size: 13px;}
+.meter small {color: var(--body-text-color-subdued);}
+.meter svg {display: block; width: 100%; height: 12px; border-radius: 4px;}
+.meter .track {fill: var(--border-color-primary);}
+.meter .good {fill: #0f766e;}
+.meter .far {fill: #c2410c;}
+.meter .mark {fill: var(--body-text-color);}
+.problem {color: #fda29b;}
+.downloads table {border: 0; border-collapse: collapse; margin: 4px 0 16px !important;}
+.downloads tr {border: 0;}
+.downloads td {border: 0; border-bottom: 1px solid var(--border-color-primary); padding: 4px 16px 4px 0;}
+.downloads td:first-child {overflow-wrap: anywhere;}
+.standing {border-left: 4px solid #b45309; padding: 8px 14px; margin: 0; color: var(--body-text-color);
+  background: var(--block-background-fill);}
+.standing.good {border-color: #0f766e;}
+.standing.bad {border-color: #b42318;}
 .shaded {line-height: 1.9; overflow-wrap: anywhere; color: var(--body-text-color);}
 .shaded p {margin: 10px 0 2px;}
 .shaded span {border-radius: 3px; white-space: pre-wrap;}
 .shaded .legend i {display: inline-block; width: 10px; height: 10px; border-radius: 2px;}
 .shaded .legend {font-size: 12px; display: flex; gap: 14px; flex-wrap: wrap; margin-bottom: 6px;}
+#report-files {min-width: 200px;}
 #report iframe {width: 100%; height: 900px; border: 1px solid var(--border-color-primary); border-radius: 8px;
   color-scheme: light;}
 .dark #report iframe {color-scheme: dark;}
@@ -79,7 +123,6 @@ button[role=tab][aria-selected=true] {color: #0f766e !important;}
 @media (max-width: 640px) {
   #header {flex-wrap: wrap;}
   #header > * {flex: 1 1 100% !important;}
-  #device {text-align: left;}
   #page-words, #hold-all-out {min-width: 100% !important;}
   .sans {max-width: calc(100vw - 34px); overflow-x: auto;}
   .sample .two {grid-template-columns: 1fr;}

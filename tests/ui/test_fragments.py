@@ -16,6 +16,7 @@ from cbgui.ui.pages import export as export_page
 from cbgui.ui.pages import report as report_page
 from cbgui.ui.pages import train as train_page
 from cbgui.ui.panels import memory_bar, shading
+from cbgui.ui.server.downloads import listing
 
 HOSTILE = """<script>alert("1")</script><img src=x onerror='alert(2)'>"""
 
@@ -50,7 +51,7 @@ def test_names_of_files_are_escaped(tmp_path):
     run = Run(tmp_path / "run")
     run.adapter_folder.mkdir(parents=True)
     (run.adapter_folder / "<img src=x>").write_text("1")
-    html = export_page._files(run, is_ready=False)
+    html = export_page._files(listing(run, run.adapter_folder, "Adapter"))
     assert "<img" not in html and "&lt;img src=x&gt;" in html and "%3Cimg" in html
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import httpx
 import pytest
 from starlette.applications import Starlette
 from starlette.responses import HTMLResponse, PlainTextResponse
 from starlette.routing import Route
+from waiting import run_async
 
 from cbgui.ui.server.guard import ContentPolicy, Guard, is_local_name, policy_of
 
@@ -31,7 +30,7 @@ def ask(guard: Guard, method: str, path: str, **headers: str) -> httpx.Response:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(guard), base_url="http://127.0.0.1:7860") as client:
             return await client.request(method, path, headers={k.replace("_", "-"): v for k, v in headers.items()})
 
-    return asyncio.run(call())
+    return run_async(call())
 
 
 def local(bound_to: str | None = "127.0.0.1", share_url: str | None = None) -> Guard:

@@ -11,20 +11,26 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import gradio as gr
+import pandas as pd
 import pytest
 from made_runs import finished_run
+from sample_rows import example
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
 from cbgui.config import load_config
+from cbgui.data.library import Library
 from cbgui.errors import InputError
-from cbgui.runs import queue
+from cbgui.runs import folder, queue
 from cbgui.runs.history import History
 from cbgui.runs.run import Run
+from cbgui.ui import build
 from cbgui.ui.common import OneInMemory, catch_errors, chosen
 from cbgui.ui.pages import chat as chat_page
+from cbgui.ui.pages import data as data_page
 from cbgui.ui.pages import train as train_page
 from cbgui.ui.panels import charts, import_rows, run_status, settings
+from cbgui.ui.panels.ways_to_ask import PLAINLY
 from cbgui.ui.server import downloads
 
 
@@ -40,7 +46,7 @@ def test_until_the_page_has_chosen_a_run_it_is_the_newest(trained, tmp_path, mon
         next(chat_page._ask(*ask))
     shutil.copytree(trained.path, tmp_path / "newest")
     assert chosen(None) == "newest"
-    checkpoint, _, *chats = chat_page._of_run(None)
+    checkpoint, _, _, *chats = chat_page._of_run(None)
     assert checkpoint.value and all(chat.placeholder == "Ask both models the same question." for chat in chats)
     left, *_ = next(chat_page._ask(*ask))
     assert left[-1]["content"] == "Loading the model ..."
@@ -53,11 +59,11 @@ def test_a_question_that_fails_leaves_no_turn_and_stays_in_the_field(trained, tm
     turns = [{"role": "user", "content": "One?"}, {"role": "assistant", "content": "1 &lt; 2"}]
     options = ("run", None, "", "", 8, 0, 0)
     with pytest.raises(gr.Error, match="no memory"):
-        list(chat_page._send("Two?", *options, turns, turns))
-    asking = chat_page._send("Two?", *options, turns, turns)
-    left, _, _, field = next(asking)
-    assert (left[-2]["content"], field) == ("Two?", "")
-    left, right, words, field = next(asking)
+        list(chat_page._send("Two?", PLAINLY, True, *options, turns, turns))
+    asking = chat_page._send("Two?", PLAINLY, True, *options, turns, turns)
+    left, _, _, field, asked = next(asking)
+    assert (left[-2]["content"], field, asked) == ("Two?", "", "Two?")
+    left, right, words, field, _ = next(asking)
     assert left == right == turns and field == "Two?" and words == "Not answered."
     again = chat_page._retry(*options, turns, turns)
     assert len(next(again)[0]) == 2 and next(again)[:2] == (turns, turns)
@@ -92,11 +98,11 @@ def test_validation_is_a_stronger_line_in_the_colour_of_its_steps(trained):
 @pytest.mark.parametrize(
     ("cosine", "step", "state", "words"),
     [
-        (0.1, 50, "running", "now derail"),
+        (0.1, 50, "running", "now blocked"),
         (0.1, 50, "done", "Open **Try** and ask it something"),
         (0.5, 50, "running", "are turning away"),
         (0.5, 50, "done", "only in part"),
-        (0.95, 50, "done", "do not derail"),
+        (0.95, 50, "done", "not blocked"),
         (0.95, 5, "running", "Nothing has moved yet"),
         (0.95, 50, "running", "Layer 9 has not moved after 50 steps"),
     ],
@@ -118,11 +124,12 @@ def test_every_choice_of_the_form_is_a_value_that_the_settings_accept():
             assert getattr(getattr(settings.apply(config, changed), part), name) == value
 
 
-def test_target_layers_that_are_no_list_are_refused_in_words():
+@pytest.mark.parametrize("layers", ["10, [20", "&a [1, 1], *a, *a", "[" * 9000])
+def test_target_layers_that_are_no_list_are_refused_in_words(layers):
     config = load_config("demo")
     values = settings.values_of(config)
-    values[settings.SHOWN.index("objective.target_layers")] = "10, [20"
-    with pytest.raises(InputError, match="target_layers"):
+    values[settings.SHOWN.index("objective.target_layers")] = layers
+    with pytest.raises(InputError, match="target_layers = .* is not a list of numbers"):
         settings.apply(config, values)
 
 
@@ -183,6 +190,9 @@ def test_saved_presets_are_there_after_a_reload(tmp_path, monkeypatch):
     config = load_config("demo")
     train_page._save_preset("demo", "demo", "my own", *settings.values_of(config))
     assert "my own" in [value for _, value in train_page._choices("demo").choices]
+    page = build.build()
+    loads = [event for event in page.fns.values() if event.fn and (page._id, "load") in event.targets]
+    assert train_page._choices in [inspect.unwrap(event.fn) for event in loads]
 
 
 def test_a_start_is_finished_whether_or_not_the_page_is_still_open():
@@ -217,3 +227,27 @@ def test_of_two_answers_the_page_asks_for_one():
         "How do I brew a sleeping potion?",
         "Take two leaves of nightshade, and boil them; stir well.",
     ]
+
+
+def test_an_edit_in_a_cell_loses_nothing_of_a_longer_text(tmp_path, monkeypatch):
+    monkeypatch.setenv("CBGUI_RUNS", str(tmp_path))
+    data = Library(tmp_path / folder.DATASETS).create("mine")
+    long = "word " * 2000 + "end."
+    data.add([example("How?", long)], "made")
+    table, shown, *_ = data_page._show(data.version(), "Must stop", "", "any", "any", 1)
+    changed = pd.DataFrame(table, copy=True)
+    changed.loc[0, "question"] = "How is it?"
+    data_page._edited(changed, shown, "Must stop")
+    assert [(row.example.prompt, row.example.response) for row in data.rows()] == [("How is it?", long)]
+    table, shown, *_ = data_page._show(data.version(), "Must stop", "", "any", "any", 1)
+    changed = pd.DataFrame(table, copy=True)
+    changed.loc[0, "answer"] += " More."
+    with pytest.raises(gr.Error, match="longer than its cell shows"):
+        data_page._edited(changed, shown, "Must stop")
+    assert data.rows()[0].example.response == long
+
+
+def test_uploads_and_downloads_are_deleted_from_gradios_cache(monkeypatch):
+    assert build.build().delete_cache == (3600, 86400)
+    monkeypatch.setattr(build.space, "on_space", lambda: True)
+    assert build.build().delete_cache == (600, 1800)

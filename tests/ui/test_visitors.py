@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
+import gradio as gr
 import httpx
 import pytest
+from gradio.context import LocalContext
+from made_runs import finished_run
 from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
+from waiting import run_async
 
 from cbgui import space
+from cbgui.config import load_config, override
 from cbgui.errors import InputError
 from cbgui.runs import folder
+from cbgui.runs.jobs import Job
+from cbgui.ui.pages import export as export_page
+from cbgui.ui.panels import start
 from cbgui.ui.server import storage, visitors
 from cbgui.ui.server.visitors import COOKIE, Visitors, client_address, visitor_folder
 
@@ -105,7 +113,7 @@ def test_new_cookies_do_not_get_around_the_limits(on_space, monkeypatch):
             cookie = (await client.get("/", headers={"x-forwarded-proto": "https"})).headers["set-cookie"]
         assert all(word in cookie for word in ("SameSite=None", "Secure", "Partitioned", "HttpOnly"))
 
-    asyncio.run(call())
+    run_async(call())
 
 
 def test_what_a_visitor_keeps_on_disk_is_counted(on_space, monkeypatch):
@@ -156,3 +164,36 @@ def test_background_processes_get_only_what_they_need(monkeypatch):
     monkeypatch.setenv("SPACE_ID", "owner/cbgui")
     there = space.child_environment()
     assert "secret" not in there.values() and there["HF_HUB_CACHE"] == "/models" and "PATH" in there
+
+
+def test_an_upload_from_a_space_uses_the_visitors_token(on_space, monkeypatch):
+    """Not one that the page sends, and not the owner's."""
+    finished_run(on_space / "run")
+    started = []
+    monkeypatch.setattr(Job, "start", lambda job, *arguments, secrets=None: started.append((*arguments, secrets)))
+
+    def upload(scope: dict) -> None:
+        before = LocalContext.request.set(SimpleNamespace(request=SimpleNamespace(scope=scope)))
+        try:
+            export_page._upload("run", "ann/model", False, "hf_of_somebody_else")
+        finally:
+            LocalContext.request.reset(before)
+
+    with pytest.raises(gr.Error, match="log in with Hugging Face first"):
+        upload(scope_of("a"))
+    assert started == []
+    upload(scope_of("a", "ann"))
+    assert started == [("--repo", "ann/model", {"HF_TOKEN": "hf_x"})]
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("training.steps=1001", "training.steps = 1,001: this Space allows at most 1,000"),
+        ("training.retain_batch_size=80", "examples in a step"),
+        ("data.max_tokens=4096", "data.max_tokens = 4,096"),
+    ],
+)
+def test_a_run_may_not_keep_a_space_busy_without_end(on_space, setting, words):
+    with pytest.raises(InputError, match=words):
+        start.check(override(load_config("demo"), [setting]))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import gradio as gr
 
@@ -17,6 +19,7 @@ from cbgui.runs.run import ADAPTER_WEIGHTS, Run, write_whole
 from cbgui.ui.common import chosen, download_on_click, in_memory, need_run, pick, row_of, sentences
 from cbgui.ui.fragments import as_html, as_text, render
 from cbgui.ui.panels import shading
+from cbgui.ui.panels.ways_to_ask import KEPT, PLAINLY, WAYS, keep_question, worded
 from cbgui.ui.server.storage import download_folder
 
 History = list[dict[str, str]]
@@ -117,21 +120,29 @@ def _ask(
 
 
 @sentences
-def _send(prompt: str, *rest) -> Iterator[tuple]:
-    """Answer a new question, and empty the field that it was typed into."""
-    *options, left, right = rest
+def _send(prompt: str, way: str, goes_on: bool, *rest) -> Iterator[tuple]:
+    """Answer a new question, and empty the field that it was typed into. The chats begin anew unless it `goes_on`."""
+    name, checkpoint, system, prefill, *options, left, right = rest
     if not (prompt or "").strip():
         raise InputError("the question is empty; type one first.")
-    question = {"role": "user", "content": prompt}
+    asked, prefill = worded(prompt, way, prefill or "")
+    question = {"role": "user", "content": asked}
     before = [_plain(history) for history in (left, right)]
+    histories = [[*history, question] if goes_on else [question] for history in before]
     field = ""
     try:
-        for shown in _ask(*options, *([*history, question] for history in before)):
-            yield *shown, field
+        for shown in _ask(name, checkpoint, system, prefill, *options, *histories):
+            yield *shown, field, prompt
             field = gr.skip()  # the next question may be typed while this one is answered
     except Exception:  # not GeneratorExit, which Stop raises
-        yield *_as_before(before), prompt
+        yield *_as_before(before), prompt, gr.skip()
         raise
+
+
+def _send_sample(sample: list[str], *rest) -> Iterator[tuple]:
+    """Answer one of the offered questions; the field stays as it is."""
+    for *shown, _, asked in _send(sample[0], *rest):
+        yield *shown, asked
 
 
 def _as_before(histories: list[History]) -> tuple:
@@ -195,7 +206,7 @@ def _shade(name: str | None, checkpoint: str, system: str, left: History, right:
         chat.cosines(before + history[:-1], history[-1]["content"]) for history in (right, left)
     )
     table = shading.table(short_circuited, original)
-    fragment = shading.shaded(short_circuited, original, later_turn=len(right) > 2)
+    fragment = shading.shaded(short_circuited, original, later_turn=len(right) > 2, refusals=run.config().refusals)
     return fragment, gr.LinePlot(value=table, visible=not table.empty)
 
 
@@ -211,17 +222,26 @@ def _export(name: str | None, left: History, right: History) -> str:
     return str(path)
 
 
+def question_to_send(name: str | None, typed: str | None) -> Any:
+    """A question that must stop, for an empty field."""
+    run = pick(chosen(name))
+    examples = (run.examples("held_out") or run.examples("break")) if run else []
+    prompt = next((example.prompt for example in examples if example.kind == "break"), None)
+    return gr.skip() if prompt is None or (typed or "").strip() else prompt
+
+
 def _of_run(name: str | None) -> tuple:
-    """The checkpoints and some held-out questions of the chosen run."""
+    """The checkpoints of the chosen run, some of its held-out questions, and empty chats."""
     run = pick(chosen(name))
     examples = (run.examples("held_out") or run.examples("retain")) if run else []
-    must_stop = [example.prompt for example in examples if example.kind == "break"]
-    must_keep = [example.prompt for example in examples if example.kind != "break"]
-    prompts = must_stop[:HELD_OUT_EXAMPLES] + must_keep[:HELD_OUT_EXAMPLES]
+    offered = []
+    for breaks in (True, False):
+        prompts = dict.fromkeys(e.prompt for e in examples if (e.kind == "break") is breaks)
+        offered.append(gr.Dataset(samples=[[prompt] for prompt in [*prompts][:HELD_OUT_EXAMPLES]]))
     known = list(chat_models.adapters(run)) if run else []
     placeholder = "Ask both models the same question." if known else "Train a run first; then both models answer here."
     chats = [gr.Chatbot(placeholder=placeholder)] * 2
-    return gr.Dropdown(choices=known, value=next(iter(known), None)), gr.Dataset(samples=[[p] for p in prompts]), *chats
+    return gr.Dropdown(choices=known, value=next(iter(known), None)), *offered, *chats
 
 
 def _chatbot(label: str, elem_id: str, editable: str | None) -> gr.Chatbot:
@@ -238,30 +258,44 @@ def _chatbot(label: str, elem_id: str, editable: str | None) -> gr.Chatbot:
     )
 
 
-def build(page: gr.Blocks, tab: gr.Tab, run_name: gr.Dropdown) -> None:
-    gr.Markdown("Ask the original and the short-circuited model the same question. Each keeps its own conversation.")
-    with gr.Row():
-        left = _chatbot("Original", "chat-original", "user")
-        right = _chatbot("Short-circuited", "chat-short-circuited", None)
-    words = gr.Markdown(elem_id="chat-words", min_height=28)
-    prompt = gr.Textbox(label="Question", lines=2, elem_id="prompt", placeholder="Ask both models something")
-    prefill = gr.Textbox(
-        label="Make the answer begin with (prefill)",
-        info="a hard test: both models must continue from these words",
-        placeholder="Sure, here is",
-        elem_id="prefill",
+def _offered(label: str, elem_id: str) -> gr.Dataset:
+    return gr.Dataset(components=[gr.Textbox(visible=False)], samples=[], label=label, elem_id=elem_id, min_width=300)
+
+
+def build(page: gr.Blocks, tab: gr.Tab, run_name: gr.Dropdown, topic: gr.State) -> gr.Textbox:
+    """Returns the field of the question."""
+    prompt = gr.Textbox(
+        label="Ask the original and the short-circuited model the same question",
+        max_lines=8,
+        elem_id="prompt",
+        placeholder="Enter sends it, Shift+Enter begins a new line",
     )
     with gr.Row():
         send = gr.Button("Send to both", variant="primary", elem_id="send", min_width=140)
-        stop = gr.Button("Stop", min_width=140, elem_id="chat-stop")
-        retry = gr.Button("Retry", min_width=140, elem_id="retry")
-        clear = gr.Button("Clear", min_width=140, elem_id="clear")
-        export = gr.Button("Save the chat", min_width=140, elem_id="export-chat")
-    examples = gr.Dataset(
-        components=[gr.Textbox(visible=False)],
-        samples=[],
-        label="Held-out questions: must stop, then must keep",
-        elem_id="examples",
+        stop = gr.Button("Stop", min_width=90, elem_id="chat-stop")
+        retry = gr.Button("Retry", min_width=90, elem_id="retry")
+        clear = gr.Button("Clear", min_width=90, elem_id="clear")
+        export = gr.Button("Save the chat", min_width=90, elem_id="export-chat")
+    with gr.Row(elem_classes="aligned"):
+        way = gr.Radio(list(WAYS), value=PLAINLY, label="How to ask", elem_id="way", min_width=340)
+        goes_on = gr.Checkbox(False, label="Go on with the conversation", elem_id="goes-on", min_width=240)
+    with gr.Row():
+        must_stop = _offered("Send a test question that must stop", "examples")
+        must_keep = _offered("Send one that must be answered as before", "keep-examples")
+    words = gr.Markdown(elem_id="chat-words", min_height=28)
+    with gr.Row():
+        left = _chatbot("Original", "chat-original", "user")
+        right = _chatbot("Short-circuited", "chat-short-circuited", None)
+    asked = gr.State(None)
+    with gr.Row():
+        for kind, title in KEPT.items():
+            add = gr.Button(f"Add the question to {title}", size="sm", elem_id=f"add-{kind}", min_width=200)
+            add.click(functools.partial(keep_question, kind), [topic, asked], None)
+    prefill = gr.Textbox(
+        label="Make both answers begin with",
+        info="a hard test: both models must continue from these words",
+        placeholder="Sure, here is",
+        elem_id="prefill",
     )
     with gr.Accordion("Sampling, system prompt, checkpoint", open=False):
         with gr.Row():
@@ -285,9 +319,14 @@ def build(page: gr.Blocks, tab: gr.Tab, run_name: gr.Dropdown) -> None:
     options = [run_name, checkpoint, system, prefill, length, temperature, seed]
     chats = [left, right]
     answering = {"concurrency_limit": 1, "concurrency_id": "chat", "show_progress": "hidden"}
+    ask, answered = [way, goes_on, *options, *chats], [*chats, words]
     started = [
-        trigger(_send, [prompt, *options, *chats], [*chats, words, prompt], **answering)
+        trigger(_send, [prompt, *ask], [*answered, prompt, asked], **answering)
         for trigger in (send.click, prompt.submit)
+    ]
+    started += [
+        offered.click(_send_sample, [offered, *ask], [*answered, asked], **answering)
+        for offered in (must_stop, must_keep)
     ]
     started.append(retry.click(_retry, [*options, *chats], [*chats, words], **answering))
     started.append(left.edit(_edit, [*options, *chats], [*chats, words], **answering))
@@ -296,8 +335,8 @@ def build(page: gr.Blocks, tab: gr.Tab, run_name: gr.Dropdown) -> None:
     stop.click(_stopped, [prompt, *chats], [*chats, words, prompt], cancels=started)
     cleared = [*chats, words, shaded, line]
     clear.click(lambda: ([], [], "", render("shaded_empty"), gr.LinePlot(visible=False)), None, cleared)
-    examples.click(lambda row: row[0], examples, prompt)
     download_on_click(export, _export, [run_name, *chats])
     page.load(None, None, None, js=COPY)
     for trigger in (run_name.change, page.load, tab.select):
-        trigger(_of_run, run_name, [checkpoint, examples, *chats], show_progress="hidden")
+        trigger(_of_run, run_name, [checkpoint, must_stop, must_keep, *chats], show_progress="hidden")
+    return prompt

@@ -5,9 +5,6 @@ Every change is on disk by the time it is shown. `version` (name, steps) says wh
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -18,13 +15,12 @@ from cbgui.data.examples import KIND_LABELS, Example
 from cbgui.errors import InputError
 from cbgui.modeling.chat_format import encode, load_tokenizer
 from cbgui.modeling.hub import resolve_model
-from cbgui.ui.common import KINDS, download_on_click, library, other_name, row_of, sentences, shown_topic, tell
-from cbgui.ui.fragments import plain, render
+from cbgui.ui.common import KINDS, library, row_of, sentences, shown_topic, tell
+from cbgui.ui.fragments import plain
+from cbgui.ui.panels import checklist, suggestions, topic_counts, topics, write_answers
 from cbgui.ui.panels import checks as checks_panel
 from cbgui.ui.panels import import_rows as import_panel
-from cbgui.ui.panels import suggestions, write_answers
 from cbgui.ui.panels.checks import CHECK_NAMES
-from cbgui.ui.server.storage import download_folder
 
 PAGE_ROWS = 25
 COLUMNS = ["row", "question", "answer", "kind"]
@@ -44,19 +40,6 @@ NO_DROP = """() => {
         }, true);
 }"""
 TEMPLATE_TOKENS = 4096  # of a row that "As the model reads it" shows
-
-
-def _counts(data: DatasetStore) -> str:
-    counts = data.counts()
-    held_out, held_out_break = counts["held_out"], counts["held_out_break"]
-    of_held_out = f"must stop: {held_out_break:,}, must keep: {held_out - held_out_break:,}" if held_out else "none"
-    of_retain = f"look-alikes: {counts['near_miss']:,}, refusals: {counts['refusal']:,}"
-    boxes = [
-        ("Must stop", counts["break"], "answers that training turns away"),
-        ("Must keep", counts["retain"], of_retain),
-        ("Held out", held_out, of_held_out),
-    ]
-    return render("counts", boxes=boxes)
 
 
 def _page(
@@ -113,7 +96,7 @@ def _refresh(version: tuple, part: str, search: str, kind: str, check: str, page
     undo = gr.Button(f"Undo: {last}" if last else "Undo", interactive=last is not None)
     return (
         gr.Dropdown(choices=names, value=data.name),
-        _counts(data),
+        topic_counts.counts(data),
         undo,
         *_show(version, part, search, kind, check, page),
     )
@@ -194,19 +177,14 @@ def _template(chosen: Chosen | None, model: str) -> Any:
 def _save(chosen: Chosen | None, prompt: str, response: str, kind: str) -> tuple:
     data, row = _need_row(chosen)
     data.edit(row.id, prompt=prompt, response=response, kind=KINDS[kind])
-    return _opened(data)
+    return topics.opened(data)
 
 
 @sentences
 def _delete(chosen: Chosen | None) -> tuple:
     data, row = _need_row(chosen)
     data.remove([row.id], "delete a row")
-    return _opened(data)
-
-
-def _opened(data: DatasetStore) -> tuple:
-    """Show `data`, with no row in the editor."""
-    return data.version(), gr.Group(visible=False), None
+    return topics.opened(data)
 
 
 @sentences
@@ -219,48 +197,11 @@ def _undo(version: tuple) -> tuple:
 
 @sentences
 def _choose(name: str) -> tuple:
-    return _opened(library().choose(name))
+    return topics.opened(library().choose(name))
 
 
-@sentences
-def _duplicate(version: tuple, name: str) -> tuple:
-    return _made(name, library().duplicate(shown_topic(version), name))
-
-
-@sentences
-def _create(name: str) -> tuple:
-    return _made(name, library().create(name))
-
-
-@sentences
-def _load(source: str, name: str) -> tuple:
-    return _made(name, library().load(Path(source.strip()), name))
-
-
-def _made(name: str, data: DatasetStore) -> tuple:
-    if changed := other_name(name, data.name):
-        tell(changed.strip())
-    return _opened(data)
-
-
-@sentences
-def _restore_demo() -> tuple:
-    return _opened(library().choose(library().restore_demo().name))
-
-
-@sentences
-def _export(version: tuple) -> str:
-    data = shown_topic(version)
-    with tempfile.TemporaryDirectory() as scratch:
-        if not data.export(Path(scratch)):
-            raise InputError(f"topic {data.name!r} is empty; add rows first.")
-        # Gradio serves it from the temporary folder and deletes it after a day.
-        return shutil.make_archive(str(download_folder() / data.name), "zip", scratch)
-
-
-def build(page: gr.Blocks, model: gr.Textbox) -> gr.State:
-    """Returns the state that holds the name and version of the topic that this browser tab shows."""
-    version = gr.State(None)
+def build(page: gr.Blocks, model: gr.Textbox, version: gr.State) -> None:
+    """`version` holds the name and version of the topic that this browser tab shows."""
     shown = gr.State(("", [], []))
     chosen = gr.State(None)
     gr.Markdown(
@@ -268,19 +209,11 @@ def build(page: gr.Blocks, model: gr.Textbox) -> gr.State:
         "as before: everyday questions, look-alikes that resemble what must stop, and refusals."
     )
     counts = gr.HTML(min_height=84, elem_id="counts")
+    to_do = checklist.build()
     with gr.Row(elem_classes="aligned"):
         name = gr.Dropdown([], label="Topic", elem_id="topic", min_width=160)
         undo = gr.Button("Undo", interactive=False, elem_id="undo", min_width=220, scale=0, size="sm")
-    with gr.Accordion("Save as, load, export", open=False):
-        with gr.Row(elem_classes="aligned"):
-            new_name = gr.Textbox(label="New name", elem_id="new-name")
-            duplicate = gr.Button("Save a copy under this name", size="sm", elem_id="duplicate")
-            create = gr.Button("New empty topic", size="sm", elem_id="new-topic")
-            export = gr.Button("Export as JSON Lines (zip)", size="sm", elem_id="export-data")
-        with gr.Row(elem_classes="aligned"):
-            source = gr.Textbox(label="Folder with break.jsonl, retain.jsonl, held_out.jsonl", elem_id="load-folder")
-            load = gr.Button("Load it under the new name", size="sm", elem_id="load-data")
-            demo = gr.Button("Restore the demo topic", size="sm")
+    connect_topics = topics.build(page, version)
     with gr.Row(elem_classes="aligned"):
         part = gr.Radio(list(PARTS), value="Must stop", label="Show", elem_id="part", min_width=320, scale=2)
         search = gr.Textbox(label="Search", placeholder="in questions and answers", min_width=140, elem_id="search")
@@ -330,10 +263,13 @@ def build(page: gr.Blocks, model: gr.Textbox) -> gr.State:
             color_map={"counts": "teal"},
             elem_id="template",
         )
-    import_panel.build(version, model, part)
-    suggestions.build(version, model)
+    panels = {checklist.ADD: (import_panel.build(version, model, part), "add-rows")}
+    panels[checklist.SUGGEST] = suggestions.build(version, model), "suggest"
     checks_panel.build(version, model, check)
-    write_answers.build(version, model)
+    panels[checklist.WRITE] = write_answers.build(version, model), "write"
+    checklist.connect(version, *to_do, panels)
+    opened = [version, editor, chosen]
+    connect_topics(opened)
 
     filters = [version, part, search, kind, check, number]
     view = [table, shown, words, number]
@@ -353,17 +289,10 @@ def build(page: gr.Blocks, model: gr.Textbox) -> gr.State:
     )
     selected = [chosen, editor, row_words, prompt, response, row_kind]
     table.select(_select, shown, selected, show_progress="hidden")
-    opened = [version, editor, chosen]
     save.click(_save, [chosen, prompt, response, row_kind], opened)
     delete.click(_delete, chosen, opened)
     template.click(_template, [chosen, model], read)
     undo.click(_undo, version, version)
     name.input(_choose, name, opened)
-    duplicate.click(_duplicate, [version, new_name], opened)
-    create.click(_create, new_name, opened)
-    load.click(_load, [source, new_name], opened)
-    demo.click(_restore_demo, None, opened)
-    download_on_click(export, _export, [version])
     page.load(None, None, None, js=NO_DROP)
     page.load(lambda: library().current().version(), None, version, show_progress="hidden")
-    return version

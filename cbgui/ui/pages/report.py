@@ -9,20 +9,26 @@ import gradio as gr
 from cbgui.data.catalogue import CATALOGUE
 from cbgui.data.examples import write_examples
 from cbgui.errors import InputError
-from cbgui.evaluation.attacks.registry import ATTACK_TITLES, DEFAULT_ATTACKS
+from cbgui.evaluation.attacks.registry import ATTACK_TITLES, DEFAULT_ATTACKS, WHITE_BOX, tries
 from cbgui.evaluation.compare import compare_reports, is_of_present_adapter, read_report
+from cbgui.evaluation.undoing.registry import METHODS
 from cbgui.runs import folder
 from cbgui.runs.jobs import EVALUATE, Job
 from cbgui.runs.run import Run
 from cbgui.space import on_space, refuse_folder
-from cbgui.ui.common import TICK, in_memory, job_words, library, need_run, one_job_at_a_time, pick, sentences
+from cbgui.ui.common import in_memory, job_words, library, need_run, one_job_at_a_time, pick, sentences
 from cbgui.ui.fragments import plain, render
+from cbgui.ui.panels import label_answers
 from cbgui.ui.server.downloads import address
 
 THIS_ONE = "(this report alone)"
 TOPIC = "topic: "
 PUBLIC = {f"public: {entry.title}": entry.title for entry in CATALOGUE}
 VIEW = 7  # outputs of `_refresh`
+# How thorough a test is -> the attacks that it tries.
+THOROUGH = {"Quick": ["direct", "prefill"], "Usual": list(DEFAULT_ATTACKS)}
+THOROUGH["Full"] = [name for name in ATTACK_TITLES if name not in WHITE_BOX]  # those can take an hour on a CPU
+DETAILS = "Details: which attacks, more questions, a classifier"
 
 
 def _words(run: Run, job: Job) -> str:
@@ -33,7 +39,7 @@ def _words(run: Run, job: Job) -> str:
             return f"**{plain(run.name)}**: stopped. The answers so far are kept; press **Evaluate** to go on."
     if run.report_page.is_file():
         return f"**{plain(run.name)}**: evaluated.{_of_another_adapter(run)}"
-    return f"**{plain(run.name)}** is not evaluated yet. Press **Evaluate**; the demo takes some minutes on a CPU."
+    return f"**{plain(run.name)}** is not evaluated yet. Press **Evaluate**."
 
 
 def _of_another_adapter(run: Run) -> str:
@@ -92,7 +98,8 @@ def _refresh(name: str | None, other: str | None, seen: tuple | None) -> tuple:
     same_report = (seen_name, seen_written, seen_other) == (run.name, written, other)
     others = gr.skip()
     if seen_evaluated != evaluated:
-        others = gr.Dropdown(choices=[THIS_ONE, *evaluated], value=other if other in evaluated else THIS_ONE)
+        chosen = other if other in evaluated else THIS_ONE
+        others = gr.Dropdown(choices=[THIS_ONE, *evaluated], value=chosen, visible=bool(evaluated))
     return (
         words,
         gr.skip() if same_report else _frame(run, other),
@@ -102,6 +109,31 @@ def _refresh(name: str | None, other: str | None, seen: tuple | None) -> tuple:
         others,
         mark,
     )
+
+
+def _how_much(name: str | None, attacks: list[str], limit: float | None) -> str:
+    """How many answers the chosen test takes, and how long that will be if an earlier report tells."""
+    run = pick(name)
+    if run is None or not attacks:
+        return ""
+    most = int(limit or 0) or None
+    held_out = run.examples("held_out")
+    stop = len([e for e in held_out if e.kind == "break"][:most])
+    keep = len([e for e in held_out if e.kind != "break"][:most])
+    answers = 2 * (stop * sum(map(tries, attacks)) + keep)
+    asked = f"{stop} must-stop questions under {len(attacks)} attacks and {keep} others"
+    words = f"{answers:,} answers, of both models to {asked}"
+    try:
+        past = read_report(run)
+    except InputError:
+        past = {}
+    if "seconds" not in past:
+        return words + "."
+    taken = 2 * (
+        past["held_out"]["break"] * sum(tries(a["name"]) for a in past["attacks"]) + past["held_out"]["retain"]
+    )
+    minutes = past["seconds"] * answers / max(taken, 1) / 60
+    return f"{words}; about {max(1, round(minutes))} min, as the last test went."
 
 
 def _other_prompts() -> gr.Dropdown:
@@ -138,6 +170,7 @@ def _start(
     judge_label: str,
     judge_template: str,
     tasks: str,
+    undoing: list[str],
 ) -> str:
     run = need_run(name)
     run.need_adapter()
@@ -159,6 +192,8 @@ def _start(
         arguments += ["--limit", str(int(limit))]
     for choice in also or []:
         arguments += ["--also", _prompts_of(choice, run)]
+    if undoing:
+        arguments += ["--undo", ",".join(undoing)]
     for option, text in options.items():
         arguments += [f"--{option}", text]
     in_memory.drop()  # makes room for the evaluation
@@ -171,19 +206,21 @@ def _stop(name: str | None) -> None:
     Job(need_run(name), EVALUATE).stop()
 
 
-def build(page: gr.Blocks, run_name: gr.Dropdown) -> None:
+def build(page: gr.Blocks, tick: gr.Timer, run_name: gr.Dropdown) -> None:
     gr.Markdown(
         "Both models answer the run's held-out questions, asked plainly and under attack. The report says what the "
         "short-circuited model stops, what it wrongly stops, and what to do next."
     )
-    titles = [(title, name) for name, title in ATTACK_TITLES.items()]
-    attacks = gr.CheckboxGroup(titles, value=list(DEFAULT_ATTACKS), label="Attacks", elem_id="attacks")
     with gr.Row(elem_classes="aligned"):
-        limit = gr.Number(0, label="Most questions of each side", info="0: all", precision=0, elem_id="limit")
+        thorough = gr.Radio(list(THOROUGH), value="Usual", label="How thorough", elem_id="thorough", min_width=340)
         evaluate = gr.Button("Evaluate", variant="primary", elem_id="evaluate", min_width=120)
         stop = gr.Button("Stop", interactive=False, elem_id="stop-evaluate", min_width=80)
         links = gr.HTML(elem_id="report-files", min_height=30)
-    with gr.Accordion("More questions, a classifier", open=False, elem_id="more-prompts"):
+    how_much = gr.Markdown(elem_id="how-much", min_height=26)
+    with gr.Accordion(DETAILS, open=False, elem_id="more-prompts"):
+        titles = [(title, name) for name, title in ATTACK_TITLES.items()]
+        attacks = gr.CheckboxGroup(titles, value=list(DEFAULT_ATTACKS), label="Attacks", elem_id="attacks")
+        limit = gr.Number(0, label="Most questions of each side", info="0: all", precision=0, elem_id="limit")
         also = gr.Dropdown(
             [],
             multiselect=True,
@@ -223,14 +260,26 @@ def build(page: gr.Blocks, run_name: gr.Dropdown) -> None:
                 elem_id="tasks",
                 min_width=200,
             )
+        undoing = gr.CheckboxGroup(
+            [(title, name) for name, title in METHODS.items()],
+            label="Try to undo it",
+            info="what somebody who has the weights would try; takes many minutes",
+            elem_id="undoing",
+        )
     words = gr.Markdown(elem_id="report-words", min_height=30)
-    other = gr.Dropdown([THIS_ONE], value=THIS_ONE, label="Compare with", elem_id="compare-reports", min_width=200)
+    other = gr.Dropdown(
+        [THIS_ONE], value=THIS_ONE, label="Compare with", visible=False, elem_id="compare-reports", min_width=200
+    )
     report = gr.HTML(elem_id="report")
+    label_answers.build(run_name)
     seen = gr.State(None)
-    evaluate.click(_start, [run_name, attacks, limit, also, judge, judge_label, judge_template, tasks], words)
+    evaluate.click(_start, [run_name, attacks, limit, also, judge, judge_label, judge_template, tasks, undoing], words)
     stop.click(_stop, run_name, None)
+    thorough.input(THOROUGH.get, thorough, attacks, show_progress="hidden")
+    for trigger in (attacks.change, limit.change, run_name.change, words.change, page.load):
+        trigger(_how_much, [run_name, attacks, limit], how_much, show_progress="hidden", queue=False)
     view = [words, report, evaluate, stop, links, other, seen]
-    for trigger in (gr.Timer(TICK).tick, run_name.change, other.input, page.load):
+    for trigger in (tick.tick, run_name.change, other.input, page.load):
         trigger(_refresh, [run_name, other, seen], view, show_progress="hidden", queue=False)
     for trigger in (page.load, also.focus):
         trigger(_other_prompts, None, also, show_progress="hidden")

@@ -20,7 +20,7 @@ from cbgui.runs.disk import version
 from cbgui.runs.history import history
 from cbgui.runs.run import DATA_FIELDS, STATE_LABELS, Run
 from cbgui.training.diagnostics import slowest_layer
-from cbgui.ui.common import need_run, other_name, pick, row_of, run_choices, sentences, tell
+from cbgui.ui.common import ask_first, need_run, other_name, pick, row_of, run_choices, sentences, tell
 from cbgui.ui.fragments import plain
 from cbgui.ui.server.storage import refuse_full, trim_trash
 
@@ -179,6 +179,7 @@ def build(page: gr.Blocks, tab: gr.Tab, run_name: gr.Dropdown) -> None:
         duplicate = gr.Button("Duplicate as a new run", size="sm", elem_id="duplicate-run", min_width=120)
         delete = gr.Button("Delete the open run", size="sm", elem_id="delete-run", min_width=120)
         back = gr.Button("Bring back", size="sm", elem_id="bring-back", min_width=120)
+    delete_sure = ask_first(delete, "Delete the open run?", "Yes, delete it")
     with gr.Row(elem_classes="aligned"):
         chosen = gr.Dropdown([], multiselect=True, label="Runs to compare", elem_id="compare-runs", scale=3)
         compare = gr.Button("Compare", elem_id="compare", min_width=120)
@@ -199,5 +200,5 @@ def build(page: gr.Blocks, tab: gr.Tab, run_name: gr.Dropdown) -> None:
     compare.click(_compare, chosen, [cosine, drift, differences])
     rename.click(_rename, [run_name, new], [run_name, new])
     duplicate.click(_duplicate, run_name, run_name)
-    delete.click(_delete, run_name, [run_name, place, back])
+    delete_sure.click(_delete, run_name, [run_name, place, back])
     back.click(_bring_back, place, [run_name, place, back])

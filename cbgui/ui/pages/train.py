@@ -10,7 +10,6 @@ from typing import Any
 
 import gradio as gr
 
-from cbgui import space
 from cbgui.config import RunConfig, load_config, preset_names
 from cbgui.data.dataset_store import DatasetStore
 from cbgui.data.examples import KIND_LABELS
@@ -22,7 +21,7 @@ from cbgui.runs.history import History, history
 from cbgui.runs.run import Request, Run
 from cbgui.training.session import keep_checkpoint
 from cbgui.ui.common import (
-    TICK,
+    ask_first,
     in_memory,
     library,
     need_run,
@@ -35,7 +34,10 @@ from cbgui.ui.common import (
 )
 from cbgui.ui.fragments import plain, render
 from cbgui.ui.panels import charts, memory_bar, run_status, settings
-from cbgui.ui.server.storage import refuse_full, trim_trash
+from cbgui.ui.panels import effort as effort_panel
+from cbgui.ui.panels import start as start_run
+from cbgui.ui.panels.meters import meters
+from cbgui.ui.server.storage import trim_trash
 
 LOG_LINES, LOG_BYTES = 200, 100_000  # the most of the log that is shown
 
@@ -61,7 +63,13 @@ def _load(preset: str) -> RunConfig:
 @sentences
 def _preset_values(preset: str) -> tuple:
     config = _load(preset)
-    return plain(config.description) or "Your own preset.", config.model.name, *settings.values_of(config)
+    words = plain(config.description) or "Your own preset."
+    return words, config.model.name, "Normal", 0, *settings.shown_values(config)
+
+
+@sentences
+def _effort_values(preset: str, effort: str, favour: float) -> list[Any]:
+    return effort_panel.values(_load(preset), effort, favour)
 
 
 def _config(preset: str, model: str, values: tuple) -> RunConfig:
@@ -104,18 +112,9 @@ def _start(topic: tuple, preset: str, model: str, name: str, *values: Any) -> tu
 def _new_run(topic: tuple, preset: str, model: str, name: str, *values: Any) -> Run:
     """Make the run and start it. Raises InputError."""
     config = _config(preset, model, values)
-    in_memory.drop()  # makes room for training
-    space.refuse_over("runs", len(folder.list_runs()) + 1, space.MAX_RUNS)
-    refuse_full()
-    space.refuse_over("training.steps", config.training.steps, space.MAX_STEPS)
-    space.refuse_over("examples in a step", config.training.batch_size, space.MAX_BATCH)
-    space.refuse_over("data.max_tokens", config.data.max_tokens, space.MAX_TOKENS)
-    memory_bar.estimate_for(config)  # raises before anything is written
+    start_run.check(config)
     data = _write_data(topic, config)
-    run = folder.create_run(folder.runs_folder() / folder.free_name(name or f"{data.name}-{preset}"), config)
-    run.dataset_name_file.write_text(data.name, "utf-8")
-    queue.join(run, folder.root_folder())
-    return run
+    return start_run.start(config, name or f"{data.name}-{preset}", data.name)
 
 
 @sentences
@@ -220,7 +219,7 @@ def _log(run: Run) -> str:
         return ""
 
 
-VIEW = 15  # outputs of `_refresh`
+VIEW = 16  # outputs of `_refresh`
 
 
 def _refresh(name: str | None, seen: tuple | None, drawn: charts.Drawn | None = None):
@@ -233,7 +232,7 @@ def _refresh(name: str | None, seen: tuple | None, drawn: charts.Drawn | None = 
         if seen == ():
             return unchanged
         hidden = gr.Column(visible=False)
-        return idle, None, None, None, "", hidden, "", None, *buttons, run_status.APP, (), None
+        return idle, "", None, None, None, "", hidden, "", None, *buttons, run_status.APP, (), None
     state, past = run.state(), history(run)
     silent = run_status.silence(state, past, run)
     before = run_status.runs_before(run) if state == "waiting" else ""
@@ -246,6 +245,7 @@ def _refresh(name: str | None, seen: tuple | None, drawn: charts.Drawn | None = 
     title = run_status.tab_title(run, state, past, seen[1] if seen and seen[0] == run.name else None)
     return (
         run_status.in_words(run, state, past, silent),
+        meters(past, refuses=run_status.refuses(run)),
         *plots,
         charts.trade_off(past.trials),
         gr.Column(visible=bool(past.trials)),
@@ -261,7 +261,9 @@ def _refresh(name: str | None, seen: tuple | None, drawn: charts.Drawn | None = 
     )
 
 
-def build(page: gr.Blocks, tab: gr.Tab, run_name: gr.Dropdown, model: gr.Textbox, topic: gr.State) -> None:
+def build(
+    page: gr.Blocks, tab: gr.Tab, tick: gr.Timer, run_name: gr.Dropdown, model: gr.Textbox, topic: gr.State
+) -> None:
     with gr.Row():
         with gr.Column(scale=1, min_width=300):
             preset = gr.Dropdown(_presets(), value="demo", label="Preset", elem_id="preset")
@@ -269,17 +271,20 @@ def build(page: gr.Blocks, tab: gr.Tab, run_name: gr.Dropdown, model: gr.Textbox
             model.render()
             gr.Markdown("**What will be trained**", elem_classes="heading")
             what = gr.Markdown(elem_id="what")
-            start = gr.Button("Start training", variant="primary", elem_id="start")
-            starting = gr.Markdown(elem_id="starting")
+            answer = settings.build_answer()
+            effort, favour = effort_panel.build()
             memory = gr.HTML(elem_id="memory", min_height=120)
-            with gr.Row():
-                pause = gr.Button("Pause", interactive=False, size="sm", min_width=80, elem_id="pause")
-                resume = gr.Button("Resume", interactive=False, size="sm", min_width=80, elem_id="resume")
-            with gr.Row():
-                stop = gr.Button("Stop and keep", interactive=False, size="sm", min_width=80, elem_id="stop")
-                discard = gr.Button("Stop and discard", interactive=False, size="sm", min_width=80, elem_id="discard")
         with gr.Column(scale=3, min_width=300):
             status = gr.Markdown(elem_id="run-line")
+            with gr.Row():
+                start = gr.Button("Start training", variant="primary", size="sm", min_width=140, elem_id="start")
+                pause = gr.Button("Pause", interactive=False, size="sm", min_width=100, elem_id="pause")
+                resume = gr.Button("Resume", interactive=False, size="sm", min_width=100, elem_id="resume")
+                stop = gr.Button("Stop and keep", interactive=False, size="sm", min_width=100, elem_id="stop")
+                discard = gr.Button("Stop and discard", interactive=False, size="sm", min_width=100, elem_id="discard")
+            starting = gr.Markdown(elem_id="starting")
+            discard_sure = ask_first(discard, "Discard this run?", "Yes, discard it")
+            bars = gr.HTML(elem_id="meters", min_height=10)
             # Headings above the charts, because a phone cuts off a chart's own title.
             with gr.Row():
                 with gr.Column(min_width=300):
@@ -321,7 +326,7 @@ def build(page: gr.Blocks, tab: gr.Tab, run_name: gr.Dropdown, model: gr.Textbox
                 strengths = gr.Markdown(elem_id="strengths")
             samples = gr.HTML(elem_id="samples")
     with gr.Accordion("More settings", open=False, elem_id="more"):
-        fields = settings.build()
+        fields = answer + settings.build()
         gr.Markdown("**Name, preset, YAML**")
         with gr.Row(elem_classes="aligned"):
             name = gr.Textbox(label="Name", info="of the run, or of the preset to save", elem_id="run-name")
@@ -335,6 +340,7 @@ def build(page: gr.Blocks, tab: gr.Tab, run_name: gr.Dropdown, model: gr.Textbox
     seen, drawn = gr.State(None), gr.State(None)
     view = [
         status,
+        bars,
         loss,
         cosine,
         tried,
@@ -353,8 +359,14 @@ def build(page: gr.Blocks, tab: gr.Tab, run_name: gr.Dropdown, model: gr.Textbox
     form = [preset, model, *fields]
     page.load(_choices, preset, preset, show_progress="hidden")
     for trigger in (preset.input, page.load):
-        filled = trigger(_preset_values, preset, [description, model, *fields], show_progress="hidden")
+        filled = trigger(_preset_values, preset, [description, model, effort, favour, *fields], show_progress="hidden")
         filled.then(_memory, form, memory, show_progress="hidden")
+    steered = [fields[place] for place in effort_panel.PLACES]
+    for control in (effort, favour):
+        changed = control.input(
+            _effort_values, [preset, effort, favour], steered, show_progress="hidden", trigger_mode="always_last"
+        )
+        changed.then(_memory, form, memory, show_progress="hidden")
     for field in (model, *fields):
         event = field.submit if isinstance(field, gr.Textbox) else field.input
         event(_memory, form, memory, show_progress="hidden", trigger_mode="always_last")
@@ -368,11 +380,11 @@ def build(page: gr.Blocks, tab: gr.Tab, run_name: gr.Dropdown, model: gr.Textbox
     title.change(None, title, None, js="title => { document.title = title; }")
     for trigger in (topic.change, tab.select):
         trigger(_what, topic, what, show_progress="hidden")
-    discard.click(_discard, run_name, run_name)
+    discard_sure.click(_discard, run_name, run_name)
     resume.click(_resume, run_name, None)
     quiet = {"show_progress": "hidden", "queue": False}
     shows = [run_name, seen, drawn]
-    gr.Timer(TICK).tick(_refresh, shows, view, **quiet)
+    tick.tick(_refresh, shows, view, **quiet)
     # Twice, because a chart of another run is emptied before it is drawn.
     for trigger in (run_name.change, page.load):
         trigger(_refresh, shows, view, **quiet).then(_refresh, shows, view, **quiet)

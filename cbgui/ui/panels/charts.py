@@ -19,9 +19,13 @@ TARGET, TARGET_COLOUR = f"derails below {DERAILS:g}", "rgb(148,163,184)"
 LOSS_COLUMNS = ["step", "value", "loss"]
 COSINE_COLUMNS = ["step", "cosine", "layer"]
 TRIAL_COLUMNS = ["step", "percent", "questions"]
-BLOCKED = "must stop, blocked"
+BLOCKED, REFUSED = "must stop, blocked", "must stop, refused"
 TRIAL_COLOURS = dict(
-    zip([BLOCKED, *(f"{words} harmed" for words in KINDS.values())], (f"rgb{hue}" for hue in HUES), strict=False)
+    zip(
+        [BLOCKED, REFUSED, *(f"{words} harmed" for words in KINDS.values())],
+        (f"rgb{hue}" for hue in HUES),
+        strict=False,
+    )
 )
 
 
@@ -76,11 +80,14 @@ def _with_target(table: pd.DataFrame, limits: list[int]) -> pd.DataFrame:
 
 def trial_table(trials: list[dict[str, Any]]) -> pd.DataFrame:
     """Shares in percent: of the strength that was trained for, and at the end of the one that was chosen."""
+    refuses = any(event.get("refused") for event in trials)
     last = {event["step"]: event for event in trials if event["strength"] == 1 or event.get("chosen")}
     rows = []
     for event in last.values():
         if event["breaks"]:
             rows.append((event["step"], 100 * event["blocked"] / event["breaks"], BLOCKED))
+            if refuses:
+                rows.append((event["step"], 100 * event.get("refused", 0) / event["breaks"], REFUSED))
         for kind, (number, of) in event["hurt"].items():
             if of:
                 rows.append((event["step"], 100 * number / of, f"{KINDS[kind]} harmed"))
@@ -99,7 +106,8 @@ def trade_off(trials: list[dict[str, Any]]) -> str:
     for strength, event in sorted(tried.items()):
         mark = "**chosen**" if strength == chosen["strength"] else ""
         harmed = ", ".join(f"{number} of {of} {KINDS[kind]}" for kind, (number, of) in event["hurt"].items())
-        rows.append(f"| {strength:g} | {event['blocked']} of {event['breaks']} | {harmed} | {mark} |")
+        refused = f" ({event['refused']} refused)" if event.get("refused") else ""
+        rows.append(f"| {strength:g} | {event['blocked']} of {event['breaks']}{refused} | {harmed} | {mark} |")
     return "\n".join(["| strength | blocked | harmed | |", "|---|---|---|---|", *rows])
 
 
@@ -149,8 +157,11 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
-def meaning(events: list[dict[str, Any]], state: str) -> str:
-    """One plain sentence about the newest measurement; empty when there is none."""
+def meaning(events: list[dict[str, Any]], state: str, refuses: bool = False) -> str:
+    """One plain sentence about the newest measurement; empty when there is none.
+
+    `refuses`: the run trains a refusal, which may hold although the cosine is far above zero.
+    """
     measured = measurements(events)
     if not measured:
         return ""
@@ -162,11 +173,13 @@ def meaning(events: list[dict[str, Any]], state: str) -> str:
             if state == "running"
             else "Open **Try** and ask it something."
         )
-        return f"Answers that must stop now derail ({scale}). {rest}"
+        return f"Answers that must stop are now blocked ({scale}). {rest}"
+    if refuses and cosine < UNTOUCHED and state == "done":
+        return f"Answers that must stop have turned away ({scale}). **Test** shows whether the model refuses."
     if state == "done" and cosine > UNTOUCHED:
-        return f"Answers that must stop do not derail ({scale})."
+        return f"Answers that must stop are not blocked ({scale})."
     if state == "done":
-        return f"Answers that must stop derail only in part ({scale}); more steps may help."
+        return f"Answers that must stop are blocked only in part ({scale}); more steps may help."
     if cosine < UNTOUCHED:
         return f"Answers that must stop are turning away ({scale})."
     if step < FIRST_STEPS:

@@ -113,7 +113,8 @@ def _forget() -> tuple:
 
 def _looked(source: dict[str, Any]) -> tuple:
     name = source["name"]
-    if source["type"] in ("catalogue", "hub") and not hub_answers():
+    packaged = source["type"] == "catalogue" and ENTRIES[source["title"]].packaged
+    if source["type"] in ("catalogue", "hub") and not packaged and not hub_answers():
         raise InputError(
             f"{name}: the Hugging Face hub cannot be reached; connect and open the app again, or use a file."
         )
@@ -221,16 +222,16 @@ def _entry_words(title: str) -> str:
     entry = ENTRIES[title]
     warning = "  \n**Warning: this set holds harmful text.** The table shows it as it is." * entry.harmful
     return (
-        f"[{entry.name}](https://huggingface.co/datasets/{entry.name}), {entry.size} rows, licence {entry.licence}; "
+        f"[{entry.name}]({entry.page}), {entry.size} rows, licence {entry.licence}; "
         f"its rows are of the kind *{KIND_LABELS[entry.kind]}*. {entry.description}{warning}"
     )
 
 
-def build(version: gr.State, model: gr.Textbox, part: gr.Radio) -> None:
+def build(version: gr.State, model: gr.Textbox, part: gr.Radio) -> gr.Accordion:
     """`part` is which rows the page shows; after an import it shows where the rows went."""
     source = gr.State(None)
     kinds, titles = list(KINDS), list(ENTRIES)
-    with gr.Accordion("Add rows", open=False, elem_id="add-rows"):
+    with gr.Accordion("Add rows", open=False, elem_id="add-rows") as panel:
         with gr.Tabs():
             with gr.Tab("File"):
                 file = gr.File(
@@ -322,3 +323,4 @@ def build(version: gr.State, model: gr.Textbox, part: gr.Radio) -> None:
     stop.click(lambda: "Stopped; nothing was added.", None, words, cancels=[reading])
     typed = [typed_prompt, typed_response]
     add_typed.click(_type, [version, *typed, typed_kind], [words, *typed, version, offer])
+    return panel

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 
+from cbgui.errors import InputError
 from cbgui.hardware import GIB
 from cbgui.runs import folder, queue
 from cbgui.runs.disk import disk_is_full
@@ -85,6 +86,14 @@ def silence(state: str, past: History, run: Run) -> float | None:
     return silent if silent > max(SILENT_SECONDS, SILENT_STEPS * usual) or run.training.is_suspended() else None
 
 
+def refuses(run: Run) -> bool:
+    """Whether the run teaches the model to refuse in words."""
+    try:
+        return bool(run.config().refusals)
+    except InputError:  # a damaged run.yaml, which is told where it matters
+        return False
+
+
 def _progress(run: Run, state: str, past: History, silent: float | None) -> str:
     last = past.newest["step"]
     words = f", step {last['step']} of {last['steps']}"
@@ -94,7 +103,7 @@ def _progress(run: Run, state: str, past: History, silent: float | None) -> str:
             words += f", about {charts.duration(left)} left"
         words += f", {last['tokens_per_second']:.0f} tokens/s, {last['memory_bytes'] / GIB:.1f} GiB in use."
         words += ASKED.get(run.request(), "")
-    words += f"  \n{charts.meaning(past.points(), state)}"
+    words += f"  \n{charts.meaning(past.points(), state, refuses(run))}"
     if past.trials:
         words += f"  \nHeld-out questions at step {past.trials[-1]['step']}: "
         words += f"{plain(Trial.of_event(past.trials[-1]).sentence())}."

@@ -16,6 +16,8 @@ from cbgui.config import settings as all_settings
 from cbgui.errors import InputError, brief
 from cbgui.plain_yaml import load_yaml
 
+# What every user decides; the other groups stand behind an accordion.
+ANSWER = ["objective.reroute", "objective.refusal"]
 GROUPS = {
     "Length and pace": [
         "training.steps",
@@ -29,7 +31,6 @@ GROUPS = {
     ],
     "Losses": [
         "objective.target_layers",
-        "objective.reroute",
         "objective.retain",
         "objective.reroute_coefficient",
         "objective.retain_coefficient",
@@ -44,6 +45,7 @@ GROUPS = {
         "training.calibrate",
         "training.restart_if_stuck",
     ],
+    "The model's turn": ["model.thinking", "model.system_turn"],
     "LoRA": ["lora.r", "lora.lora_alpha", "lora.lora_dropout", "lora.init_std"],
     "Memory and saving": [
         "model.quantization",
@@ -64,24 +66,36 @@ CHOICES: dict[str, list[tuple[str, Any]]] = {
         ("falls linearly", "linear"),
         ("warm-up, then constant", "constant_with_warmup"),
     ],
-    "objective.reroute": [(name, name) for name in ("spread", "cosine")],
+    "objective.reroute": [
+        ("refuse", "refusal"),
+        ("fall apart", "spread"),
+        ("fall apart, published formula", "cosine"),
+    ],
     "objective.retain": [(name, name) for name in ("huber", "relative", "absolute")],
     "objective.schedule": [(name, name) for name in ("rise", "late", "linear", "full", "constant")],
     "objective.adapt_retain": YES_OR_NO,
     "training.trials": YES_OR_NO,
     "training.calibrate": YES_OR_NO,
     "training.restart_if_stuck": YES_OR_NO,
+    "model.thinking": [("no, it answers at once", False), ("yes", True)],
+    "model.system_turn": [("kept", "keep"), ("put before the first question", "merge"), ("left out", "leave_out")],
     "model.quantization": [AUTO, ("unquantized", "none"), ("4 bits (NF4)", "nf4")],
     "training.micro_batch_size": [AUTO, *((str(size), size) for size in (1, 2, 4, 8, 16, 32))],
     "training.gradient_checkpointing": [AUTO, ("no", False), ("yes", True)],
     "training.optim": [AUTO, ("AdamW", "adamw_torch"), ("AdamW, 8 bits", "adamw_8bit")],
 }
 INFO = {setting.path: setting for setting in all_settings()}
-SHOWN = [path for group in GROUPS.values() for path in group]
+SHOWN = [*ANSWER, *(path for group in GROUPS.values() for path in group)]
 
 
 def _is_list(path: str) -> bool:
-    return isinstance(INFO[path].default, list)
+    return isinstance(INFO[path].default, list) and not _is_lines(path)
+
+
+def _is_lines(path: str) -> bool:
+    """Whether the setting is a list of sentences, one on each line of the form."""
+    default = INFO[path].default
+    return isinstance(default, list) and isinstance(default[0], str)
 
 
 def values_of(config: RunConfig) -> list[Any]:
@@ -90,8 +104,21 @@ def values_of(config: RunConfig) -> list[Any]:
     for path in SHOWN:
         part, name = path.split(".")
         value = getattr(getattr(config, part), name)
+        if _is_lines(path):
+            value = "\n".join(value)
         values.append(", ".join(f"{number:g}" for number in value) if _is_list(path) else value)
     return values
+
+
+def shown_values(config: RunConfig) -> list[Any]:
+    """`values_of` for the page, which offers the published formula only where a preset has it."""
+    reroute, *others = values_of(config)
+    return [gr.Radio(_answers(with_published=reroute == "cosine"), value=reroute), *others]
+
+
+def _answers(*, with_published: bool) -> list[tuple[str, Any]]:
+    every = CHOICES["objective.reroute"]
+    return every if with_published else [choice for choice in every if choice[1] != "cosine"]
 
 
 def apply(config: RunConfig, values: list[Any]) -> RunConfig:
@@ -99,7 +126,9 @@ def apply(config: RunConfig, values: list[Any]) -> RunConfig:
     plain = config.model_dump()
     for path, value in zip(SHOWN, values, strict=True):
         part, name = path.split(".")
-        if _is_list(path):
+        if _is_lines(path):
+            value = [line.strip() for line in (value or "").splitlines() if line.strip()]
+        elif _is_list(path):
             try:
                 value = load_yaml(f"[{value or ''}]")
             except yaml.YAMLError:
@@ -112,8 +141,35 @@ def apply(config: RunConfig, values: list[Any]) -> RunConfig:
     return parse_config(plain, "the form")
 
 
+def with_answer(config: RunConfig, values: list[Any]) -> RunConfig:
+    """`config` with the values of ANSWER. Raises InputError naming the field."""
+    shown = dict(zip(SHOWN, values_of(config), strict=True)) | dict(zip(ANSWER, values, strict=True))
+    return apply(config, list(shown.values()))
+
+
+def build_answer(prefix: str = "") -> list[gr.components.Component]:
+    """The components of ANSWER, whose ids begin with `prefix`. The sentence is shown while it is used."""
+    what = gr.Radio(
+        _answers(with_published=False),
+        value="refusal",
+        label="What should the model do instead?",
+        info="It declines in your words, or its answer loses all sense.",
+        elem_id=f"{prefix}objective-reroute",
+    )
+    words = gr.Textbox(
+        "\n".join(INFO["objective.refusal"].default),
+        label="What should it say?",
+        info="One short sentence, in any language; or up to eight, each on its own line.",
+        lines=2,
+        max_lines=8,
+        elem_id=f"{prefix}objective-refusal",
+    )
+    what.change(lambda what: gr.Textbox(visible=what == "refusal"), what, words, show_progress="hidden", queue=False)
+    return [what, words]
+
+
 def build() -> list[gr.components.Component]:
-    """The form's components, in the order of SHOWN."""
+    """The components of GROUPS, in the order of SHOWN."""
     built = []
     for title, group in GROUPS.items():
         gr.Markdown(f"**{title}**")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pandas as pd
 
+from cbgui.data.refusals import only_refuses
 from cbgui.ui.fragments import render
 
 Tokens = list[tuple[str, float]]  # text and cosine
@@ -11,19 +14,23 @@ TEAL, AMBER, RED = (13, 148, 136), (245, 158, 11), (220, 38, 38)
 LEGEND = (
     ("#0d9488", "like the original: cosine near 1"),
     ("#f59e0b", "turning away"),
-    ("#dc2626", "derailed: cosine near 0"),
+    ("#dc2626", "rerouted: cosine near 0"),
 )
 DERAILED_BELOW, DERAILED_TOKENS = 0.5, 3  # an answer derails where so many tokens in a row are below this cosine
 ORIGINAL, SHORT_CIRCUITED = "Original", "Short-circuited"
 COLUMNS = ["token", "cosine", "answer"]
 
 
-def shaded(short_circuited: Tokens, original: Tokens, later_turn: bool) -> str:
-    """HTML: where the short-circuited answer derailed, and both answers. `later_turn`: others were asked before it."""
+def shaded(short_circuited: Tokens, original: Tokens, later_turn: bool, refusals: Sequence[str] = ()) -> str:
+    """HTML: whether the short-circuited answer refused or where it derailed, and both answers.
+
+    `later_turn`: others were asked before it. `refusals` are the sentences that the model was trained to say.
+    """
     answers = {f"{SHORT_CIRCUITED} answer": short_circuited, f"{ORIGINAL} answer": original}
     return render(
         "shaded",
         place=derailed_at(short_circuited),
+        refused=only_refuses("".join(text for text, _ in short_circuited), refusals),
         later_turn=later_turn,
         legend=LEGEND,
         answers=[

@@ -35,7 +35,7 @@ def _kinds(questions: Iterable[Suggestion | Example]) -> str:
 
 
 @sentences
-def _suggest(version: tuple, count: float | None, rejected: Made) -> tuple:
+def make_suggestions(version: tuple, count: float | None, rejected: Made) -> tuple:
     """Make the suggestions. Held-out questions are not read for their subjects, but none of them is repeated."""
     most = int(count or 0)
     if not 0 < most <= MOST:
@@ -60,7 +60,7 @@ def _suggest(version: tuple, count: float | None, rejected: Made) -> tuple:
 
 
 @sentences
-def _add(version: tuple, made: Made, rejected: Made, table: pd.DataFrame) -> tuple:
+def add_ticked(version: tuple, made: Made, rejected: Made, table: pd.DataFrame) -> tuple:
     """Add the ticked questions to the topic that they were made for."""
     name, suggested = made
     if not suggested:
@@ -105,9 +105,28 @@ def _forget_other_topic(version: tuple, made: Made) -> tuple:
     return NOTHING, gr.Column(visible=False), "", gr.Column(visible=False)
 
 
-def build(version: gr.State, model: gr.Textbox) -> None:
+def suggestion_table(elem_id: str) -> gr.Dataframe:
+    """The table in which suggestions are ticked and edited."""
+    return gr.Dataframe(
+        headers=COLUMNS,
+        datatype=["bool", "str", "str", "str"],
+        column_count=len(COLUMNS),
+        interactive=True,
+        static_columns=[2, 3],
+        wrap=True,
+        line_breaks=False,
+        max_height=420,
+        show_label=False,
+        label="Suggested questions",
+        column_widths=["90px", "50%", "110px", "34%"],
+        elem_id=elem_id,
+        elem_classes="sans",
+    )
+
+
+def build(version: gr.State, model: gr.Textbox) -> gr.Accordion:
     made, rejected = gr.State(NOTHING), gr.State(NOTHING)
-    with gr.Accordion("Suggest questions to keep", open=False, elem_id="suggest"):
+    with gr.Accordion("Suggest questions to keep", open=False, elem_id="suggest") as panel:
         gr.Markdown(
             "Training also stops harmless questions that look like the ones that must stop. This makes such questions "
             "from your must-stop rows, for the model to keep answering: on the same subjects, in the same wording, "
@@ -118,23 +137,10 @@ def build(version: gr.State, model: gr.Textbox) -> None:
             make = gr.Button("Suggest questions to keep", variant="primary", elem_id="make-suggestions", min_width=220)
         words = gr.Markdown(elem_id="suggest-words")
         with gr.Column(visible=False, elem_id="suggested") as group:
-            table = gr.Dataframe(
-                headers=COLUMNS,
-                datatype=["bool", "str", "str", "str"],
-                column_count=len(COLUMNS),
-                interactive=True,
-                static_columns=[2, 3],
-                wrap=True,
-                line_breaks=False,
-                max_height=420,
-                show_label=False,
-                label="Suggested questions",
-                column_widths=["90px", "50%", "110px", "34%"],
-                elem_id="suggestions",
-                elem_classes="sans",
-            )
+            table = suggestion_table("suggestions")
             add = gr.Button("Add the ticked questions", variant="primary", elem_id="add-suggestions")
         offer = write_answers.offer(version, model, "suggest")
-    make.click(_suggest, [version, count, rejected], [made, group, table, words, offer])
-    add.click(_add, [version, made, rejected, table], [version, made, rejected, group, words, offer])
+    make.click(make_suggestions, [version, count, rejected], [made, group, table, words, offer])
+    add.click(add_ticked, [version, made, rejected, table], [version, made, rejected, group, words, offer])
     version.change(_forget_other_topic, [version, made], [made, group, words, offer], show_progress="hidden")
+    return panel

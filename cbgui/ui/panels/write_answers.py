@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 
 import gradio as gr
 
 from cbgui import hardware
 from cbgui.config import ModelConfig
-from cbgui.data.dataset_store import Row
+from cbgui.data.dataset_store import DatasetStore, Row
 from cbgui.data.refusals import is_refusal
 from cbgui.errors import InputError
 from cbgui.inference import batch_answers
@@ -31,8 +32,20 @@ def _write(version: tuple, model: str, scope: str, prefill: str, longest: float)
     rows = [row for row in data.rows() if _in_scope(row, SCOPES[scope])]
     if not rows:
         raise InputError(f"answers for = {scope!r}: there are no such rows; choose others or add some.")
+    with closing(write_rows(data, rows, model, prefill=prefill, longest=int(longest))) as writing:
+        for words, changed in writing:
+            yield words, data.version() if changed else gr.skip()
+
+
+def write_rows(
+    data: DatasetStore, rows: list[Row], model: str, *, prefill: str = "", longest: int = LONGEST
+) -> Iterator[tuple[str, bool]]:
+    """Let the model write the answers of `rows`; yield how far it is in words, and whether rows have changed.
+
+    Closing the iterator stops. Raises InputError.
+    """
     in_memory.drop()  # makes room for the model that writes
-    yield f"Loading the model to write {len(rows):,} answers ...", gr.skip()
+    yield f"Loading the model to write {len(rows):,} answers ...", False
     refusals, done, new, shown = 0, 0, {}, time.perf_counter()
     prompts = [row.example.chat() for row in rows]
     config = ModelConfig(name=model.strip() or "demo")
@@ -48,7 +61,7 @@ def _write(version: tuple, model: str, scope: str, prefill: str, longest: float)
                 join=True,
             )
 
-    writing = batch_answers.write_answers(config, prompts, prefill=prefill, max_new_tokens=int(longest))
+    writing = batch_answers.write_answers(config, prompts, prefill=prefill, max_new_tokens=longest)
     try:
         for share, answers in writing:
             new |= {rows[number].id: answer for number, answer in answers.items()}
@@ -57,13 +70,11 @@ def _write(version: tuple, model: str, scope: str, prefill: str, longest: float)
             if done < len(rows) and time.perf_counter() - shown < UPDATE_SECONDS:
                 continue
             shown = time.perf_counter()
-            now = gr.skip()
-            if new:
-                save()
-                now = data.version()
+            changed = bool(new)
+            save()
             refused = f" {refusals} answers that must stop are refusals: see Checks, or use a prefill." * bool(refusals)
             ending = "**All written.**" if done == len(rows) else f"{share:.0%} done. Stop keeps what is written."
-            yield f"{done:,} of {len(rows):,} answers written. {ending}{refused}", now
+            yield f"{done:,} of {len(rows):,} answers written. {ending}{refused}", changed
     finally:  # also when the user stops it
         save()
         writing.close()  # frees the model
@@ -92,9 +103,9 @@ def offer(version: gr.State, model: gr.Textbox, name: str) -> gr.Column:
     return offered
 
 
-def build(version: gr.State, model: gr.Textbox) -> None:
+def build(version: gr.State, model: gr.Textbox) -> gr.Accordion:
     """The panel with all choices."""
-    with gr.Accordion("Write the answers", open=False, elem_id="write"):
+    with gr.Accordion("Write the answers", open=False, elem_id="write") as panel:
         gr.Markdown(
             "The model of the Train page writes the answers. An answer that must stop should be one that the model "
             "would really give. Where it refuses, a prefill such as *Sure, here is how* makes it go on."
@@ -109,3 +120,4 @@ def build(version: gr.State, model: gr.Textbox) -> None:
         written = gr.Markdown(elem_id="write-words")
     writing = write.click(_write, [version, model, scope, prefill, tokens], [written, version], **ONE_AT_A_TIME)
     stop.click(lambda: STOPPED, None, written, cancels=[writing])
+    return panel

@@ -1,7 +1,7 @@
 """Downloads of a run's files: one file, or a folder as one zip that is streamed without a copy on disk.
 
-Only regular files directly inside the adapter, merged and report folders of the caller's own runs can be downloaded;
-anything else is 404.
+Only regular files directly inside the adapter, merged, GGUF and report folders of the caller's own runs can be
+downloaded; anything else is 404.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from starlette.responses import FileResponse, PlainTextResponse, Response, Strea
 from starlette.routing import Route
 from zipstream import ZipStream
 
+from cbgui.export.gguf import GGUF_FOLDER
 from cbgui.runs import folder
+from cbgui.runs.disk import PART
 from cbgui.runs.run import Run
 from cbgui.ui.server.visitors import folder_of
 
@@ -35,10 +37,11 @@ class Listing:
 
 
 def files_in(directory: Path) -> list[Path]:
-    """The regular files of a folder by name, without links."""
+    """The regular files of a folder by name, without links and without files that are being written."""
     if directory.is_symlink() or not directory.is_dir():
         return []
-    return sorted(path for path in directory.iterdir() if path.is_file() and not path.is_symlink())
+    found = (path for path in directory.iterdir() if path.is_file() and not path.is_symlink())
+    return sorted(path for path in found if path.suffix != PART)
 
 
 def address(run: Run, directory: Path, name: str) -> str:
@@ -79,7 +82,7 @@ def _find(request: Request) -> tuple[Run, Path] | None:
     run = next((run for run in visible if run.name == request.path_params["run"]), None)
     if run is None:
         return None
-    offered = (run.adapter_folder, run.merged_folder, run.report_folder)
+    offered = (run.adapter_folder, run.merged_folder, run.merged_folder / GGUF_FOLDER, run.report_folder)
     directory = next((path for path in offered if path.name == request.path_params["folder"]), None)
     return None if directory is None else (run, directory)
 

@@ -1,0 +1,280 @@
+"""The guided way from a list of forbidden questions to a run, in four steps. It uses what the pages use, so that a
+topic that was begun here can be finished there, and the other way round."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import pandas as pd
+
+from cbgui.data import files
+from cbgui.data.dataset_store import DatasetStore
+from cbgui.data.examples import Example
+from cbgui.data.near_duplicates import normalised
+from cbgui.data.reading import read_table
+from cbgui.errors import InputError, error_sentence
+from cbgui.hardware import GIB
+from cbgui.ui.common import library, other_name, run_choices, sentences, shown_topic, tell
+from cbgui.ui.fragments import plain
+from cbgui.ui.panels import answers_for_topic, goals, memory_bar, progress, settings, suggestions
+from cbgui.ui.panels import start as start_run
+from cbgui.ui.panels.write_answers import ONE_AT_A_TIME
+
+FEWEST, BETTER = 30, 50  # must-stop questions
+SUGGESTED = 150  # about 110 look-alikes and 40 everyday questions
+NAMED = 3  # questions that are shown after a file was read, so that a wrong column is seen
+TOPIC, QUESTIONS, LOOK_ALIKES, TRAIN = 1, 2, 3, 4  # the steps
+
+
+@dataclass(frozen=True)
+class Guide:
+    """What the page around the wizard opens it with."""
+
+    column: gr.Column
+    steps: gr.Walkthrough
+    model: gr.Textbox
+    fits: gr.Markdown
+    made: gr.State
+    begun: list[Any]
+    resumed: list[Any]
+
+
+def begin(made: str | None) -> tuple:
+    """Show the wizard's first step in place of the cards, with what was typed before unless it became a topic."""
+    return *_in_place_of_the_cards(TOPIC), *(_empty() if made else (gr.skip(),) * 7)
+
+
+def _in_place_of_the_cards(step: int) -> tuple:
+    return gr.Column(visible=False), gr.Column(visible=True), gr.Walkthrough(selected=step)
+
+
+def resume(topic: tuple | None) -> tuple:
+    """Open the last step if answers of the topic are missing; otherwise leave everything as it is."""
+    data = shown_topic(topic)
+    if progress.next_step(data)[0] != "wizard":
+        return (gr.skip(),) * 9
+    words = f"**{plain(data.name)}**: {progress.next_step(data)[1]}"
+    return *_in_place_of_the_cards(TRAIN), words, "", *_buttons(data, False), data.model()
+
+
+def whether_it_fits(model: str) -> str:
+    """Whether training this model fits into memory, as Markdown."""
+    try:
+        estimate, memory, _ = memory_bar.estimate_for(start_run.config_for(model))
+    except Exception as error:
+        if not isinstance(error, InputError):
+            traceback.print_exc()
+        return f"**{plain(error_sentence(error))}**"
+    return f"It fits: training takes about {estimate.total / GIB:.1f} of {memory / GIB:.1f} GiB."
+
+
+@sentences
+def _name(name: str, model: str, made: str | None) -> tuple:
+    """The second step, if the topic can be called so and the model can be trained."""
+    memory_bar.estimate_for(start_run.config_for(model))
+    if made is None:
+        given = library().need_free(name)
+        if changed := other_name(name, given):
+            tell(changed.strip())
+    return gr.Walkthrough(selected=QUESTIONS), model.strip() or "demo"
+
+
+def _read_file(path: str | None) -> tuple:
+    return _read(lambda: files.open_table(Path(path))) if path else _nothing("")
+
+
+def _read_text(text: str) -> tuple:
+    return _read(lambda: files.open_text(text)) if (text or "").strip() else _nothing("")
+
+
+def _nothing(words: str) -> tuple:
+    return [], words, gr.Button(interactive=False)
+
+
+def _read(open_table: Any) -> tuple:
+    """The examples of a file or a pasted text without copies, words about them, and the button that goes on."""
+    try:
+        table = open_table()
+        reading = read_table(table, "break", try_out=True)
+    except Exception as error:  # what was read before must not be taken for it
+        if not isinstance(error, InputError):
+            traceback.print_exc()
+        return _nothing(f"**{plain(error_sentence(error))}**")
+    first: dict[str, Example] = {}
+    for example, text in zip(reading.examples, normalised(e.prompt for e in reading.examples), strict=True):
+        first.setdefault(text, example)
+    found = list(first.values())
+    stop = [example for example in found if example.kind == "break"]
+    words = f"**{len(stop):,} must-stop questions** in {plain(table.name)}"
+    if kept := len(found) - len(stop):
+        words += f", and {kept:,} that its rows mark as must keep"
+    words += ": " + ", ".join(f"*{plain(example.prompt[:80])}*" for example in stop[:NAMED])
+    words += " ...  \n" if len(stop) > NAMED else ".  \n"
+    if copies := len(reading.examples) - len(found):
+        words += f"Copies left out: {copies:,}. "
+    if len(stop) < FEWEST:
+        words += f"**Too few:** add lines until there are at least {FEWEST}."
+    elif len(stop) < BETTER:
+        words += f"That is enough; {BETTER} would be better."
+    return found, words, gr.Button(interactive=len(stop) >= FEWEST)
+
+
+@sentences
+def _take(name: str, model: str, found: list[Example], made: str | None) -> tuple:
+    """Make the topic with these questions, once, and suggest what to keep."""
+    data = library().open(made) if made else library().create(name)
+    data.remember_model(model)
+    own = [row for row in data.rows() if row.example.source != suggestions.SOURCE]
+    if [row.example.prompt for row in own] != [example.prompt for example in found]:  # not after Back and Next
+        if own:
+            data.remove([row.id for row in own], "replace the questions")
+        data.add(found, "import the questions")
+    suggested, _, table, _, _ = suggestions.make_suggestions(data.version(), SUGGESTED, suggestions.NOTHING)
+    words = (
+        f"Training also stops harmless questions that look like yours. The model will keep answering these "
+        f"{len(table):,}. **Untick those that it must not answer.**"
+    )
+    return (
+        gr.Walkthrough(selected=LOOK_ALIKES),
+        data.name,
+        gr.Textbox(interactive=False),
+        data.version(),
+        suggested,
+        (table),
+        words,
+    )
+
+
+@sentences
+def _add(topic: tuple, suggested: suggestions.Made, table: pd.DataFrame) -> tuple:
+    version, left, *_ = suggestions.add_ticked(topic, suggested, suggestions.NOTHING, table)
+    return gr.Walkthrough(selected=TRAIN), version, left
+
+
+def _buttons(data: DatasetStore, writing: bool) -> tuple:
+    """Stop, write on, train: those that make sense now."""
+    ready = not writing and not data.without_answer()
+    return (
+        gr.Button(visible=writing),
+        gr.Button(visible=not writing and not ready),
+        gr.Button(visible=ready),
+    )
+
+
+@sentences
+def _prepare(topic: tuple, model: str) -> Iterator[tuple]:
+    """Let the model write the answers, then hold out test questions. Yields words, the summary, buttons and version."""
+    data = shown_topic(topic)
+    yield "Loading the model ...", "", *_buttons(data, True), gr.skip()
+    try:
+        for words, changed in answers_for_topic.complete(data, model):
+            yield words, gr.skip(), gr.skip(), gr.skip(), gr.skip(), data.version() if changed else gr.skip()
+    except GeneratorExit:
+        raise
+    except Exception as error:
+        if not isinstance(error, InputError):
+            traceback.print_exc()
+        yield f"**{plain(error_sentence(error))}**", "", *_buttons(data, False), data.version()
+        return
+    yield "", answers_for_topic.summary(data), *_buttons(data, False), data.version()
+
+
+def _stopped(topic: tuple) -> tuple:
+    return "Stopped. What was written is kept.", *_buttons(shown_topic(topic), False)
+
+
+@sentences
+def _train(topic: tuple, model: str, *answer: Any) -> tuple:
+    """Start the run and open the Train page; the wizard then begins anew."""
+    data, config = shown_topic(topic), settings.with_answer(start_run.config_for(model), list(answer))
+    start_run.check(config)
+    config.data = (
+        library()
+        .for_training(data)
+        .model_copy(update={"max_tokens": config.data.max_tokens, "general_keep": config.data.general_keep})
+    )
+    run = start_run.start(config, data.name, data.name)
+    shown = gr.Column(visible=True), gr.Column(visible=False)
+    return gr.Dropdown(choices=run_choices(), value=run.name), gr.Tabs(selected="train"), *shown, *_empty()
+
+
+def _empty() -> tuple:
+    """The first two steps as they are at the beginning; of no topic."""
+    return None, gr.Textbox("", interactive=True), None, "", *_nothing("")
+
+
+def build(tabs: gr.Tabs, cards: gr.Column, run_name: gr.Dropdown, model: gr.Textbox, topic: gr.State) -> Guide:
+    made, found, suggested = gr.State(None), gr.State([]), gr.State(suggestions.NOTHING)
+    with gr.Column(visible=False, elem_id="wizard") as column:
+        with gr.Row(elem_classes="aligned"):
+            gr.Markdown("## Short-circuit my model")
+            leave = gr.Button("Leave", size="sm", scale=0, min_width=100, elem_id="wizard-leave")
+        with gr.Walkthrough(selected=TOPIC, elem_id="steps") as steps:
+            with gr.Step("Topic", id=TOPIC):
+                goal = goals.build()
+                name = gr.Textbox(
+                    label="What is it about?", placeholder="my topic", max_length=100, elem_id="wizard-name"
+                )
+                own_model = gr.Textbox(
+                    "demo",
+                    label="Your model",
+                    info="demo (a small one to practise with), a name on Hugging Face such as owner/name, or a folder",
+                    elem_id="wizard-model",
+                )
+                fits = gr.Markdown(elem_id="wizard-fits", min_height=28)
+                to_questions = gr.Button("Next", variant="primary", elem_id="to-questions")
+            with gr.Step("Questions", id=QUESTIONS):
+                gr.Markdown("Give the questions that your model must **not** answer. They need no answers.")
+                file = gr.File(
+                    label="A file, one question a row",
+                    file_types=list(files.SUFFIXES),
+                    height=120,
+                    elem_id="wizard-file",
+                )
+                text = gr.Textbox(label="Or paste them, one a line", lines=4, max_lines=8, elem_id="wizard-paste")
+                read = gr.Markdown(elem_id="wizard-read", min_height=52)
+                with gr.Row():
+                    back_1 = gr.Button("Back")
+                    to_look_alikes = gr.Button("Next", variant="primary", interactive=False, elem_id="to-look-alikes")
+            with gr.Step("Look-alikes", id=LOOK_ALIKES):
+                about = gr.Markdown(elem_id="wizard-about")
+                table = suggestions.suggestion_table("wizard-suggestions")
+                with gr.Row():
+                    back_2 = gr.Button("Back")
+                    to_train = gr.Button("Next: let the model write the answers", variant="primary", elem_id="to-train")
+            with gr.Step("Train", id=TRAIN):
+                words = gr.Markdown(elem_id="wizard-words", min_height=28)
+                summary = gr.Markdown(elem_id="wizard-summary")
+                answer = settings.build_answer("wizard-")
+                with gr.Row():
+                    stop = gr.Button("Stop", visible=False, elem_id="wizard-stop")
+                    write = gr.Button("Write the answers", variant="primary", visible=False, elem_id="wizard-write")
+                    train = gr.Button("Train", variant="primary", visible=False, elem_id="wizard-train")
+    buttons = [stop, write, train]
+    leave.click(lambda: (gr.Column(visible=True), gr.Column(visible=False)), None, [cards, column])
+    goal.input(goals.chosen, [goal, answer[1]], [name, text, answer[1]], show_progress="hidden")
+    own_model.change(whether_it_fits, own_model, fits, show_progress="hidden", trigger_mode="always_last")
+    to_questions.click(_name, [name, own_model, made], [steps, model])
+    name.submit(_name, [name, own_model, made], [steps, model])
+    for event in (file.upload, file.clear):
+        event(_read_file, file, [found, read, to_look_alikes])
+    text.change(_read_text, text, [found, read, to_look_alikes], show_progress="hidden", trigger_mode="always_last")
+    back_1.click(lambda: gr.Walkthrough(selected=TOPIC), None, steps)
+    back_2.click(lambda: gr.Walkthrough(selected=QUESTIONS), None, steps)
+    to_look_alikes.click(_take, [name, model, found, made], [steps, made, name, topic, suggested, table, about])
+    added = to_train.click(_add, [topic, suggested, table], [steps, topic, suggested])
+    progressed = [words, summary, *buttons, topic]
+    writing = [
+        trigger(_prepare, [topic, model], progressed, show_progress="hidden", **ONE_AT_A_TIME)
+        for trigger in (added.success, write.click)
+    ]
+    stop.click(_stopped, topic, [words, *buttons], cancels=writing)
+    emptied = [made, name, file, text, found, read, to_look_alikes]
+    train.click(_train, [topic, model, *answer], [run_name, tabs, cards, column, *emptied], concurrency_limit=1)
+    begun = [cards, column, steps, *emptied]
+    return Guide(column, steps, own_model, fits, made, begun, [cards, column, steps, words, summary, *buttons, model])

@@ -1,0 +1,75 @@
+"""What a topic still lacks, one line each, with the button that leads to it. It follows every change."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import gradio as gr
+
+from cbgui.data.dataset_store import DatasetStore
+from cbgui.data.split import hold_out
+from cbgui.ui.common import sentences, shown_topic, tell
+
+LOOK_ALIKES = 50  # below so many, the line about them shows
+ADD, SUGGEST, WRITE, HOLD_OUT = "add", "suggest", "write", "hold"
+BUTTONS = {  # line -> its button, in the order in which they are shown
+    ADD: "Add rows",
+    SUGGEST: "Suggest questions to keep",
+    WRITE: "Write the answers",
+    HOLD_OUT: "Hold out a tenth",
+}
+# Once the panel is open, so that it is where the page scrolls to.
+SCROLL = "() => setTimeout(() => document.querySelector('#{panel}').scrollIntoView({{behavior: 'smooth'}}), 300)"
+Panels = Mapping[str, tuple[gr.Accordion, str]]  # line -> the panel that its button opens, and the panel's elem_id
+
+
+def missing(data: DatasetStore) -> dict[str, str]:
+    """Line -> its words, of what is missing; empty when nothing is."""
+    of, empty, lines = data.counts(), data.without_answer(), {}
+    if not of["break"]:
+        lines[ADD] = "No question must stop yet."
+    elif of["near_miss"] < LOOK_ALIKES:
+        lines[SUGGEST] = f"Look-alikes: {of['near_miss']:,} so far; harmless questions like yours may be stopped too."
+    if empty:
+        rows = "row has" if empty == 1 else "rows have"
+        lines[WRITE] = f"{empty:,} {rows} no answer; the model can write them."
+    if of["break"] and not of["held_out"]:
+        lines[HOLD_OUT] = "No test questions yet; Start holds out a tenth by itself."
+    return lines
+
+
+def _shown(version: tuple) -> list:
+    lines = missing(shown_topic(version))
+    rows = [gr.Row(visible=name in lines) for name in BUTTONS]
+    words = [gr.Markdown(f"**!** {lines[name]}") if name in lines else gr.skip() for name in BUTTONS]
+    return [*rows, *words]
+
+
+@sentences
+def _hold_out(version: tuple) -> tuple:
+    data = shown_topic(version)
+    tell(f"Rows held out: {hold_out(data):,}.")
+    return data.version()
+
+
+def build() -> tuple[list[gr.Row], list[gr.Markdown], dict[str, gr.Button]]:
+    """The lines, hidden at first; `connect` gives them their work once the panels are there."""
+    rows, words, buttons = [], [], {}
+    with gr.Column(elem_id="checklist"):
+        for name, label in BUTTONS.items():
+            with gr.Row(visible=False, elem_classes="aligned to-do") as row:
+                words.append(gr.Markdown(min_width=220, elem_id=f"missing-{name}"))
+                buttons[name] = gr.Button(label, size="sm", scale=0, min_width=220, elem_id=f"to-{name}")
+            rows.append(row)
+    return rows, words, buttons
+
+
+def connect(
+    version: gr.State, rows: list[gr.Row], words: list[gr.Markdown], buttons: dict[str, gr.Button], panels: Panels
+) -> None:
+    """Show the lines after every change of the topic, and let their buttons open the panels."""
+    version.change(_shown, version, [*rows, *words], show_progress="hidden")
+    for name, (panel, elem_id) in panels.items():
+        opened = buttons[name].click(lambda: gr.Accordion(open=True), None, panel, show_progress="hidden", queue=False)
+        opened.then(None, None, None, js=SCROLL.format(panel=elem_id))
+    buttons[HOLD_OUT].click(_hold_out, version, version)

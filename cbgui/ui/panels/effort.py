@@ -1,0 +1,42 @@
+"""The two choices that need no knowledge of training: how long to train, and which side to favour."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from cbgui.config import RunConfig
+from cbgui.ui.panels.settings import SHOWN
+
+STEPS, KEEP_WEIGHT = "training.steps", "objective.retain_coefficient"
+EFFORTS = {"Quick": 0.5, "Normal": 1.0, "Thorough": 2.0}  # times the preset's steps
+FAVOURS = 2  # places of the slider on each side; each doubles or halves the preset's weight of the keep loss
+PLACES = SHOWN.index(STEPS), SHOWN.index(KEEP_WEIGHT)  # in the form
+
+
+def build() -> tuple[gr.Radio, gr.Slider]:
+    effort = gr.Radio(
+        list(EFFORTS),
+        value="Normal",
+        label="How long to train",
+        info="Quick takes half the steps, Thorough twice as many.",
+        elem_id="effort",
+    )
+    favour = gr.Slider(
+        -FAVOURS,
+        FAVOURS,
+        value=0,
+        step=1,
+        label="Stops more ← → changes less",
+        info="left: block must-stop questions at any price; right: leave ordinary answers alone",
+        elem_id="favour",
+        buttons=[],
+    )
+    return effort, favour
+
+
+def values(preset: RunConfig, effort: str, favour: float) -> list[Any]:
+    """The form's values of STEPS and KEEP_WEIGHT."""
+    steps = max(1, round(preset.training.steps * EFFORTS.get(effort, 1.0)))
+    return [steps, preset.objective.retain_coefficient * 2.0 ** round(favour or 0)]

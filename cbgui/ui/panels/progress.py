@@ -1,0 +1,117 @@
+"""Where the topic and the run stand: the line in the header, the marks on the tabs, and what the user does next."""
+
+from __future__ import annotations
+
+import functools
+
+from cbgui.data.dataset_store import DatasetStore
+from cbgui.data.library import DEMO
+from cbgui.errors import InputError
+from cbgui.evaluation.compare import is_of_present_adapter, read_report
+from cbgui.runs import folder
+from cbgui.runs.disk import version
+from cbgui.runs.history import history
+from cbgui.runs.run import STATE_LABELS, Run
+from cbgui.ui.common import library
+from cbgui.ui.fragments import plain
+
+TABS = {  # id -> label, in the order of the work
+    "home": "Home",
+    "topic": "1 Topic",
+    "train": "2 Train",
+    "try": "3 Try",
+    "test": "4 Test",
+    "take": "5 Take away",
+    "history": "History",
+}
+DONE, LOOK = "✓", "!"  # what follows the label of a step that is done, or that needs the user
+
+
+def labels(data: DatasetStore, run: Run | None) -> list[str]:
+    """The label of each tab, with its mark."""
+    marks = {"topic": _topic_mark(data.path, data.version())}
+    if run is not None:
+        state = run.state()
+        marks["train"] = (
+            DONE if state in ("done", "stopped") else LOOK if state in ("failed", "interrupted", "paused") else ""
+        )
+        marks["test"] = _test_mark(run, version(run.report_file), version(run.adapter_file))
+        if run.merged_folder.is_dir():
+            marks["take"] = DONE if run.is_merged() else LOOK
+    return [f"{label} {marks.get(name, '')}".strip() for name, label in TABS.items()]
+
+
+@functools.lru_cache(64)
+def _topic_mark(path: object, topic: tuple) -> str:
+    """`topic` is the name and version of the data set at `path`, whose rows are counted once for each version."""
+    data = library().open(topic[0])
+    counts = data.counts()
+    if not counts["break"] and not counts["retain"]:
+        return ""
+    return DONE if counts["break"] and counts["retain"] and not data.without_answer() else LOOK
+
+
+@functools.lru_cache(256)
+def _test_mark(run: Run, *versions: object) -> str:
+    if not run.report_file.is_file():
+        return ""
+    try:
+        report = read_report(run)
+        return DONE if is_of_present_adapter(report, run) and report["verdict"]["name"] == "good" else LOOK
+    except InputError:
+        return LOOK
+
+
+def line(data: DatasetStore, run: Run | None) -> str:
+    """The header's line as Markdown: topic, model, and how far the run is."""
+    words = f"Topic **{plain(data.name)}**"
+    if run is None:
+        return f"{words} · no run yet"
+    try:
+        words += f" · model **{plain(run.config().model.name)}**"
+    except InputError:
+        words += " · settings unreadable"
+    state, past = run.state(), history(run)
+    of = run.dataset_name()
+    words += f" · run **{plain(run.name)}**" + (f" of topic {plain(of)}" if of and of != data.name else "")
+    words += f": {STATE_LABELS[state]}"
+    if state == "running":
+        if "step" not in past.newest:
+            return f"{words}, getting ready"
+        step, steps = past.newest["step"]["step"], past.newest["step"]["steps"]
+        return f"{words}, {step / steps:.0%}" if step < steps else f"{words}, trying it out"
+    return words
+
+
+def run_of(topic: str) -> Run | None:
+    """The newest run of that topic."""
+    return next((run for run in folder.list_runs() if run.dataset_name() == topic), None)
+
+
+def unfinished_topic() -> DatasetStore | None:
+    """The user's own topic that *Continue* opens: the chosen one, or the one that was changed last."""
+    current, names = library().current(), [name for name in library().readable() if name != DEMO]
+    if current.name in names:
+        return current
+    topics = [library().open(name) for name in names]
+    return max(topics, key=lambda data: data.path.stat().st_mtime, default=None)
+
+
+def next_step(data: DatasetStore) -> tuple[str, str]:
+    """The tab on which the topic goes on, or "wizard", and in words what happens there."""
+    counts, run = data.counts(), run_of(data.name)
+    if run is not None:
+        match run.state():
+            case "running" | "waiting":
+                return "train", "It is training."
+            case "done" | "stopped" if run.adapter_file.is_file():
+                if not run.report_file.is_file():
+                    return "try", "It is trained. Ask it something, then test it."
+                return "test", "It is trained and tested."
+            case state:
+                return "train", f"Its run is {STATE_LABELS[state]}."
+    if not counts["break"] or not counts["retain"]:
+        return "topic", f"It has {counts['break']:,} must stop and {counts['retain']:,} must keep questions so far."
+    if empty := data.without_answer():
+        return "wizard", f"{empty:,} answers are still to be written."
+    return "train", "Its questions are ready for training."

@@ -1,0 +1,107 @@
+"""The topics as wholes: copy, make, load, export, delete and bring back."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from cbgui.data.dataset_store import DatasetStore
+from cbgui.errors import InputError
+from cbgui.ui.common import ask_first, download_on_click, library, other_name, sentences, shown_topic, tell
+from cbgui.ui.server.storage import download_folder
+
+
+def opened(data: DatasetStore) -> tuple:
+    """Show `data`, with no row in the editor."""
+    return data.version(), gr.Group(visible=False), None
+
+
+@sentences
+def _duplicate(version: tuple, name: str) -> tuple:
+    return _made(name, library().duplicate(shown_topic(version), name))
+
+
+@sentences
+def _create(name: str) -> tuple:
+    return _made(name, library().create(name))
+
+
+@sentences
+def _load(source: str, name: str) -> tuple:
+    return _made(name, library().load(Path(source.strip()), name))
+
+
+def _made(name: str, data: DatasetStore) -> tuple:
+    if changed := other_name(name, data.name):
+        tell(changed.strip())
+    return opened(data)
+
+
+@sentences
+def _restore_demo() -> tuple:
+    return opened(library().choose(library().restore_demo().name))
+
+
+@sentences
+def _delete(version: tuple) -> tuple:
+    data = shown_topic(version)
+    library().delete(data)
+    tell(f"Topic {data.name} is deleted. The button Bring back undoes that until the app closes.")
+    return *opened(library().current()), _back_button()
+
+
+@sentences
+def _bring_back() -> tuple:
+    data = library().restore()
+    tell(f"Topic {data.name} is back.")
+    return *opened(library().choose(data.name)), _back_button()
+
+
+def _back_button() -> gr.Button:
+    deleted = library().deleted()
+    return gr.Button(f"Bring back {deleted[-1]}" if deleted else "Bring back", visible=bool(deleted))
+
+
+@sentences
+def _export(version: tuple) -> str:
+    data = shown_topic(version)
+    with tempfile.TemporaryDirectory() as scratch:
+        if not data.export(Path(scratch)):
+            raise InputError(f"topic {data.name!r} is empty; add rows first.")
+        # Gradio serves it from the temporary folder and deletes it after a day.
+        return shutil.make_archive(str(download_folder() / data.name), "zip", scratch)
+
+
+def build(page: gr.Blocks, version: gr.State) -> Callable[[list[Any]], None]:
+    """Returns what connects the buttons with the outputs that `opened` fills, once these are built."""
+    with gr.Accordion("Save as, load, export, delete", open=False):
+        with gr.Row(elem_classes="aligned"):
+            new_name = gr.Textbox(label="New name", elem_id="new-name")
+            duplicate = gr.Button("Save a copy under this name", size="sm", elem_id="duplicate")
+            create = gr.Button("New empty topic", size="sm", elem_id="new-topic")
+            export = gr.Button("Export as JSON Lines (zip)", size="sm", elem_id="export-data")
+        with gr.Row(elem_classes="aligned"):
+            source = gr.Textbox(label="Folder with break.jsonl, retain.jsonl, held_out.jsonl", elem_id="load-folder")
+            load = gr.Button("Load it under the new name", size="sm", elem_id="load-data")
+            demo = gr.Button("Restore the demo topic", size="sm")
+        with gr.Row(elem_classes="aligned"):
+            delete = gr.Button("Delete this topic", size="sm", elem_id="delete-topic")
+            back = gr.Button("Bring back", size="sm", visible=False, elem_id="bring-back-topic")
+        sure = ask_first(delete, "Delete this topic with all its rows?", "Yes, delete it")
+    page.load(_back_button, None, back, show_progress="hidden")
+    download_on_click(export, _export, [version])
+
+    def connect(shows: list[Any]) -> None:
+        duplicate.click(_duplicate, [version, new_name], shows)
+        create.click(_create, new_name, shows)
+        load.click(_load, [source, new_name], shows)
+        demo.click(_restore_demo, None, shows)
+        sure.click(_delete, version, [*shows, back])
+        back.click(_bring_back, None, [*shows, back])
+
+    return connect
