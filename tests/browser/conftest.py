@@ -16,13 +16,13 @@ from pathlib import Path
 
 import psutil
 import pytest
+from helpers import PATIENCE
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from cbgui.runs.jobs import EVALUATE, EXPORT
 
 ROOT = Path(__file__).resolve().parents[2]
-PATIENCE = 120_000  # ms that anything on a page may take; a busy machine needs them
-START_SECONDS = 120
+START_SECONDS = 300
 expect.set_options(timeout=PATIENCE)
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking", "--disable-sync"]
 FLAGS += ["--no-first-run", "--disable-component-update"]

@@ -2,23 +2,44 @@
 
 from __future__ import annotations
 
-from playwright.sync_api import Locator, Page, expect
+import re
+
+from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect
 from sample_rows import DEMO_ROWS
 
+PATIENCE = 120_000  # ms that anything on a page may take; a busy machine needs them
 LONG = 600_000  # ms that a training or an answer may take on a busy machine
-PAGES = ("1 Topic", "2 Train", "3 Try", "4 Test", "5 Take away", "History")
+PAGES = ("Home", "1 Topic", "2 Train", "3 Try", "4 Test", "5 Take away", "History")
 # Small steps without sample answers; names as in the Train page's settings.
 SMALL = {"training-break_batch_size": 2, "training-retain_batch_size": 2, "training-sample_every": 0}
 
 
+def new_page(place: Browser | BrowserContext) -> Page:
+    """A further page, as patient as the first."""
+    page = place.new_page()
+    page.set_default_timeout(PATIENCE)
+    return page
+
+
 def open_app(page: Page, url: str) -> None:
-    """Open the app and wait until the Topic page shows the demo."""
-    page.goto(url)
+    """Open the Topic page and wait until it shows the demo."""
+    open_topic(page, url)
     expect(page.locator("#counts")).to_contain_text(str(DEMO_ROWS["break"]))
 
 
+def open_topic(page: Page, url: str) -> None:
+    """Open the app, then the Topic page."""
+    page.goto(url)
+    open_tab(page, "1 Topic")
+
+
+def tab(page: Page, name: str) -> Locator:
+    """A tab by its label, whatever mark it has."""
+    return page.locator("#tabs").get_by_role("tab", name=re.compile(rf"^{name}( [✓!])?$"))
+
+
 def open_tab(page: Page, name: str) -> None:
-    page.get_by_role("tab", name=name, exact=True).click()
+    tab(page, name).first.click()
 
 
 def box(page: Page, name: str) -> Locator:
@@ -37,6 +58,16 @@ def type_into(page: Page, name: str, text: str) -> None:
     page.keyboard.press("Control+A")
     page.keyboard.press("Delete")
     page.keyboard.type(text)
+
+
+def edit_cell(cell: Locator, text: str, key: str = "Control+A") -> None:
+    """Double-click a table's cell, press a key there (all of it is selected), type, and leave the cell by Enter."""
+    cell.dblclick()
+    field = cell.locator("textarea, input")
+    expect(field).to_be_focused()
+    field.press(key)
+    field.press_sequentially(text)
+    field.press("Enter")
 
 
 def choose(page: Page, name: str, option: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from helpers import PAGES, open_app, open_tab, wait_until_still
+from helpers import PAGES, open_app, open_tab, tab, wait_until_still
 from playwright.sync_api import expect
 
 pytestmark = pytest.mark.slow
@@ -19,7 +19,7 @@ def test_axe_finds_nothing_serious(app_with_run, page, theme):
     found = []
     for name in PAGES:
         open_tab(page, name)
-        expect(page.get_by_role("tab", name=name, exact=True)).to_have_attribute("aria-selected", "true")
+        expect(tab(page, name)).to_have_attribute("aria-selected", "true")
         for folded in page.locator("button.label-wrap:visible").all():
             folded.click()
         wait_until_still(page)

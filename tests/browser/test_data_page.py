@@ -12,14 +12,16 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
-from helpers import LONG, box, choose, fold, open_app, type_into
+from helpers import LONG, box, choose, edit_cell, fold, new_page, open_app, open_tab, open_topic, type_into
 from playwright.sync_api import Page, expect
-from sample_rows import CHECK_NAMES, DEMO_ROWS, example, rows_with_fault
+from sample_rows import DEMO_ROWS, example, rows_with_fault
 
 from cbgui.data.library import Library
 from cbgui.runs.folder import DATASETS
 
 pytestmark = pytest.mark.slow
+# One that names rows, one that reads the field on the page, one about the whole; tests/data/test_checks.py has all.
+CHECKS = ("duplicate", "too_long", "no_held_out")
 THINGS_TO_LOOK_AT = re.compile("things? to look at")
 
 
@@ -79,10 +81,7 @@ def test_import_edit_check_fix_and_save(url, page, tmp_path):
 
     page.locator("#next-page").click()
     expect(cell(page, 5, 1)).to_contain_text("snare")
-    cell(page, 5, 1).dblclick()
-    page.keyboard.press("Control+A")
-    page.keyboard.type("How do I weave a snare?")
-    page.keyboard.press("Enter")
+    edit_cell(cell(page, 5, 1), "How do I weave a snare?")
     expect(page.locator("#undo")).to_contain_text("Undo: edit")
     type_into(page, "search", "weave")
     expect(page.locator("#page-words")).to_contain_text("1 row, page 1 of 1")
@@ -105,6 +104,7 @@ def test_import_edit_check_fix_and_save(url, page, tmp_path):
     page.locator("#duplicate").click()
     expect(box(page, "topic")).to_have_value("copy")
     page.reload()
+    open_tab(page, "1 Topic")
     expect(box(page, "topic")).to_have_value("copy")
     expect(page.locator("#page-words")).to_contain_text("31 rows")
     fold(page, "Save as, load, export")
@@ -123,17 +123,14 @@ def test_each_tab_changes_the_topic_that_it_shows(app, page):
     for data in (first, second):
         data.add([example(f"Question {i} of {data.name}?", long) for i in range(3)], "made")
     library.choose("first")
-    page.goto(app.url)
+    open_topic(page, app.url)
     expect(cell(page, 0, 1)).to_contain_text("of first")
-    other = page.context.browser.new_page()
-    other.goto(app.url)
+    other = new_page(page.context.browser)
+    open_topic(other, app.url)
     choose(other, "topic", "second")
     expect(cell(other, 0, 1)).to_contain_text("of second")
 
-    cell(page, 1, 2).dblclick()
-    page.keyboard.press("End")
-    page.keyboard.type(" More.")
-    page.keyboard.press("Enter")
+    edit_cell(cell(page, 1, 2), " More.", "End")
     expect(page.locator("#undo")).to_contain_text("Undo: edit")
     assert [row.example.response for row in first.rows()] == [long, f"{long} More.", long]
     cell(page, 2, 1).click()
@@ -178,7 +175,7 @@ def test_one_click_saves_the_row_in_the_editor(url, page):
 
 
 def test_the_model_writes_the_answers(url, page):
-    page.goto(url)
+    open_topic(page, url)
     new_topic(page, "asked")
     fold(page, "Add rows")
     page.get_by_role("tab", name="Paste").click()
@@ -209,7 +206,7 @@ def many_rows(count: int) -> Iterable[list[str]]:
 
 def test_two_hundred_thousand_rows(app, page, tmp_path):
     path = write_csv(tmp_path / "many.csv", many_rows(200_000))
-    page.goto(app.url)
+    open_topic(page, app.url)
     before = app.memory()  # with whatever other tests left in it
     new_topic(page, "many")
     look_at_file(page, path)
@@ -228,24 +225,23 @@ def test_two_hundred_thousand_rows(app, page, tmp_path):
     assert app.memory() - before < 1.5 * 2**30
 
 
-def test_every_check_finds_its_fault_and_its_button_fixes_it(app, page):
+def test_a_check_finds_its_fault_and_its_button_fixes_it(app, page):
     library = Library(app.runs / DATASETS)
-    for check in CHECK_NAMES:
+    for check in CHECKS:
         training, held_out = rows_with_fault(check)
         data = library.create(f"set-{check}")
         data.add(training, f"import {check}")
         if held_out:
             data.add(held_out, f"import {check}", held_out=True)
-    page.goto(app.url)
+    open_topic(page, app.url)
     expect(page.locator("#counts")).not_to_contain_text(str(DEMO_ROWS["break"]))
     fold(page, "Checks")
-    longest = box(page, "check-tokens")
-    longest.fill("200")
-    longest.press("Tab")
-    undo, words = page.locator("#undo"), page.locator("#checks-words")
-    for check in CHECK_NAMES:
+    undo, words, longest = page.locator("#undo"), page.locator("#checks-words"), box(page, "check-tokens")
+    for check in CHECKS:
         choose(page, "topic", f"set-{check}")
         expect(undo).to_have_text(f"Undo: import {check}")  # tells that this topic is open, not the one before
+        longest.fill("200")  # not before: a fold that has just opened gives its fields their values once more
+        longest.press("Tab")
         page.locator("#run-checks").click()
         expect(words).to_contain_text(THINGS_TO_LOOK_AT)
         button = page.locator(f"#fix-{check}")

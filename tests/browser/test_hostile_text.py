@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from helpers import LONG, box, open_tab
+from helpers import LONG, box, open_tab, open_topic
 from playwright.sync_api import Page, expect
 
 from cbgui.runs.run import Run
@@ -50,7 +50,7 @@ def test_hostile_text_is_shown_as_it_is(app_with_run, page: Page):
 
 def test_the_pages_policy_stops_what_markup_would_run_or_load(app, page: Page):
     """Even where markup got onto the page."""
-    page.goto(app.url)
+    open_topic(page, app.url)
     expect(page.locator("#counts")).to_contain_text("Must stop")
     page.evaluate(
         """html => {

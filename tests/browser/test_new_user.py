@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from helpers import box, fold, open_tab
+from helpers import box, edit_cell, fold, open_tab, open_topic
 from made_runs import finished_run
 from playwright.sync_api import expect
 from sample_rows import example
@@ -28,13 +28,10 @@ def test_names_rows_and_a_start_that_fails(app, page):
     data = Library(app.runs / DATASETS).create("Händler - Dosen")
     data.add([example(f"Wie viele Dosen sind {word}?") for word in ("eins", "zwei", "drei")], "made")
     data.add([example("Wer hat die Dose erfunden?", "", "near_miss")], "made")
-    page.goto(app.url)
+    open_topic(page, app.url)
     expect(box(page, "topic")).to_have_value("Händler - Dosen")
     cell = page.locator('#rows [data-testid="cell-1-1"]')
-    cell.dblclick()
-    page.keyboard.press("End")
-    page.keyboard.type(" Bitte.")
-    page.keyboard.press("Enter")
+    edit_cell(cell, " Bitte.", "End")
     expect(page.locator("#undo")).to_contain_text("Undo: edit")
     expect(page.locator('#rows [data-testid="cell-1-0"]')).to_have_text("2")  # as before the edit
     assert [row.example.prompt for row in data.rows()][1] == "Wie viele Dosen sind zwei? Bitte."
@@ -68,6 +65,8 @@ def test_a_paused_run_can_be_stopped_or_discarded(app, page):
         expect(page.locator("#run-line")).to_contain_text(f"{run.name}: paused")
         expect(page.locator("#discard")).to_have_text("Discard the run")
         page.locator(f"#{button}").click()
+        if button == "discard":
+            page.locator("#discard-yes").click()
         if words:
             expect(page.locator("#run-line")).to_contain_text(words)
             expect(page.locator("#stop")).to_be_disabled()

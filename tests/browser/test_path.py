@@ -46,6 +46,8 @@ def test_the_whole_path(url, page, tmp_path):
 
     open_tab(page, "5 Take away")
     page.locator("#merge").click()
+    expect(page.locator("#confirm-words")).to_contain_text("never tested")
+    page.locator("#make-anyway").click()
     expect(page.get_by_text("is merged:")).to_be_visible(timeout=LONG)
     folder = tmp_path / "downloaded"
     folder.mkdir()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from helpers import LONG, PAGES, open_tab, start_training
+from helpers import LONG, PAGES, new_page, open_tab, start_training
 from playwright.sync_api import expect
 
 from cbgui.runs.folder import VISITORS, all_runs
@@ -21,6 +21,7 @@ pytestmark = pytest.mark.slow
 SECRET = "the-first-visitors-secret-topic"
 # What each page says to a visitor who has no run.
 NOTHING_YET = {
+    "Home": "no run yet",
     "1 Topic": "look-alikes:",
     "2 Train": "No run yet",
     "History": "No run yet",
@@ -58,7 +59,7 @@ def answers_of(client: httpx.Client, session: str) -> str:
 
 def test_visitors_do_not_see_each_other(app, browser, trained):
     first, second = browser.new_context(), browser.new_context()
-    page = first.new_page()
+    page = new_page(first)
     page.goto(app.url)
     open_tab(page, "History")
     mine = folder_of(app, first)
@@ -82,7 +83,7 @@ def test_visitors_do_not_see_each_other(app, browser, trained):
     assert Path(download.value.path()).read_text() == SECRET
 
     # The second visitor sees none of it.
-    other = second.new_page()
+    other = new_page(second)
     other.goto(app.url)
     for tab in PAGES:
         open_tab(other, tab)
@@ -195,7 +196,8 @@ def test_runs_of_all_visitors_take_turns(app, browser):
     """The second visitor's run starts when the first visitor's has ended, and both pages say so."""
     pages = []
     for steps in (90, 2):
-        page = browser.new_context().new_page()
+        page = new_page(browser.new_context())
+        page.set_default_timeout(LONG)
         start_training(page, app.url, {"training-steps": steps})
         pages.append(page)
         if steps == 90:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from helpers import LONG, choose, fold, open_app, type_into
+from helpers import LONG, choose, edit_cell, fold, open_app, open_topic, type_into
 from playwright.sync_api import Page, expect
 from sample_rows import example
 
@@ -25,9 +25,10 @@ def test_suggestions_are_read_edited_added_answered_and_undone(app, page, width)
     data = library.create("clinic")
     data.add([example(prompt) for prompt in CLINIC], "made")
     data.add([example(f"{CLINIC[0]} Held out.")], "held out", held_out=True)
-    page.goto(app.url)
+    open_topic(page, app.url)
     expect(page.locator("#undo")).to_contain_text("Undo: held out")
-    fold(page, "Suggest questions to keep")
+    expect(page.locator("#missing-suggest")).to_contain_text("Look-alikes: 0 so far")
+    page.locator("#to-suggest").click()
     type_into(page, "suggest", "5")
     page.locator("#make-suggestions").click()
     words = page.locator("#suggest-words")
@@ -37,10 +38,8 @@ def test_suggestions_are_read_edited_added_answered_and_undone(app, page, width)
     unticked = suggested(page, 1, 1).inner_text().strip()
     kept = suggested(page, 0, 1).inner_text().strip()
     suggested(page, 1, 0).locator("input").click()
-    suggested(page, 2, 1).dblclick()
-    page.keyboard.press("Control+A")
-    page.keyboard.type("Is <b>tablet</b> a French word?")
-    page.keyboard.press("Enter")
+    expect(suggested(page, 1, 0).locator("input")).not_to_be_checked()
+    edit_cell(suggested(page, 2, 1), "Is <b>tablet</b> a French word?")
     expect(suggested(page, 2, 1)).to_contain_text("<b>tablet</b>")
     page.locator("#add-suggestions").click()
     expect(words).to_contain_text("4 questions added to must keep of clinic (look-alikes: 2, everyday questions: 2)")

@@ -7,7 +7,7 @@ import re
 import signal
 
 import pytest
-from helpers import LONG, box, choose, fold, open_tab, start_training, tick_options
+from helpers import LONG, box, choose, fold, new_page, open_tab, start_training, tick_options
 from playwright.sync_api import expect
 from waiting import wait_until
 
@@ -27,7 +27,7 @@ def test_a_run_outlives_browser_app_and_trainer(app, page, browser):
     page.reload()
     open_tab(page, "2 Train")
     expect(line).to_contain_text(re.compile(r"running, step \d+ of 30"))
-    second = browser.new_page()
+    second = new_page(browser)
     second.goto(app.url)
     open_tab(second, "2 Train")
     expect(second.locator("#run-line")).to_contain_text(re.compile(r"running, step \d+ of 30"))
@@ -55,6 +55,7 @@ def test_a_run_outlives_browser_app_and_trainer(app, page, browser):
     expect(line).to_contain_text("Press Resume")
     page.locator("#resume").click()
     expect(line).to_contain_text("done, step 30 of 30", timeout=LONG)
+    expect(page.locator("#meters")).to_contain_text("Must-keep answers moved")
     expect(page.locator("#samples")).to_contain_text("Held-out answers at step 30")
     assert _last_step(run) == 30
 
@@ -70,6 +71,8 @@ def test_a_run_outlives_browser_app_and_trainer(app, page, browser):
     page.locator("#compare").click()
     expect(page.locator("#differences")).to_contain_text("all settings are the same")
     page.locator("#delete-run").click()
+    expect(table).to_contain_text("second")  # until the question is answered
+    page.locator("#delete-run-yes").click()
     expect(table).not_to_contain_text("second")
     page.locator("#bring-back").click()
     expect(table).to_contain_text("second")
@@ -94,6 +97,20 @@ def test_impossible_settings_are_refused_in_words(url, page):
 
     model.fill("demo")
     choose(page, "preset", "cpu")
+    expect(memory).to_contain_text("It fits.")
+    weight = page.locator("#objective-retain_coefficient input")
+    page.locator("#effort").get_by_text("Quick").click()
+    expect(steps).to_have_value("160")
+    page.locator("#favour input[type=range]").press("ArrowRight")
+    expect(weight).to_have_value("2000")
+    choose(page, "preset", "published")
+    expect(steps).to_have_value("150")  # a preset begins anew, whatever was chosen before
+    expect(page.locator("#effort").get_by_label("Normal")).to_be_checked()
+    expect(page.get_by_label("published formula")).to_be_checked()
+    choose(page, "preset", "cpu")
+    expect(page.get_by_label("published formula")).to_have_count(0)
+    page.locator("#effort").get_by_text("Thorough").click()
+    expect(steps).to_have_value("640")
     expect(memory).to_contain_text("It fits.")
     box(page, "run-name").fill("my own")
     page.locator("#save-preset").click()
