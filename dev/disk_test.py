@@ -140,8 +140,8 @@ def main(sizes: int = 20, *names: str) -> int:
             before, after, expected = measure(job, mounted)
             told = lost = ended_at = 0
             for number in range(sizes):
-                # From what is there already, and not a byte more, to a quarter more than the job left.
-                size = before + int((1.25 * (after - before) + 64 * BLOCK) * number / (sizes - 1))
+                # From what is there already, and not a byte more, to twice what the job left: checkpoints rotate.
+                size = before + int((2 * (after - before) + 64 * BLOCK) * number / (sizes - 1))
                 with disk(mounted, LARGE) as resize:
                     job.prepare(mounted)
                     resize(max(size, used(mounted), BLOCK))  # 0 would mean no limit
