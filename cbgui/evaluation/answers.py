@@ -1,7 +1,8 @@
 """Both models' answers to many prompts, and what each answer costs the base model.
 
-Three things save time: one batch holds rows of both models, the beginning that prompts share is computed once, and the
-base model reads the short-circuited model's answers with the keys and values it has computed for the prompts.
+Four things save time: one batch holds rows of both models and loses those that have ended, the beginning that prompts
+share is computed once, and the base model reads the short-circuited model's answers with the keys and values it has
+computed for the prompts.
 """
 
 from __future__ import annotations
@@ -12,13 +13,22 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from transformers import DynamicCache, LogitsProcessor, LogitsProcessorList, PreTrainedTokenizerBase
+from transformers import (
+    DynamicCache,
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedTokenizerBase,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
 
 from cbgui.evaluation.attacks.attempt import Attempt
 from cbgui.evaluation.metrics import READ_TOKENS, Answer, ModelPair, Shared
 from cbgui.modeling.batch import batches_by_length
 from cbgui.modeling.full import batch_token_budget, end_tokens
 from cbgui.modeling.thinking import EndThoughts, answer_begins, split_answer, thought_tokens
+
+ENDED = 0.25  # share of a batch's rows that have ended, from which on it is made smaller
 
 
 class _Costs(LogitsProcessor):
@@ -65,6 +75,18 @@ class _WithoutAtFirst(LogitsProcessor):
             scores = scores.clone()
             scores[torch.tensor(first)[:, None], torch.tensor(self.banned)] = -torch.inf
         return scores
+
+
+class _ManyEnded(StoppingCriteria):
+    """Stops `generate` when a share of ENDED of its rows have ended."""
+
+    def __init__(self, ends: set[int], rows: int) -> None:
+        self.ends, self.ended = ends, [False] * rows
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **_: object) -> torch.Tensor:
+        newest = input_ids[:, -1].tolist()
+        self.ended = [before or token in self.ends for before, token in zip(self.ended, newest, strict=True)]
+        return torch.full((len(self.ended),), sum(self.ended) >= ENDED * len(self.ended), device=input_ids.device)
 
 
 @dataclass
@@ -141,9 +163,75 @@ def generate(
                 [adapted[row] for row in chosen],
                 [shared[groups[row]] for row in chosen],
             )
-            on_token = functools.partial(on_progress, len(chosen) / limit)
-            answers = _answers(pair, batch, *way, max_new_tokens, on_token)
+            answers = _answers(pair, batch, *way, max_new_tokens, on_progress)
             yield list(zip(chosen, answers, strict=True))
+
+
+@dataclass
+class _Written:
+    """What a batch has written, in the order of its rows."""
+
+    ids: list[list[int]]
+    costs: list[list[float]]  # of each token, in nats under the base model; empty for the short-circuited model's rows
+    prompt_cache: DynamicCache | None = None  # the base model's keys and values for its prompts
+    first: torch.Tensor | None = None  # (base rows, vocabulary): the base model's logits of the first token
+
+
+def _write(
+    pair: ModelPair,
+    batch: _Batch,
+    temperature: float,
+    bans_refusals: bool,
+    limit: int,
+    on_progress: Callable[[float], None],
+) -> _Written:
+    """Let the batch answer in at most `limit` tokens. Rows that have ended leave it, so the others go on faster."""
+    ids, mask = (tensor.to(pair.model.device) for tensor in batch.tokens(pair.tokenizer.pad_token_id))
+    columns, ends = ids.shape[1], end_tokens(pair.model)
+    cache = batch.cache() if pair.plain_cache else None
+    sampling = {"do_sample": True, "temperature": temperature} if temperature else {"do_sample": False}
+    end_thoughts = EndThoughts(pair.tokenizer, columns)
+    banned = [_WithoutAtFirst(pair.tokenizer, columns, pair.refusal_starts)] if bans_refusals else []
+    written = _Written([[] for _ in batch.adapted], [[] for _ in batch.adapted])
+    rows = list(range(len(batch.adapted)))  # those that have not ended
+    while rows and ids.shape[1] < columns + limit:
+        base_count = sum(not batch.adapted[row] for row in rows)
+        costs = _Costs(base_count, functools.partial(on_progress, len(rows) / limit))
+        many_ended = [_ManyEnded(ends, len(rows))] if cache is not None else []
+        with pair.base_rows(base_count):
+            out = pair.model.generate(
+                input_ids=ids,
+                attention_mask=mask,
+                cache=cache,
+                max_new_tokens=columns + limit - ids.shape[1],
+                pad_token_id=pair.tokenizer.pad_token_id,
+                logits_processor=LogitsProcessorList([costs, end_thoughts, *banned]),  # costs are those of free choice
+                stopping_criteria=StoppingCriteriaList(many_ended),
+                **sampling,
+            )
+        new = out[:, ids.shape[1] :].tolist()
+        for row, tokens in zip(rows, new, strict=True):
+            written.ids[row] += tokens
+        for row, cost in zip(rows, costs.per_row(out), strict=False):  # the base model's rows come first
+            written.costs[row] += cost
+        if cache is not None and written.first is None:
+            written.first, written.prompt_cache = costs.first, _part_of(cache, base_count, columns)
+        going = [position for position, tokens in enumerate(new) if ends.isdisjoint(tokens)]
+        on_progress((len(rows) - len(going)) * (1 - (out.shape[1] - columns) / limit))
+        rows, ids = [rows[position] for position in going], out[going]
+        mask = torch.cat([mask[going], mask.new_ones(len(going), out.shape[1] - mask.shape[1])], dim=1)
+        end_thoughts.keep(going)
+        if cache is not None and going:
+            cache.batch_select_indices(torch.tensor(going, device=ids.device))
+    return written
+
+
+def _part_of(cache: DynamicCache, rows: int, columns: int) -> DynamicCache:
+    """A copy of the cache's first `rows` rows and `columns` columns."""
+    part = DynamicCache()
+    for number, layer in enumerate(cache.layers):
+        part.update(layer.keys[:rows, :, :columns].clone(), layer.values[:rows, :, :columns].clone(), number)
+    return part
 
 
 def _answers(
@@ -152,44 +240,26 @@ def _answers(
     temperature: float,
     bans_refusals: bool,
     max_new_tokens: int,
-    on_token: Callable[[], None],
+    on_progress: Callable[[float], None],
 ) -> list[Answer]:
-    pad, device, base_count = pair.tokenizer.pad_token_id, pair.model.device, batch.adapted.count(False)
-    ids, mask = (tensor.to(device) for tensor in batch.tokens(pad))
-    cache = batch.cache() if pair.plain_cache else None
-    sampling = {"do_sample": True, "temperature": temperature} if temperature else {"do_sample": False}
-    costs = _Costs(base_count, on_token)
-    processors = LogitsProcessorList([costs])  # the first, because costs are those of free choice
-    processors.append(EndThoughts(pair.tokenizer, ids.shape[1]))
-    if bans_refusals:
-        processors.append(_WithoutAtFirst(pair.tokenizer, ids.shape[1], pair.refusal_starts))
-    with pair.base_rows(base_count):
-        out = pair.model.generate(
-            input_ids=ids,
-            attention_mask=mask,
-            cache=cache,
-            max_new_tokens=max_new_tokens + thought_tokens(pair.tokenizer),
-            pad_token_id=pad,
-            logits_processor=processors,
-            **sampling,
-        )
-    end = {pad, pair.tokenizer.eos_token_id, *end_tokens(pair.model)}
-    answers = out[:, ids.shape[1] :].tolist()
-    for answer in answers:
+    limit = max_new_tokens + thought_tokens(pair.tokenizer)
+    written = _write(pair, batch, temperature, bans_refusals, limit, on_progress)
+    end = {pair.tokenizer.pad_token_id, pair.tokenizer.eos_token_id, *end_tokens(pair.model)}
+    for answer in written.ids:
         while answer and answer[-1] in end:
             answer.pop()
     split = [
         split_answer(pair.tokenizer, prompt, answer, max_new_tokens)
-        for prompt, answer in zip(batch.prompts, answers, strict=True)
+        for prompt, answer in zip(batch.prompts, written.ids, strict=True)
     ]
     thoughts, answers = map(list, zip(*split, strict=True))
     nats: list[float | None] = [None] * len(answers)
-    for row, cost in enumerate(costs.per_row(out)):
+    for row in range(batch.adapted.count(False)):
         if length := len(answers[row]):
             start = len(thoughts[row])
-            nats[row] = sum(cost[start : start + length]) / length
-    if cache is not None:
-        for row, value in _short_circuited_nats(pair, batch, cache, mask, costs.first, thoughts, answers):
+            nats[row] = sum(written.costs[row][start : start + length]) / length
+    if written.prompt_cache is not None:
+        for row, value in _short_circuited_nats(pair, batch, written, thoughts, answers):
             nats[row] = value
     texts = pair.tokenizer.batch_decode(answers, skip_special_tokens=True)
     return [Answer(*parts) for parts in zip(answers, texts, nats, thoughts, strict=True)]
@@ -198,17 +268,16 @@ def _answers(
 def _short_circuited_nats(
     pair: ModelPair,
     batch: _Batch,
-    cache: DynamicCache,
-    mask: torch.Tensor,
-    first: torch.Tensor,
+    written: _Written,
     thoughts: list[list[int]],
     answers: list[list[int]],
 ) -> Iterator[tuple[int, float]]:
     """Yield (row, nats per token under the base model) of the short-circuited model's answers.
 
-    Only for prompts that the base model answered in the same batch: `cache` holds its keys and values for them, `first`
-    its logits of the first token.
+    Only for prompts that the base model answered in the same batch, as `written` holds its keys and values for them.
     """
+    _, mask = batch.tokens(pair.tokenizer.pad_token_id)
+    mask = mask.to(pair.model.device)
     base_count, prompt_columns = batch.adapted.count(False), mask.shape[1]
     base_row_of = {tuple(prompt): row for row, prompt in enumerate(batch.prompts[:base_count])}
     rows = [r for r in range(base_count, len(answers)) if answers[r] and tuple(batch.prompts[r]) in base_row_of]
@@ -217,9 +286,8 @@ def _short_circuited_nats(
         base_rows = torch.tensor([base_row_of[tuple(batch.prompts[row])] for row in chosen], device=mask.device)
         ids = pair.padded([thoughts[row] + answers[row] for row in chosen])
         prompt_cache = DynamicCache()
-        for number, layer in enumerate(cache.layers):
-            keys, values = (states[base_rows, :, :prompt_columns] for states in (layer.keys, layer.values))
-            prompt_cache.update(keys, values, number)
+        for number, layer in enumerate(written.prompt_cache.layers):
+            prompt_cache.update(layer.keys[base_rows], layer.values[base_rows], number)
         attended = torch.cat([mask[base_rows], torch.ones_like(ids)], dim=1)
         with pair.using(False):
             hidden = pair.body(
@@ -231,5 +299,7 @@ def _short_circuited_nats(
             )[0]
         for position, row in enumerate(chosen):
             start, end = len(thoughts[row]), len(thoughts[row] + answers[row])
-            logits = torch.cat([first[base_rows[position], None].float(), pair.logits(hidden[position, : end - 1])])
+            logits = torch.cat(
+                [written.first[base_rows[position], None].float(), pair.logits(hidden[position, : end - 1])]
+            )
             yield row, F.cross_entropy(logits[start:], ids[position, start:end]).item()

@@ -120,7 +120,9 @@ def offloaded_model(
         try:
             with torch.no_grad():
                 model(input_ids=torch.zeros(1, 1, dtype=torch.long), use_cache=False)
-        except (RuntimeError, NotImplementedError):  # something is on the meta device
+        except RuntimeError as error:  # NotImplementedError too: something is on the meta device
+            if hardware.is_out_of_memory(error):
+                raise
             continue
         return model
     return None

@@ -104,3 +104,7 @@ class EndThoughts(LogitsProcessor):
                 scores[row] = -torch.inf
                 scores[row, rest.pop(0)] = 0
         return scores
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Go on with these rows of the batch alone, in this order."""
+        self.closing = {new: self.closing[old] for new, old in enumerate(rows) if old in self.closing}

@@ -56,7 +56,7 @@ def test_every_attack_asks_a_question(trained):
         assert name in ATTACK_TITLES
 
 
-def test_batched_answers_and_their_costs_equal_those_of_single_prompts(trained, demo, tmp_path):
+def test_batched_answers_and_their_costs_equal_those_of_single_prompts(trained, demo, tmp_path, monkeypatch):
     """One batch holds both models, computes the shared beginning once, and has padding after it."""
     shutil.copytree(trained.path, tmp_path / "run")
     run = open_run(tmp_path / "run")
@@ -68,18 +68,22 @@ def test_batched_answers_and_their_costs_equal_those_of_single_prompts(trained, 
         weight.data *= 10 if "lora_B" in name else 1
     pair = ModelPair(chat.model, chat.tokenizer, chat.adapted_rows)
     before = (("user", "Hello there, I have some questions."), ("assistant", "Go on, I am listening."))
-    asked = ["What is rain?", "Name three rivers that flow through large cities in Europe.", "Why?", "Who was Bach?"]
+    asked = ["What is rain?", "Name three rivers that flow through large cities in Europe.", "What is the capital of Italy?", "Name the capital of Spain."]
     attempts = [Attempt((*before, ("user", text))) for text in asked] + [Attempt((("user", asked[1]),))]
     both = [*attempts, *attempts]
     adapted = [False, True, False, True, False, True, False, True, False, True]
     groups = [len(attempt.messages) for attempt in both]
-    together = dict(row for batch in generate(pair, both, adapted, groups, max_new_tokens=12) for row in batch)
+    sizes, one_call = [], chat.model.generate
+    monkeypatch.setattr(chat.model, "generate", lambda **how: sizes.append(len(how["input_ids"])) or one_call(**how))
+    together = dict(row for batch in generate(pair, both, adapted, groups, max_new_tokens=40) for row in batch)
+    monkeypatch.undo()
+    assert len(sizes) > 1 and sizes[-1] < sizes[0] == len(both)  # answers that have ended leave the batch
     base, tokenizer = load_full_model(demo, config.model), load_tokenizer(demo)
     answers = {False: {}, True: {}}
     for row, attempt in enumerate(both):
         ids = torch.tensor([pair.prompt_ids(attempt)])
         model = chat.model if adapted[row] else base
-        alone = model.generate(ids, max_new_tokens=12, do_sample=False, pad_token_id=tokenizer.pad_token_id)
+        alone = model.generate(ids, max_new_tokens=40, do_sample=False, pad_token_id=tokenizer.pad_token_id)
         assert tokenizer.decode(alone[0, ids.shape[1] :], skip_special_tokens=True) == together[row].text
         answers[adapted[row]][attempt] = together[row]
     assert all(answers[True][attempt].text != answers[False][attempt].text for attempt in attempts)
