@@ -68,7 +68,8 @@ def test_batched_answers_and_their_costs_equal_those_of_single_prompts(trained, 
         weight.data *= 10 if "lora_B" in name else 1
     pair = ModelPair(chat.model, chat.tokenizer, chat.adapted_rows)
     before = (("user", "Hello there, I have some questions."), ("assistant", "Go on, I am listening."))
-    asked = ["What is rain?", "Name three rivers that flow through large cities in Europe.", "What is the capital of Italy?", "Name the capital of Spain."]
+    asked = ["What is rain?", "Name three rivers that flow through large cities in Europe."]
+    asked += ["What is the capital of Italy?", "Name the capital of Spain."]
     attempts = [Attempt((*before, ("user", text))) for text in asked] + [Attempt((("user", asked[1]),))]
     both = [*attempts, *attempts]
     adapted = [False, True, False, True, False, True, False, True, False, True]

@@ -13,13 +13,11 @@ from typing import Any
 import torch
 from peft import LoraConfig, inject_adapter_in_model
 
-from cbgui import hardware
 from cbgui.data.examples import Example
-from cbgui.errors import InputError
 from cbgui.evaluation.metrics import ModelPair
 from cbgui.evaluation.undoing.questions import Material, Part, Say, evenly
 from cbgui.evaluation.undoing.registry import FINE_TUNING
-from cbgui.evaluation.undoing.standalone import free_bytes, standalone, standalone_bytes
+from cbgui.evaluation.undoing.standalone import refuse_larger, standalone, standalone_bytes
 from cbgui.modeling.chat_format import example_ids
 from cbgui.modeling.decoder import adapted_modules, text_config
 
@@ -69,12 +67,7 @@ def needed_bytes(pair: ModelPair) -> int:
 
 def refuse_too_large(pair: ModelPair) -> None:
     """Raises InputError when the copy that is fine-tuned does not fit into free memory."""
-    needed, free = needed_bytes(pair), free_bytes(pair)
-    if needed > free:
-        raise InputError(
-            f"--undo {FINE_TUNING} needs a copy of the model, {needed / hardware.GIB:.1f} GiB with what training "
-            f"takes, and {free / hardware.GIB:.1f} GiB are free; leave it out, or use a machine with more memory."
-        )
+    refuse_larger(needed_bytes(pair), pair, FINE_TUNING, "a copy of the model and what training takes")
 
 
 def _row(pair: ModelPair, example: Example) -> tuple[list[int], list[int]]:

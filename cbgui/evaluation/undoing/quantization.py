@@ -11,11 +11,10 @@ import torch
 from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 
 from cbgui import hardware
-from cbgui.errors import InputError
 from cbgui.evaluation.metrics import ModelPair
 from cbgui.evaluation.undoing.questions import Material, Part, Say
 from cbgui.evaluation.undoing.registry import QUANTIZATION
-from cbgui.evaluation.undoing.standalone import free_bytes, standalone, standalone_bytes
+from cbgui.evaluation.undoing.standalone import refuse_larger, standalone, standalone_bytes
 from cbgui.modeling.decoder import decoder_layers
 
 BITS = (8, 4)
@@ -42,12 +41,7 @@ def parts(material: Material) -> list[Part]:
 
 def refuse_too_large(pair: ModelPair) -> None:
     """Raises InputError when the copy that is rounded does not fit into free memory."""
-    needed, free = standalone_bytes(pair), free_bytes(pair)
-    if needed > free:
-        raise InputError(
-            f"--undo {QUANTIZATION} needs a copy of the model, {needed / hardware.GIB:.1f} GiB, and "
-            f"{free / hardware.GIB:.1f} GiB are free; leave it out, or use a machine with more memory."
-        )
+    refuse_larger(standalone_bytes(pair), pair, QUANTIZATION, "a copy of the model")
 
 
 @torch.no_grad()

@@ -14,6 +14,7 @@ from peft.tuners.lora.layer import LoraLayer
 from torch import nn
 
 from cbgui import hardware
+from cbgui.errors import InputError
 from cbgui.evaluation.metrics import ModelPair
 from cbgui.modeling.decoder import text_decoder
 from cbgui.modeling.lora import ADAPTER, AdaptedRows, unpacked
@@ -65,6 +66,16 @@ def standalone_bytes(pair: ModelPair) -> int:
 def free_bytes(pair: ModelPair) -> int:
     """Free bytes on the device that the pair is on."""
     return hardware.free_ram() if pair.model.device.type == "cpu" else hardware.free_memory()
+
+
+def refuse_larger(needed: int, pair: ModelPair, method: str, what: str) -> None:
+    """Raises InputError when `what`, `needed` bytes for the method of that name, does not fit into free memory."""
+    free = free_bytes(pair)
+    if needed > free:
+        raise InputError(
+            f"--undo {method} needs {what}, {needed / hardware.GIB:.1f} GiB, and {free / hardware.GIB:.1f} GiB are "
+            "free; leave it out, or use a machine with more memory."
+        )
 
 
 def _outer(path: str) -> Iterator[str]:
