@@ -21,7 +21,7 @@ def test_evaluate_and_read(app_with_run, page):
     expect(words).to_contain_text("not evaluated yet")
     how_much = page.locator("#how-much")
     expect(how_much).to_contain_text("under 6 attacks")
-    page.locator("#thorough").get_by_text("Quick").click()
+    page.locator("#thorough").get_by_label("Quick").click()
     expect(how_much).to_contain_text(
         "320 answers, of both models to 40 must-stop questions under 2 attacks and 80 others"
     )

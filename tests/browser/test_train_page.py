@@ -21,16 +21,16 @@ def _last_step(run: Run) -> int:
 
 
 def test_a_run_outlives_browser_app_and_trainer(app, page, browser):
-    start_training(page, app.url, {"training-steps": 30, "training-checkpoint_every": 2, "training-sample_every": 30})
+    start_training(page, app.url, {"training-steps": 20, "training-checkpoint_every": 2, "training-sample_every": 20})
     line = page.locator("#run-line")
-    expect(line).to_contain_text(re.compile(r"step [2-9] of 30"), timeout=LONG)
+    expect(line).to_contain_text(re.compile(r"step [2-9] of 20"), timeout=LONG)
     page.reload()
     open_tab(page, "2 Train")
-    expect(line).to_contain_text(re.compile(r"running, step \d+ of 30"))
+    expect(line).to_contain_text(re.compile(r"running, step \d+ of 20"))
     second = new_page(browser)
     second.goto(app.url)
     open_tab(second, "2 Train")
-    expect(second.locator("#run-line")).to_contain_text(re.compile(r"running, step \d+ of 30"))
+    expect(second.locator("#run-line")).to_contain_text(re.compile(r"running, step \d+ of 20"))
 
     second.locator("#pause").click()
     for shown in (line, second.locator("#run-line")):
@@ -54,14 +54,14 @@ def test_a_run_outlives_browser_app_and_trainer(app, page, browser):
     expect(line).to_contain_text("interrupted")
     expect(line).to_contain_text("Press Resume")
     page.locator("#resume").click()
-    expect(line).to_contain_text("done, step 30 of 30", timeout=LONG)
+    expect(line).to_contain_text("done, step 20 of 20", timeout=LONG)
     expect(page.locator("#meters")).to_contain_text("Must-keep answers moved")
-    expect(page.locator("#samples")).to_contain_text("Held-out answers at step 30")
-    assert _last_step(run) == 30
+    expect(page.locator("#samples")).to_contain_text("Held-out answers at step 20")
+    assert _last_step(run) == 20
 
     open_tab(page, "History")
     table = page.locator("#runs")
-    expect(table).to_contain_text("30 of 30")
+    expect(table).to_contain_text("20 of 20")
     page.locator("#duplicate-run").click()
     expect(table).to_contain_text("not started")
     box(page, "rename-to").fill("second")
@@ -99,7 +99,7 @@ def test_impossible_settings_are_refused_in_words(url, page):
     choose(page, "preset", "cpu")
     expect(memory).to_contain_text("It fits.")
     weight = page.locator("#objective-retain_coefficient input")
-    page.locator("#effort").get_by_text("Quick").click()
+    page.locator("#effort").get_by_label("Quick").click()
     expect(steps).to_have_value("160")
     page.locator("#favour input[type=range]").press("ArrowRight")
     expect(weight).to_have_value("2000")
@@ -109,7 +109,7 @@ def test_impossible_settings_are_refused_in_words(url, page):
     expect(page.get_by_label("published formula")).to_be_checked()
     choose(page, "preset", "cpu")
     expect(page.get_by_label("published formula")).to_have_count(0)
-    page.locator("#effort").get_by_text("Thorough").click()
+    page.locator("#effort").get_by_label("Thorough").click()
     expect(steps).to_have_value("640")
     expect(memory).to_contain_text("It fits.")
     box(page, "run-name").fill("my own")

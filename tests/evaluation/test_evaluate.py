@@ -190,7 +190,7 @@ def test_a_model_broken_too_widely_is_called_too_broad(tmp_path):
     """Trained without the retain loss, so that everything derails."""
     settings = ["training.steps=16", "training.break_batch_size=4", "training.retain_batch_size=1"]
     settings += ["data.max_tokens=64", "objective.retain_coefficient=0", "training.sample_every=0"]
-    settings += ["training.validate_every=16", "objective.reroute=spread"]
+    settings += ["training.validate_every=16", "objective.reroute=spread", "data.general_keep=0"]
     run = create_run(tmp_path / "broad", override(load_config("demo"), settings))
     train(run)
     report = evaluate_run(run, attacks=["direct"], limit=4, max_new_tokens=16)

@@ -16,7 +16,7 @@ from cbgui.runs.folder import create_run
 from cbgui.training.session import train
 
 settings = ["training.steps=2", "training.break_batch_size=2", "training.retain_batch_size=2", "data.max_tokens=48"]
-settings += ["training.sample_every=0", "objective.reroute=spread"]
+settings += ["training.sample_every=0", "objective.reroute=spread", "data.general_keep=0"]
 found = {}
 for dtype in ("float32", "bfloat16"):
     with tempfile.TemporaryDirectory() as scratch:
