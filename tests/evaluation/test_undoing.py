@@ -293,6 +293,6 @@ def test_what_cannot_be_tried_is_told_before_the_models_answer(cli, demo, pair, 
     assert done.returncode == 2 and "--undo 'magic' is unknown" in done.stderr
     monkeypatch.setattr(hardware, "free_ram", lambda: 2**20)
     for name in ("fine_tuning", "quantization"):
-        with pytest.raises(InputError, match=f"--undo {name} needs a copy of the model, .* GiB are free"):
+        with pytest.raises(InputError, match=f"--undo {name} needs a copy of the model.* GiB are free"):
             undo.refuse_too_large([name], pair)
     undo.refuse_too_large(["ablation", "pruning"], pair)
