@@ -20,6 +20,7 @@ from cbgui.config import ModelConfig
 from cbgui.errors import InputError, brief
 from cbgui.hardware import CONTEXT, GIB
 from cbgui.modeling.architecture import read_model_config
+from cbgui.modeling.cpu.contiguous_head import read_contiguous
 from cbgui.modeling.decoder import decoder_layers, empty_model, model_class, text_config, text_decoder
 from cbgui.modeling.hub import ModelSource
 from cbgui.modeling.loading import NF4_BYTES, compute_dtype, fit_to_cpu_kernel, load_options, quantizations
@@ -113,6 +114,7 @@ def load_full_model(source: ModelSource, config: ModelConfig) -> PreTrainedModel
         options["device_map"] = {"": torch.device(form.device)}
     model = model_class(model_config).from_pretrained(source.path, **options).eval()
     fit_to_cpu_kernel(model)
+    read_contiguous(model)
     return model
 
 
