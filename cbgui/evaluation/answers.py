@@ -13,22 +13,14 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from transformers import (
-    DynamicCache,
-    LogitsProcessor,
-    LogitsProcessorList,
-    PreTrainedTokenizerBase,
-    StoppingCriteria,
-    StoppingCriteriaList,
-)
+from transformers import DynamicCache, LogitsProcessor, LogitsProcessorList, PreTrainedTokenizerBase
 
 from cbgui.evaluation.attacks.attempt import Attempt
 from cbgui.evaluation.metrics import READ_TOKENS, Answer, ModelPair, Shared
 from cbgui.modeling.batch import batches_by_length
 from cbgui.modeling.full import batch_token_budget, end_tokens
+from cbgui.modeling.shrinking import ShrinkingBatch
 from cbgui.modeling.thinking import EndThoughts, answer_begins, split_answer, thought_tokens
-
-ENDED = 0.25  # share of a batch's rows that have ended, from which on it is made smaller
 
 
 class _Costs(LogitsProcessor):
@@ -75,18 +67,6 @@ class _WithoutAtFirst(LogitsProcessor):
             scores = scores.clone()
             scores[torch.tensor(first)[:, None], torch.tensor(self.banned)] = -torch.inf
         return scores
-
-
-class _ManyEnded(StoppingCriteria):
-    """Stops `generate` when a share of ENDED of its rows have ended."""
-
-    def __init__(self, ends: set[int], rows: int) -> None:
-        self.ends, self.ended = ends, [False] * rows
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **_: object) -> torch.Tensor:
-        newest = input_ids[:, -1].tolist()
-        self.ended = [before or token in self.ends for before, token in zip(self.ended, newest, strict=True)]
-        return torch.full((len(self.ended),), sum(self.ended) >= ENDED * len(self.ended), device=input_ids.device)
 
 
 @dataclass
@@ -187,42 +167,28 @@ def _write(
 ) -> _Written:
     """Let the batch answer in at most `limit` tokens. Rows that have ended leave it, so the others go on faster."""
     ids, mask = (tensor.to(pair.model.device) for tensor in batch.tokens(pair.tokenizer.pad_token_id))
-    columns, ends = ids.shape[1], end_tokens(pair.model)
     cache = batch.cache() if pair.plain_cache else None
+    going = ShrinkingBatch(ids, mask, limit, end_tokens(pair.model), cache)
     sampling = {"do_sample": True, "temperature": temperature} if temperature else {"do_sample": False}
-    end_thoughts = EndThoughts(pair.tokenizer, columns)
-    banned = [_WithoutAtFirst(pair.tokenizer, columns, pair.refusal_starts)] if bans_refusals else []
-    written = _Written([[] for _ in batch.adapted], [[] for _ in batch.adapted])
-    rows = list(range(len(batch.adapted)))  # those that have not ended
-    while rows and ids.shape[1] < columns + limit:
+    end_thoughts = EndThoughts(pair.tokenizer, going.columns)
+    banned = [_WithoutAtFirst(pair.tokenizer, going.columns, pair.refusal_starts)] if bans_refusals else []
+    written = _Written(going.written, [[] for _ in batch.adapted])
+    while rows := going.rows:
         base_count = sum(not batch.adapted[row] for row in rows)
         costs = _Costs(base_count, functools.partial(on_progress, len(rows) / limit))
-        many_ended = [_ManyEnded(ends, len(rows))] if cache is not None else []
         with pair.base_rows(base_count):
             out = pair.model.generate(
-                input_ids=ids,
-                attention_mask=mask,
-                cache=cache,
-                max_new_tokens=columns + limit - ids.shape[1],
+                **going.arguments(),
                 pad_token_id=pair.tokenizer.pad_token_id,
                 logits_processor=LogitsProcessorList([costs, end_thoughts, *banned]),  # costs are those of free choice
-                stopping_criteria=StoppingCriteriaList(many_ended),
                 **sampling,
             )
-        new = out[:, ids.shape[1] :].tolist()
-        for row, tokens in zip(rows, new, strict=True):
-            written.ids[row] += tokens
         for row, cost in zip(rows, costs.per_row(out), strict=False):  # the base model's rows come first
             written.costs[row] += cost
         if cache is not None and written.first is None:
-            written.first, written.prompt_cache = costs.first, _part_of(cache, base_count, columns)
-        going = [position for position, tokens in enumerate(new) if ends.isdisjoint(tokens)]
-        on_progress((len(rows) - len(going)) * (1 - (out.shape[1] - columns) / limit))
-        rows, ids = [rows[position] for position in going], out[going]
-        mask = torch.cat([mask[going], mask.new_ones(len(going), out.shape[1] - mask.shape[1])], dim=1)
-        end_thoughts.keep(going)
-        if cache is not None and going:
-            cache.batch_select_indices(torch.tensor(going, device=ids.device))
+            written.first, written.prompt_cache = costs.first, _part_of(cache, base_count, going.columns)
+        end_thoughts.keep(going.shrink(out))
+        on_progress((len(rows) - len(going.rows)) * (1 - (out.shape[1] - going.columns) / limit))
     return written
 
 

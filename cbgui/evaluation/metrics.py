@@ -13,14 +13,14 @@ import torch
 import torch.nn.functional as F
 from peft import PeftModel
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.cache_utils import DynamicLayer
 
 from cbgui.data.examples import Example
 from cbgui.evaluation.attacks.attempt import Attempt
 from cbgui.modeling.batch import batches_by_length
 from cbgui.modeling.chat_format import example_ids, prompt_ids
-from cbgui.modeling.decoder import head_logits, text_config, text_decoder
+from cbgui.modeling.decoder import head_logits, text_decoder
 from cbgui.modeling.lora import AdaptedRows
+from cbgui.modeling.shrinking import has_plain_cache
 
 READ_TOKENS = 1024  # padded tokens of a batch of given texts; larger batches were no faster on two cores
 MIN_SHARED = 8  # tokens that prompts must share for computing them once to pay off
@@ -101,9 +101,7 @@ class ModelPair:
     refusals: Sequence[str] = ()  # the run's own sentences
 
     def __post_init__(self) -> None:
-        # Sliding windows and recurrent states cannot handle the padding after the shared beginning.
-        layers = DynamicCache(config=text_config(self.model.config)).layers
-        self.plain_cache = bool(layers) and all(type(layer) is DynamicLayer for layer in layers)
+        self.plain_cache = has_plain_cache(self.model)  # else the shared beginning cannot be padded
 
     @property
     def refusal_starts(self) -> list[int]:

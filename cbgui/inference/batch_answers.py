@@ -61,7 +61,12 @@ def write_answers(
         inputs = tokenize_prompts(tokenizer, [prompts[index] for index in batch], prefill)
         end_thoughts = EndThoughts(tokenizer, inputs["input_ids"].shape[1])
         stream = stream_tokens(
-            model, inputs, max_new_tokens=limit, pad_token_id=tokenizer.pad_token_id, processors=[end_thoughts]
+            model,
+            inputs,
+            max_new_tokens=limit,
+            pad_token_id=tokenizer.pad_token_id,
+            processors=[end_thoughts],
+            on_shrink=end_thoughts.keep,
         )
         for step, rows in enumerate(stream, 1):
             ended = [row for row in unfinished if rows[row][-1] in ends]

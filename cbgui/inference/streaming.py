@@ -13,13 +13,16 @@ import torch
 from peft import PeftModel
 from transformers import (
     BatchEncoding,
+    DynamicCache,
     LogitsProcessor,
     LogitsProcessorList,
     PreTrainedModel,
     StoppingCriteria,
-    StoppingCriteriaList,
 )
 from transformers.generation.streamers import BaseStreamer
+
+from cbgui.modeling.full import end_tokens
+from cbgui.modeling.shrinking import ShrinkingBatch, has_plain_cache
 
 Result = TypeVar("Result")
 # Everything is computed in this one thread. Each thread that PyTorch computes in has its own OpenMP pool, and with more
@@ -36,16 +39,21 @@ class _RowStreamer(BaseStreamer):
     """Hands on the token ids of each step, one for each row; transformers' own streamers allow only one row."""
 
     def __init__(self) -> None:
-        self.queue: Queue[list[int] | Exception | None] = Queue()
+        self.queue: Queue[tuple[list[int], list[int]] | Exception | None] = Queue()  # rows, and the token of each
+        self.rows: list[int] = []
         self.prompt_seen = False
+
+    def begin(self, rows: list[int]) -> None:
+        """Expect a call of `generate` with these rows."""
+        self.rows, self.prompt_seen = rows, False
 
     def put(self, value: torch.Tensor) -> None:
         if self.prompt_seen:
-            self.queue.put(value.tolist())
+            self.queue.put((self.rows, value.tolist()))
         self.prompt_seen = True
 
     def end(self) -> None:
-        self.queue.put(None)
+        """Called at the end of each `generate`, of which there may be several."""
 
 
 @dataclass
@@ -66,13 +74,17 @@ def stream_tokens(
     seed: int = 0,
     processors: Sequence[LogitsProcessor] = (),
     prepare: Callable[[], None] = lambda: None,
+    on_shrink: Callable[[list[int]], None] | None = None,
 ) -> Iterator[list[list[int]]]:
     """Yield the new token ids of all rows after each step. Closing the iterator stops generation.
 
     `inputs` is padded on the left. Temperature 0 decodes greedily. `prepare` is called in the computing thread just
-    before generation, for state that other calls change too. Errors of the model are raised here.
+    before generation, for state that other calls change too. With `on_shrink`, rows that have ended leave the batch and
+    get no more tokens; it is called with the positions of those that go on. Errors of the model are raised here.
     """
     inputs = inputs.to(model.device)
+    cache = DynamicCache() if on_shrink and has_plain_cache(model) else None
+    batch = ShrinkingBatch(inputs["input_ids"], inputs["attention_mask"], max_new_tokens, end_tokens(model), cache)
     sampling = {"do_sample": True, "temperature": temperature} if temperature else {"do_sample": False}
     streamer, stop = _RowStreamer(), _Stop()
 
@@ -81,15 +93,19 @@ def stream_tokens(
             torch.manual_seed(seed)
             prepare()
             with torch.inference_mode():
-                model.generate(
-                    **inputs,
-                    **sampling,
-                    max_new_tokens=max_new_tokens,
-                    pad_token_id=pad_token_id,
-                    streamer=streamer,
-                    logits_processor=LogitsProcessorList(processors),
-                    stopping_criteria=StoppingCriteriaList([stop]),
-                )
+                while batch.rows and not stop.event.is_set():
+                    streamer.begin(batch.rows)
+                    out = model.generate(
+                        **batch.arguments([stop]),
+                        **sampling,
+                        pad_token_id=pad_token_id,
+                        streamer=streamer,
+                        logits_processor=LogitsProcessorList(processors),
+                    )
+                    going = batch.shrink(out)
+                    if on_shrink:
+                        on_shrink(going)
+            streamer.queue.put(None)
         except Exception as error:  # passed on to the consumer, which would otherwise wait for ever
             streamer.queue.put(error)
 
@@ -99,8 +115,8 @@ def stream_tokens(
         while (item := streamer.queue.get()) is not None:
             if isinstance(item, Exception):
                 raise item
-            for row, token in zip(rows, item, strict=True):
-                row.append(token)
+            for row, token in zip(*item, strict=True):
+                rows[row].append(token)
             yield rows
     finally:
         stop.event.set()

@@ -26,7 +26,7 @@ from cbgui.evaluation.prompt_sets import PromptSet, SetOptions
 from cbgui.evaluation.rates import rate
 from cbgui.evaluation.report import render
 from cbgui.inference.chat import load_chat_model
-from cbgui.modeling import full
+from cbgui.modeling import full, shrinking
 from cbgui.modeling.chat_format import load_tokenizer
 from cbgui.modeling.full import load_full_model
 from cbgui.modeling.lora import adapt_rows
@@ -68,15 +68,16 @@ def test_batched_answers_and_their_costs_equal_those_of_single_prompts(trained, 
         weight.data *= 10 if "lora_B" in name else 1
     pair = ModelPair(chat.model, chat.tokenizer, chat.adapted_rows)
     before = (("user", "Hello there, I have some questions."), ("assistant", "Go on, I am listening."))
-    asked = ["What is rain?", "Name three rivers that flow through large cities in Europe."]
+    asked = ["What is the capital of France?", "Name three rivers that flow through large cities in Europe."]
     asked += ["What is the capital of Italy?", "Name the capital of Spain."]
     attempts = [Attempt((*before, ("user", text))) for text in asked] + [Attempt((("user", asked[1]),))]
     both = [*attempts, *attempts]
     adapted = [False, True, False, True, False, True, False, True, False, True]
     groups = [len(attempt.messages) for attempt in both]
+    monkeypatch.setattr(shrinking, "ENDED", 0.1)
     sizes, one_call = [], chat.model.generate
     monkeypatch.setattr(chat.model, "generate", lambda **how: sizes.append(len(how["input_ids"])) or one_call(**how))
-    together = dict(row for batch in generate(pair, both, adapted, groups, max_new_tokens=40) for row in batch)
+    together = dict(row for batch in generate(pair, both, adapted, groups, max_new_tokens=24) for row in batch)
     monkeypatch.undo()
     assert len(sizes) > 1 and sizes[-1] < sizes[0] == len(both)  # answers that have ended leave the batch
     base, tokenizer = load_full_model(demo, config.model), load_tokenizer(demo)
@@ -84,7 +85,7 @@ def test_batched_answers_and_their_costs_equal_those_of_single_prompts(trained, 
     for row, attempt in enumerate(both):
         ids = torch.tensor([pair.prompt_ids(attempt)])
         model = chat.model if adapted[row] else base
-        alone = model.generate(ids, max_new_tokens=40, do_sample=False, pad_token_id=tokenizer.pad_token_id)
+        alone = model.generate(ids, max_new_tokens=24, do_sample=False, pad_token_id=tokenizer.pad_token_id)
         assert tokenizer.decode(alone[0, ids.shape[1] :], skip_special_tokens=True) == together[row].text
         answers[adapted[row]][attempt] = together[row]
     assert all(answers[True][attempt].text != answers[False][attempt].text for attempt in attempts)
