@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import math
 import os
 from collections.abc import Iterator, Sequence
@@ -19,8 +20,9 @@ from cbgui.data.examples import Example
 from cbgui.evaluation.attacks.attempt import Attempt
 from cbgui.modeling.batch import batches_by_length
 from cbgui.modeling.chat_format import example_ids, prompt_ids
-from cbgui.modeling.decoder import head_logits, text_config, text_decoder
+from cbgui.modeling.decoder import decoder_layers, head_logits, text_config, text_decoder
 from cbgui.modeling.lora import AdaptedRows
+from cbgui.modeling.states import layer_states
 
 READ_TOKENS = 1024  # padded tokens of a batch of given texts; larger batches were no faster on two cores
 MIN_SHARED = 8  # tokens that prompts must share for computing them once to pay off
@@ -224,8 +226,9 @@ class ModelPair:
             prompt, answer = example_ids(self.tokenizer, example.chat(), example.response)
             ids = torch.tensor([prompt + answer] * 2, device=self.model.device)
             with self.base_rows(1):
-                layers = self.body(input_ids=ids, output_hidden_states=True, use_cache=False).hidden_states[1:]
-            answers = [hidden[:, len(prompt) :].float() for hidden in layers]
+                run = functools.partial(self.body, input_ids=ids, use_cache=False)
+                states, _ = layer_states(self.body, range(1, len(decoder_layers(self.body)) + 1), run)
+            answers = [hidden[:, len(prompt) :].float() for hidden in states.values()]
             cosines = torch.stack([F.cosine_similarity(base, short, dim=-1).sum() for base, short in answers])
             totals = cosines if totals is None else totals + cosines
             count += len(answer)

@@ -20,6 +20,7 @@ from cbgui.modeling.decoder import depth, text_config, text_decoder
 from cbgui.modeling.full import load_with_adapter
 from cbgui.modeling.hub import resolve_model
 from cbgui.modeling.lora import AdaptedRows, adapt_rows
+from cbgui.modeling.states import layer_states
 from cbgui.modeling.thinking import EndThoughts, readable, thought_tokens
 from cbgui.runs.run import Run
 
@@ -114,10 +115,10 @@ class ChatModel:
         cosine = torch.stack(per_layer).mean(0).tolist()
         return list(zip(_token_texts(self.tokenizer, ids), cosine, strict=True))
 
-    def _hidden(self, input_ids: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Hidden states of all layers, (1, tokens, hidden_size) each."""
+    def _hidden(self, input_ids: torch.Tensor) -> dict[int, torch.Tensor]:
+        """Target layer -> its hidden states, (1, tokens, width)."""
         body = text_decoder(self.model.get_base_model())  # without the head
-        return body(input_ids=input_ids, output_hidden_states=True, use_cache=False).hidden_states
+        return layer_states(body, self.target_layers, lambda: body(input_ids=input_ids, use_cache=False))[0]
 
 
 def _token_texts(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[str]:

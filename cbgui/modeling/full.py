@@ -22,6 +22,7 @@ from cbgui.hardware import CONTEXT, GIB
 from cbgui.modeling.architecture import read_model_config
 from cbgui.modeling.decoder import decoder_layers, empty_model, model_class, text_config, text_decoder
 from cbgui.modeling.hub import ModelSource
+from cbgui.modeling.linear import LINEAR
 from cbgui.modeling.loading import NF4_BYTES, compute_dtype, fit_to_cpu_kernel, load_options, quantizations
 
 SLACK = 1.05  # times the weights: room for the adapter, keys and values, and the work on one token
@@ -36,7 +37,7 @@ def full_model_bytes(model_config: PretrainedConfig, config: ModelConfig) -> int
     model = empty_model(model_config, dtype)
     total = sum(parameter.numel() for parameter in model.parameters())  # tied weights count once
     layers = decoder_layers(text_decoder(model))
-    in_layers = sum(m.weight.numel() for m in layers.modules() if isinstance(m, torch.nn.Linear))
+    in_layers = sum(m.weight.numel() for m in layers.modules() if isinstance(m, LINEAR))
     packed = in_layers if config.quantization == "nf4" else 0
     return int((total - packed) * dtype.itemsize + packed * NF4_BYTES)
 

@@ -6,6 +6,7 @@ random tokens.
 
 from __future__ import annotations
 
+import math
 import platform
 import statistics
 import tempfile
@@ -27,6 +28,7 @@ from cbgui.modeling.cpu import allocator
 from cbgui.modeling.cpu.onednn import product
 from cbgui.modeling.decoder import text_config
 from cbgui.modeling.hub import resolve_model
+from cbgui.modeling.linear import LINEAR, sizes
 from cbgui.modeling.loading import compute_dtype
 from cbgui.modeling.lora import add_lora
 from cbgui.modeling.truncated import TruncatedModel, load_truncated_model
@@ -62,9 +64,9 @@ def step_flops(truncated: TruncatedModel, lengths: list[int], reference_pass: bo
     model = truncated.model.get_base_model()
     layers, config = truncated.layers, model.config
     weights = sum(
-        module.in_features * module.out_features
+        math.prod(sizes(module))
         for name, module in layers.named_modules()
-        if isinstance(module, torch.nn.Linear) and "lora_" not in name
+        if isinstance(module, LINEAR) and "lora_" not in name
     )
     head_dim = getattr(config, "head_dim", config.hidden_size // config.num_attention_heads)
     width = config.num_attention_heads * head_dim

@@ -25,6 +25,7 @@ from cbgui.modeling.decoder import (
     text_config,
     text_decoder,
 )
+from cbgui.modeling.linear import LINEAR, sizes
 from cbgui.modeling.loading import NF4_BYTES, compute_dtype
 from cbgui.modeling.truncated import TruncatedModel
 
@@ -104,7 +105,7 @@ def solving_bytes(model_config: PretrainedConfig, config: RunConfig, layer: int)
     shares_keys = getattr(text_config(model_config), "num_kv_shared_layers", None)  # then all layers are loaded
     below = 0 if shares_keys else sum(p.numel() for lower in layers[:layer] for p in lower.parameters())
     linears = sum(
-        m.weight.numel() for above in layers[layer:] for m in above.modules() if isinstance(m, torch.nn.Linear)
+        m.weight.numel() for above in layers[layer:] for m in above.modules() if isinstance(m, LINEAR)
     )
     packed = linears if config.model.quantization == "nf4" else 0
     weights = (sum(p.numel() for p in model.parameters()) - below - packed) * dtype.itemsize + packed * NF4_BYTES
@@ -132,14 +133,14 @@ def _shape(truncated: TruncatedModel) -> _Shape:
 
 def _layer(layer: torch.nn.Module, config: PretrainedConfig, path: str, adapted: set[str]) -> _Layer:
     heads, hidden = config.num_attention_heads, config.hidden_size
-    linears = {name: m for name, m in layer.named_modules() if isinstance(m, torch.nn.Linear)}
-    in_attention = [m for name, m in layer.named_modules() if "attn" in name or "attention" in name]
-    width = max((getattr(module, "in_features", 0) for module in in_attention), default=hidden)
-    mlp = [m.out_features for name, m in linears.items() if not ("attn" in name or "attention" in name)]
+    linears = {name: m for name, m in layer.named_modules() if isinstance(m, LINEAR)}
+    in_attention = {name for name in linears if "attn" in name or "attention" in name}
+    width = max((sizes(linears[name])[0] for name in in_attention), default=hidden)
+    mlp = [sizes(m)[1] for name, m in linears.items() if name not in in_attention]
     norms = sum("norm" in name and "." not in name for name, _ in layer.named_modules())
     return _Layer(
-        linears=[(m.in_features, m.out_features) for m in linears.values()],
-        adapted=[(m.in_features, m.out_features) for name, m in linears.items() if f"{path}.{name}" in adapted],
+        linears=[sizes(m) for m in linears.values()],
+        adapted=[sizes(m) for name, m in linears.items() if f"{path}.{name}" in adapted],
         attention_width=width,
         key_width=width * (getattr(config, "num_key_value_heads", None) or heads) // heads,
         intermediate_size=_expert_width(layer, config) or max(mlp, default=4 * hidden),

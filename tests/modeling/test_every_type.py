@@ -21,10 +21,11 @@ from cbgui.export.verify import offloaded_model
 from cbgui.modeling.adapter_io import save_adapter
 from cbgui.modeling.architecture import REFUSED, read_model_config
 from cbgui.modeling.batch import Encoded, collate
-from cbgui.modeling.decoder import has_experts, head_logits, model_class, text_decoder
+from cbgui.modeling.decoder import decoder_layers, has_experts, head_logits, model_class, text_decoder
 from cbgui.modeling.full import load_full_model
 from cbgui.modeling.hub import ModelSource, weight_files
 from cbgui.modeling.lora import adapt_rows, adapter_off, add_lora
+from cbgui.modeling.states import layer_states
 from cbgui.modeling.truncated import TruncatedModel, load_truncated_model
 from cbgui.modeling.upper import load_upper_model
 from cbgui.training.measure import Totals, micro_batch_losses
@@ -39,6 +40,7 @@ PAGE = ROOT / "docs" / "models.md"
 NF4_TYPES = ["llama", "mistral", "qwen3", "gemma2", "phi3", "smollm3", "olmo2"]
 NF4_TYPES += ["gemma3", "qwen3_5", "lfm2", "qwen3_moe", "gpt_oss"]
 HELD_WHOLE = {"beam", "dbrx", "jetmoe"}  # verify holds these in memory
+NUMBERED_OTHERWISE = {"mamba", "mamba2", "falcon_mamba", "mllama"}  # transformers leaves out the embedding, or layers
 SAME = {"rtol": 1e-3, "atol": 1e-4}
 
 
@@ -48,13 +50,26 @@ def examples() -> list[Encoded]:
     return [Encoded(tuple(row[:length].tolist()), 3, True) for row, length in zip(ids, LENGTHS, strict=True)]
 
 
-def states_alone(model: torch.nn.Module) -> dict[int, torch.Tensor]:
-    """Layer -> the examples' states, each from a pass of its own: (tokens, hidden_size)."""
-    passes = [
-        (e, model(input_ids=torch.tensor([e.ids]), output_hidden_states=True, use_cache=False).hidden_states)
-        for e in examples()
-    ]
-    return {layer: torch.cat([states[layer][0, e.loss_start :] for e, states in passes]) for layer in (2, 3)}
+def states_alone(model: PreTrainedModel) -> dict[int, torch.Tensor]:
+    """Layer -> the examples' states, each from a pass of its own: (tokens, width). They are what the layer hands on."""
+    found = {2: [], 3: []}
+    for example in examples():
+        outputs = {}
+        hooks = [
+            layer.register_forward_hook(lambda module, _, output, number=number: outputs.update({number: output}))
+            for number, layer in enumerate(decoder_layers(text_decoder(model)), 1)
+        ]
+        theirs = model(input_ids=torch.tensor([example.ids]), output_hidden_states=True, use_cache=False).hidden_states
+        for hook in hooks:
+            hook.remove()
+        for layer, states in found.items():
+            output = outputs[max(number for number in outputs if number <= layer)]
+            output = output[0] if isinstance(output, tuple | list) else output
+            assert model.config.model_type in NUMBERED_OTHERWISE or output.equal(theirs[layer])
+            if output.dim() == 4:  # several states for each token: the first dimension or the third counts them
+                output = torch.cat(list(output) if len(output) > 1 else list(output.unbind(2)), -1)
+            states.append(output[0, example.loss_start :])
+    return {layer: torch.cat(states) for layer, states in found.items()}
 
 
 def near(found: torch.Tensor, expected: torch.Tensor) -> bool:
@@ -73,8 +88,8 @@ def check_upper(source: ModelSource, full: PreTrainedModel, config: RunConfig) -
     """The layers above the highest target and the head make the full model's logits of its own states."""
     layer = 3
     ids = torch.tensor([examples()[0].ids])
-    found = full(input_ids=ids, output_hidden_states=True, use_cache=False)
-    states = found.hidden_states[layer].clone().requires_grad_()
+    states, found = layer_states(text_decoder(full), [layer], lambda: full(input_ids=ids, use_cache=False))
+    states = states[layer].clone().requires_grad_()
     upper = load_upper_model(source, config.model, layer)
     with torch.enable_grad():
         logits = upper.logits(ids, states, torch.arange(ids.shape[1]))
@@ -97,7 +112,7 @@ def train(truncated: TruncatedModel, folder: Path) -> None:
         found = micro_batch_losses(truncated, sides, CONFIG, references, Totals(50, 23))
         (found.reroute + found.retain).backward()
         optimizer.step()
-        losses.append(float(found.reroute.detach()))
+        losses.append(float((found.reroute + found.retain).detach()))
     truncated.set_training(False)
     assert min(losses[1:]) < losses[0], losses
     for parameter, old in zip(trained, before, strict=True):
