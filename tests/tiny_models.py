@@ -138,7 +138,8 @@ SPECIAL: dict[str, dict[str, Any]] = {
         "ffn_config": {"hidden_size": 64, "ffn_hidden_size": 32, "moe_num_experts": 4, "moe_top_k": 2},
     },
     "deepseek_ocr2": {"text_config": {"mlp_layer_types": ["dense", "sparse", "sparse", "sparse"]}},
-    "deepseek_v4": {"num_key_value_heads": 1, "o_groups": 2, "o_lora_rank": 16, "index_n_heads": 2},
+    "deepseek_v4": {"num_key_value_heads": 1, "o_groups": 2, "o_lora_rank": 16, "index_n_heads": 2,
+                    "compress_rates": {"compressed_sparse_attention": 4, "heavily_compressed_attention": 8}},
     "dory": {"num_hidden_layers": 8, "n_input_layers": 2, "n_recurrent_layers": 4, "n_output_layers": 2},
     "chameleon": {"vocabulary_map": {"<image>": 90}},
     "cohere_compass": {"text_config": {"rope_parameters": {"full_attention": ROPE}}},
@@ -160,7 +161,9 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "glm4v_moe": {
         "text_config": {"rope_parameters": MROPE | {"partial_rotary_factor": 0.5, "mrope_section": [1, 1, 2]}}
     },
-    "glm5_next": {"text_config": {"num_key_value_heads": 4, "qk_rope_head_dim": 0}},
+    "glm5_next": {"text_config": {"layer_types": ["indexed_attention", "linear_attention"] * 2,
+                                  "linear_head_dim": 16, "linear_num_heads": 4, "index_kpool": 4,
+                                  "num_key_value_heads": 4, "qk_rope_head_dim": 0}},
     "glm_ocr": {"text_config": {"rope_parameters": MROPE}},
     "glmga": {"text_config": {"rope_parameters": MROPE}},
     "gpt_neo": {"attention_types": [[["global", "local"], 2]], "window_size": 8},
@@ -177,6 +180,7 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1, "mamba_dt_rank": 4},
     "kimi_linear": {"layer_types": MAMBA_AND_ATTENTION, "linear_head_dim": 16, "linear_num_heads": 4},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"] * 2, "num_dense_layers": 1},
+    "longcat_flash": {"head_dim": 8},
     "mllama": {"text_config": {"cross_attention_layers": [1]}},
     "mamba2": {"num_heads": 8, "head_dim": 16, "expand": 2},
     "molmo2": {

@@ -18,6 +18,7 @@ from cbgui.modeling.linear import is_plain_linear
 
 IS_MIXTURE = "_cbgui_is_mixture"  # attribute of a truncated decoder, whose first layers may all be dense
 LAYER_LISTS = ("layers", "h", "blocks")  # what decoders call the list of their layers
+DEPTH_NAMES = {"longcat_flash": "num_layers"}  # num_hidden_layers counts its attention blocks, two in each layer
 INPUT_NORMS = ("input_layernorm", "operator_norm", "norm", "ln_1")  # of a layer, as far as it has one
 FINAL_NORMS = ("norm", "final_layernorm", "final_layer_norm", "norm_f", "embedding_norm", "ln_f")
 # Weights that Mamba's fused kernels read directly, so that an adapter beside them would have no effect there.
@@ -30,6 +31,10 @@ MIXERS = {"altup"}  # they mix the states of a token, and read some of their wei
 EXPERT_NAMES = {"gate_proj", "up_proj", "down_proj", "w1", "w2", "w3"}
 
 
+# Types whose layers take padding on the left of a prompt for text, so that a batch holds prompts of one length only.
+READS_PADDING = {"deepseek_v4", "recurrent_gemma", "xlstm"}
+
+
 def text_config(config: PretrainedConfig) -> PretrainedConfig:
     """The part of a config that describes the text decoder; the config itself where it describes nothing else."""
     return config.get_text_config(decoder=True)
@@ -37,7 +42,13 @@ def text_config(config: PretrainedConfig) -> PretrainedConfig:
 
 def depth(config: PretrainedConfig) -> int:
     """How many layers the text decoder has."""
-    return text_config(config).num_hidden_layers
+    text = text_config(config)
+    return getattr(text, DEPTH_NAMES.get(text.model_type, "num_hidden_layers"))
+
+
+def reads_padding(config: PretrainedConfig) -> bool:
+    """Whether padding before a prompt would change the answer to it."""
+    return text_config(config).model_type in READS_PADDING
 
 
 def model_class(config: PretrainedConfig) -> type[PreTrainedModel] | None:

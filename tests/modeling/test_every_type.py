@@ -21,7 +21,14 @@ from cbgui.export.verify import offloaded_model
 from cbgui.modeling.adapter_io import save_adapter
 from cbgui.modeling.architecture import REFUSED, read_model_config
 from cbgui.modeling.batch import Encoded, collate
-from cbgui.modeling.decoder import decoder_layers, has_experts, head_logits, model_class, text_decoder
+from cbgui.modeling.decoder import (
+    decoder_layers,
+    has_experts,
+    head_logits,
+    model_class,
+    reads_padding,
+    text_decoder,
+)
 from cbgui.modeling.full import load_full_model
 from cbgui.modeling.hub import ModelSource, weight_files
 from cbgui.modeling.lora import adapt_rows, adapter_off, add_lora
@@ -130,8 +137,8 @@ def check_two_models(adapted: PeftModel, ids: torch.Tensor, base: torch.Tensor, 
 
 
 def check_padding(adapted: PeftModel, ids: torch.Tensor, changed: torch.Tensor) -> None:
-    padded = F.pad(ids, (5, 0))
-    mask = (torch.arange(padded.shape[1])[None] >= 5).long()
+    padded = ids if reads_padding(adapted.config) else F.pad(ids, (5, 0))
+    mask = (torch.arange(padded.shape[1])[None] >= padded.shape[1] - ids.shape[1]).long()
     found = adapted.generate(
         input_ids=torch.cat([padded, padded]), attention_mask=torch.cat([mask, mask]), max_new_tokens=3,
         do_sample=False, pad_token_id=0, output_logits=True, return_dict_in_generate=True, eos_token_id=None,
