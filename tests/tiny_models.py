@@ -180,7 +180,6 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1, "mamba_dt_rank": 4},
     "kimi_linear": {"layer_types": MAMBA_AND_ATTENTION, "linear_head_dim": 16, "linear_num_heads": 4},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"] * 2, "num_dense_layers": 1},
-    "longcat_flash": {"head_dim": 8},
     "mllama": {"text_config": {"cross_attention_layers": [1]}},
     "mamba2": {"num_heads": 8, "head_dim": 16, "expand": 2},
     "molmo2": {
@@ -197,7 +196,7 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "qwen4_exp": {"text_config": QWEN4},
     "qwen4_exp_text": QWEN4,
     "reformer": {"is_decoder": True, "axial_pos_shape": [8, 16], "axial_pos_embds_dim": [32, 32]},
-    "xlstm": {"num_blocks": LAYERS},
+    "xlstm": {"num_blocks": LAYERS, "qk_dim_factor": 1.0},
     "zamba": {"layers_block_type": ["linear_attention", "hybrid"] * 2, "mamba_dt_rank": 4, "attention_hidden_size": 128,
               "attention_head_dim": 32, "num_key_value_heads": 4},
     "zamba2": {"layers_block_type": ["linear_attention", "hybrid"] * 2, "attention_hidden_size": 128,

@@ -51,6 +51,7 @@ REFUSED: dict[str, str] = {
     "kosmos-2.5": NEEDS_PICTURE,
     "llama4": "fails in transformers 5.24's own code when it reads text alone",
     "paligemma": "reads its prompt in both directions",
+    "longcat_flash": "counts each of its layers as two, because each has two attention blocks",
     "pi0": "moves a robot and does not write",
     "rwkv": "divides its weights while it runs without training, so that its states would be compared with others",
     "shieldgemma2": "classifies pictures and does not write",

@@ -18,7 +18,6 @@ from cbgui.modeling.linear import is_plain_linear
 
 IS_MIXTURE = "_cbgui_is_mixture"  # attribute of a truncated decoder, whose first layers may all be dense
 LAYER_LISTS = ("layers", "h", "blocks")  # what decoders call the list of their layers
-DEPTH_NAMES = {"longcat_flash": "num_layers"}  # num_hidden_layers counts its attention blocks, two in each layer
 INPUT_NORMS = ("input_layernorm", "operator_norm", "norm", "ln_1")  # of a layer, as far as it has one
 FINAL_NORMS = ("norm", "final_layernorm", "final_layer_norm", "norm_f", "embedding_norm", "ln_f")
 # Weights that Mamba's fused kernels read directly, so that an adapter beside them would have no effect there.
@@ -42,8 +41,7 @@ def text_config(config: PretrainedConfig) -> PretrainedConfig:
 
 def depth(config: PretrainedConfig) -> int:
     """How many layers the text decoder has."""
-    text = text_config(config)
-    return getattr(text, DEPTH_NAMES.get(text.model_type, "num_hidden_layers"))
+    return text_config(config).num_hidden_layers
 
 
 def reads_padding(config: PretrainedConfig) -> bool:
