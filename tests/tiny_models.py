@@ -152,6 +152,8 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "falcon_h1": {"mamba_d_ssm": 128, "mamba_n_heads": 8, "mamba_d_head": 16},
     "falcon_mamba": {"time_step_rank": 4},
     "florence2": {"vision_config": {"patch_size": [7, 3, 3, 3], "embed_dim": [16, 16, 32, 64]}},
+    "gemma3n": {"text_config": {"intermediate_size": [96] * LAYERS}},
+    "gemma3n_text": {"intermediate_size": [96] * LAYERS},
     "gemma4": {"text_config": GEMMA4},
     "gemma4_text": GEMMA4,
     "gemma4_unified": {"text_config": GEMMA4},

@@ -39,6 +39,23 @@ def text_config(config: PretrainedConfig) -> PretrainedConfig:
     return config.get_text_config(decoder=True)
 
 
+def setting(config: PretrainedConfig, name: str) -> int | None:
+    """A size of the text decoder; the largest where its layers have different ones, None where it has none."""
+    text = text_config(config)
+    try:
+        value = getattr(text, name, None)
+    except RuntimeError:  # how transformers refuses a size that differs from layer to layer
+        value = [size for layer in text.per_layer_config if (size := getattr(layer, name, None)) is not None]
+    return max(value) if isinstance(value, list | tuple) else value
+
+
+def attention_heads(config: PretrainedConfig) -> tuple[int, int, int]:
+    """Heads, heads of keys, and the size of a head; a decoder without attention counts as one head."""
+    heads = setting(config, "num_attention_heads") or 1
+    size = setting(config, "head_dim") or text_config(config).hidden_size // heads
+    return heads, setting(config, "num_key_value_heads") or heads, size
+
+
 def depth(config: PretrainedConfig) -> int:
     """How many layers the text decoder has."""
     return text_config(config).num_hidden_layers
