@@ -12,16 +12,19 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
 )
 
+from cbgui.modeling.towers import build_without_timm
+
 NOT_BUILT = {"dots3_note"}  # its config takes no small sizes; its text model, dots3_note_text, is built
 TYPES = sorted({*MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, *MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES} - NOT_BUILT)
 VOCABULARY = 160
 LAYERS = 4
+DEPTHS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "depth", "decoder_layers")
 # Sizes by the names that configs give them; a config takes those that it knows.
 SIZES: dict[str, Any] = {
     "vocab_size": VOCABULARY,
     **dict.fromkeys(("hidden_size", "d_model", "n_embd", "dim", "embed_dim", "hidden_dim", "projection_dim"), 64),
     **dict.fromkeys(("intermediate_size", "ffn_dim", "n_inner", "ffn_hidden_size", "mlp_dim"), 96),
-    **dict.fromkeys(("num_hidden_layers", "n_layer", "n_layers", "num_layers", "depth", "decoder_layers"), LAYERS),
+    **dict.fromkeys(DEPTHS, LAYERS),
     **dict.fromkeys(("encoder_layers", "num_encoder_layers"), 2),
     **dict.fromkeys(("num_attention_heads", "n_head", "n_heads", "num_heads", "decoder_attention_heads"), 4),
     "encoder_attention_heads": 4,
@@ -75,6 +78,7 @@ SIZES: dict[str, Any] = {
     "num_res_blocks": 1,
     "num_blocks": 2,
 }
+TOWERS = {"vision_config", "audio_config"}  # only copied, so that two layers of each are enough
 TOKENS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 
 
@@ -98,6 +102,8 @@ def _settings(config_class: type[PretrainedConfig], more: dict[str, Any]) -> dic
         value = getattr(default, name, None)
         if isinstance(value, PretrainedConfig):
             settings[name] = _settings(type(value), {}) | {"model_type": value.model_type}
+            if name in TOWERS:
+                settings[name] |= {depth: 2 for depth in DEPTHS if depth in settings[name]}
     for name, value in more.items():
         if isinstance(value, dict) and isinstance(settings.get(name), dict):
             settings[name] |= value
@@ -149,6 +155,8 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "ernie4_5_vl_moe": {
         "text_config": {"moe_intermediate_size": [32, 16], "rope_parameters": MROPE | {"mrope_section": [3, 3, 2]}}
     },
+    "fast_vlm": {"vision_config": {"hidden_size": 64}},
+    "perception_lm": {"vision_config": {"model_args": {"embed_dim": 64}}},
     "falcon_h1": {"mamba_d_ssm": 128, "mamba_n_heads": 8, "mamba_d_head": 16},
     "falcon_mamba": {"time_step_rank": 4},
     "florence2": {"vision_config": {"patch_size": [7, 3, 3, 3], "embed_dim": [16, 16, 32, 64]}},
@@ -175,6 +183,7 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "granitemoehybrid": {"layer_types": MAMBA_AND_ATTENTION, "shared_intermediate_size": 96},
     "hunyuan_vl": {"text_config": {"rope_parameters": MROPE | {"mrope_section": [2, 2, 2, 2]}}},
     "hy_v4_vl": {"text_config": {"rope_parameters": MROPE | {"mrope_section": [1, 1, 2]}}},
+    "inkling_mm_model": {"vision_config": {"n_layers": LAYERS}},
     "inkling2": {"vision_config": {"text_hidden_size": 64}, "text_config": {"unpadded_vocab_size": VOCABULARY}},
     "inkling2_loop": {"vision_config": {"text_hidden_size": 64}, "text_config": {"unpadded_vocab_size": VOCABULARY}},
     "inkling2_loop_text": {"unpadded_vocab_size": VOCABULARY},
@@ -186,10 +195,12 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "mamba2": {"num_heads": 8, "head_dim": 16, "expand": 2},
     "molmo2": {
         "adapter_config": {"vision_feature_layer": [3, 1]},
-        "vision_config": {"image_default_input_size": [28, 28]},
+        "vision_config": {"image_default_input_size": [28, 28], "num_hidden_layers": LAYERS},
     },
     "nemotron_h_omni": {"vision_config": {"video_temporal_patch_size": 2}},
-    "muse_spark": {"audio_config": {"hidden_sizes": [16, 32, 32, 64], "depths": [1, 1, 1, 1]}},
+    "muse_spark": {"vision_config": {"num_hidden_layers": LAYERS},
+                   "audio_config": {"num_hidden_layers": LAYERS,
+                                    "hidden_sizes": [16, 32, 32, 64], "depths": [1, 1, 1, 1]}},
     "paddleocr_vl": {"text_config": {"rope_parameters": MROPE}},
     "qwen2_5_omni_thinker": {"vision_start_token_id": 90, "text_config": {"rope_parameters": MROPE}},
     "qwen2_5_vl": {"text_config": {"rope_parameters": MROPE}},
@@ -226,6 +237,7 @@ def model_class_name(model_type: str) -> str:
 
 def tiny_model(model_type: str, vocabulary: int = VOCABULARY) -> PreTrainedModel:
     """A model whose weights are random everywhere, norms and biases too, so that nothing wrong goes unnoticed."""
+    build_without_timm()
     torch.manual_seed(0)
     model = getattr(transformers, model_class_name(model_type))._from_config(
         tiny_config(model_type, vocabulary), dtype=torch.float32

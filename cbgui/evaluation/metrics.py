@@ -102,10 +102,21 @@ class ModelPair:
     adapted_rows: AdaptedRows
     refusals: Sequence[str] = ()  # the run's own sentences
 
-    def __post_init__(self) -> None:
-        # Sliding windows and recurrent states cannot handle the padding after the shared beginning.
+    @functools.cached_property
+    def plain_cache(self) -> bool:
+        """Whether every layer caches the keys and values of all tokens, so that a beginning can be shared.
+
+        Sliding windows and recurrent states cannot handle the padding after it; layers that are skipped cache nothing.
+        """
         layers = DynamicCache(config=text_config(self.model.config)).layers
-        self.plain_cache = bool(layers) and all(type(layer) is DynamicLayer for layer in layers)
+        if not layers or any(type(layer) is not DynamicLayer for layer in layers):
+            return False
+        with torch.no_grad():
+            output = self.body(input_ids=torch.ones(1, 2, dtype=torch.long, device=self.model.device), use_cache=True)
+        cache = getattr(output, "cache", None)
+        return isinstance(cache, DynamicCache) and all(
+            type(layer) is DynamicLayer and layer.keys is not None for layer in cache.layers
+        )
 
     @property
     def refusal_starts(self) -> list[int]:

@@ -15,6 +15,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from cbgui.modeling.linear import is_plain_linear
+from cbgui.modeling.towers import build_without_timm
 
 IS_MIXTURE = "_cbgui_is_mixture"  # attribute of a truncated decoder, whose first layers may all be dense
 LAYER_LISTS = ("layers", "h", "blocks")  # what decoders call the list of their layers
@@ -68,6 +69,7 @@ def reads_padding(config: PretrainedConfig) -> bool:
 
 def model_class(config: PretrainedConfig) -> type[PreTrainedModel] | None:
     """The class that the checkpoint was saved as: its text model with a head, or that together with a vision tower."""
+    build_without_timm()
     named = getattr(transformers, (config.architectures or [""])[0], None)
     mappings = [transformers.MODEL_FOR_CAUSAL_LM_MAPPING, transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING]
     if text_config(config) is not config:

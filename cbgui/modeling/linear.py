@@ -1,4 +1,4 @@
-"""What counts as a linear module: PyTorch's own, those packed in 4 bits, and GPT-2's, whose weight lies the other way."""
+"""What a linear module is: PyTorch's own, one packed in 4 bits, or GPT-2's, whose weight is transposed."""
 
 from __future__ import annotations
 

@@ -93,8 +93,8 @@ class TruncatedModel:
     def hidden_states(self, batch: Batch) -> tuple[dict[int, torch.Tensor], dict[int, torch.Tensor]]:
         """(break, retain): target layers' states at break positions, and retain layers' states at retain positions.
 
-        Layer number -> (tokens, width), see states.py. Rows are padded on the right, so no real token attends to padding and no
-        attention mask is needed; without one, attention takes its faster causal path.
+        Layer number -> (tokens, width), see states.py. Rows are padded on the right, so no real token attends to
+        padding and no attention mask is needed; without one, attention takes its faster causal path.
         """
         layers = sorted({*self.target_layers, *self.retain_layers})
         more = {} if batch.segments is None else {"attention_mask": batch.segments, "position_ids": batch.position_ids}

@@ -110,9 +110,7 @@ def solving_bytes(model_config: PretrainedConfig, config: RunConfig, layer: int)
     layers = decoder_layers(text_decoder(model))
     shares_keys = getattr(text_config(model_config), "num_kv_shared_layers", None)  # then all layers are loaded
     below = 0 if shares_keys else sum(p.numel() for lower in layers[:layer] for p in lower.parameters())
-    linears = sum(
-        m.weight.numel() for above in layers[layer:] for m in above.modules() if isinstance(m, LINEAR)
-    )
+    linears = sum(m.weight.numel() for above in layers[layer:] for m in above.modules() if isinstance(m, LINEAR))
     packed = linears if config.model.quantization == "nf4" else 0
     weights = (sum(p.numel() for p in model.parameters()) - below - packed) * dtype.itemsize + packed * NF4_BYTES
     text = text_config(model_config)
