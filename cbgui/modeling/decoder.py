@@ -176,6 +176,12 @@ def adapted_modules(decoder: torch.nn.Module) -> list[str]:
     return found
 
 
+def is_read_directly(name: str) -> bool:
+    """Whether a decoder's own code reads the weight of the linear module of this name, in place of calling it."""
+    parts = set(name.split("."))
+    return bool(parts & MIXERS) or name.rpartition(".")[2] in FUSED
+
+
 class _Given(BaseModelOutputWithPast):
     """A decoder's output of which only the last hidden state is known."""
 

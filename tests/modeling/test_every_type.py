@@ -48,9 +48,9 @@ CONFIG = override(
 )
 LENGTHS = (23, 17, 20)  # tokens; longer than the sliding windows of the tiny models
 PAGE = ROOT / "docs" / "models.md"
-# Plain decoders, two vision forms, two hybrids, two mixtures of experts.
+# Plain decoders, vision forms, hybrids, two mixtures of experts, and others whose layers are unusual.
 NF4_TYPES = ["llama", "mistral", "qwen3", "gemma2", "phi3", "smollm3", "olmo2"]
-NF4_TYPES += ["gemma3", "qwen3_5", "lfm2", "qwen3_moe", "gpt_oss"]
+NF4_TYPES += ["gemma3", "qwen3_5", "lfm2", "qwen3_moe", "gpt_oss", "gpt2", "gemma3n_text", "mamba2", "zamba2", "mllama"]
 HELD_WHOLE = {"beam", "dbrx", "jetmoe"}  # verify holds these in memory
 NO_WRITERS = ("diffusion_gemma", "gemma4_assistant", "pi0", "shieldgemma2", "trocr")
 NUMBERED_OTHERWISE = {"mamba", "mamba2", "falcon_mamba", "mllama"}  # transformers leaves out the embedding, or layers
