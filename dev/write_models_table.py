@@ -5,12 +5,13 @@ Takes several minutes. A type that is wrong ends it with the test's error.
 
 import sys
 import tempfile
+import textwrap
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "modeling")]
 
-from test_every_type import PAGE, check  # noqa: E402
+from test_every_type import PAGE, check, share  # noqa: E402
 from tiny_models import TYPES  # noqa: E402
 
 BEGIN, END = "<!-- types: dev/write_models_table.py writes this table -->", "<!-- end of types -->"
@@ -26,7 +27,8 @@ def table(found: dict[str, str]) -> str:
 def with_table(text: str, found: dict[str, str]) -> str:
     """The page with the current table."""
     before, rest = text.split(BEGIN)
-    return f"{before}{BEGIN}\n\n{table(found)}\n\n{END}{rest.split(END)[1]}"
+    said = textwrap.fill(share(found), 120)
+    return f"{before}{BEGIN}\n\n{said}\n\n{table(found)}\n\n{END}{rest.split(END)[1]}"
 
 
 if __name__ == "__main__":

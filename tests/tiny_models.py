@@ -12,16 +12,19 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
 )
 
+from cbgui.modeling.towers import build_without_timm
+
 NOT_BUILT = {"dots3_note"}  # its config takes no small sizes; its text model, dots3_note_text, is built
 TYPES = sorted({*MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, *MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES} - NOT_BUILT)
 VOCABULARY = 160
 LAYERS = 4
+DEPTHS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "depth", "decoder_layers")
 # Sizes by the names that configs give them; a config takes those that it knows.
 SIZES: dict[str, Any] = {
     "vocab_size": VOCABULARY,
     **dict.fromkeys(("hidden_size", "d_model", "n_embd", "dim", "embed_dim", "hidden_dim", "projection_dim"), 64),
     **dict.fromkeys(("intermediate_size", "ffn_dim", "n_inner", "ffn_hidden_size", "mlp_dim"), 96),
-    **dict.fromkeys(("num_hidden_layers", "n_layer", "n_layers", "num_layers", "depth", "decoder_layers"), LAYERS),
+    **dict.fromkeys(DEPTHS, LAYERS),
     **dict.fromkeys(("encoder_layers", "num_encoder_layers"), 2),
     **dict.fromkeys(("num_attention_heads", "n_head", "n_heads", "num_heads", "decoder_attention_heads"), 4),
     "encoder_attention_heads": 4,
@@ -75,6 +78,7 @@ SIZES: dict[str, Any] = {
     "num_res_blocks": 1,
     "num_blocks": 2,
 }
+TOWERS = {"vision_config", "audio_config"}  # only copied, so that two layers of each are enough
 TOKENS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 
 
@@ -98,6 +102,8 @@ def _settings(config_class: type[PretrainedConfig], more: dict[str, Any]) -> dic
         value = getattr(default, name, None)
         if isinstance(value, PretrainedConfig):
             settings[name] = _settings(type(value), {}) | {"model_type": value.model_type}
+            if name in TOWERS:
+                settings[name] |= {depth: 2 for depth in DEPTHS if depth in settings[name]}
     for name, value in more.items():
         if isinstance(value, dict) and isinstance(settings.get(name), dict):
             settings[name] |= value
@@ -138,7 +144,8 @@ SPECIAL: dict[str, dict[str, Any]] = {
         "ffn_config": {"hidden_size": 64, "ffn_hidden_size": 32, "moe_num_experts": 4, "moe_top_k": 2},
     },
     "deepseek_ocr2": {"text_config": {"mlp_layer_types": ["dense", "sparse", "sparse", "sparse"]}},
-    "deepseek_v4": {"num_key_value_heads": 1, "o_groups": 2, "o_lora_rank": 16, "index_n_heads": 2},
+    "deepseek_v4": {"num_key_value_heads": 1, "o_groups": 2, "o_lora_rank": 16, "index_n_heads": 2,
+                    "compress_rates": {"compressed_sparse_attention": 4, "heavily_compressed_attention": 8}},
     "dory": {"num_hidden_layers": 8, "n_input_layers": 2, "n_recurrent_layers": 4, "n_output_layers": 2},
     "chameleon": {"vocabulary_map": {"<image>": 90}},
     "cohere_compass": {"text_config": {"rope_parameters": {"full_attention": ROPE}}},
@@ -148,9 +155,13 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "ernie4_5_vl_moe": {
         "text_config": {"moe_intermediate_size": [32, 16], "rope_parameters": MROPE | {"mrope_section": [3, 3, 2]}}
     },
+    "fast_vlm": {"vision_config": {"hidden_size": 64}},
+    "perception_lm": {"vision_config": {"model_args": {"embed_dim": 64}}},
     "falcon_h1": {"mamba_d_ssm": 128, "mamba_n_heads": 8, "mamba_d_head": 16},
     "falcon_mamba": {"time_step_rank": 4},
     "florence2": {"vision_config": {"patch_size": [7, 3, 3, 3], "embed_dim": [16, 16, 32, 64]}},
+    "gemma3n": {"text_config": {"intermediate_size": [96] * LAYERS}},
+    "gemma3n_text": {"intermediate_size": [96] * LAYERS},
     "gemma4": {"text_config": GEMMA4},
     "gemma4_text": GEMMA4,
     "gemma4_unified": {"text_config": GEMMA4},
@@ -160,7 +171,9 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "glm4v_moe": {
         "text_config": {"rope_parameters": MROPE | {"partial_rotary_factor": 0.5, "mrope_section": [1, 1, 2]}}
     },
-    "glm5_next": {"text_config": {"num_key_value_heads": 4, "qk_rope_head_dim": 0}},
+    "glm5_next": {"text_config": {"layer_types": ["indexed_attention", "linear_attention"] * 2,
+                                  "linear_head_dim": 16, "linear_num_heads": 4, "index_kpool": 4,
+                                  "num_key_value_heads": 4, "qk_rope_head_dim": 0}},
     "glm_ocr": {"text_config": {"rope_parameters": MROPE}},
     "glmga": {"text_config": {"rope_parameters": MROPE}},
     "gpt_neo": {"attention_types": [[["global", "local"], 2]], "window_size": 8},
@@ -170,6 +183,7 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "granitemoehybrid": {"layer_types": MAMBA_AND_ATTENTION, "shared_intermediate_size": 96},
     "hunyuan_vl": {"text_config": {"rope_parameters": MROPE | {"mrope_section": [2, 2, 2, 2]}}},
     "hy_v4_vl": {"text_config": {"rope_parameters": MROPE | {"mrope_section": [1, 1, 2]}}},
+    "inkling_mm_model": {"vision_config": {"n_layers": LAYERS}},
     "inkling2": {"vision_config": {"text_hidden_size": 64}, "text_config": {"unpadded_vocab_size": VOCABULARY}},
     "inkling2_loop": {"vision_config": {"text_hidden_size": 64}, "text_config": {"unpadded_vocab_size": VOCABULARY}},
     "inkling2_loop_text": {"unpadded_vocab_size": VOCABULARY},
@@ -177,13 +191,16 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1, "mamba_dt_rank": 4},
     "kimi_linear": {"layer_types": MAMBA_AND_ATTENTION, "linear_head_dim": 16, "linear_num_heads": 4},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"] * 2, "num_dense_layers": 1},
+    "mllama": {"text_config": {"cross_attention_layers": [1]}},
     "mamba2": {"num_heads": 8, "head_dim": 16, "expand": 2},
     "molmo2": {
         "adapter_config": {"vision_feature_layer": [3, 1]},
-        "vision_config": {"image_default_input_size": [28, 28]},
+        "vision_config": {"image_default_input_size": [28, 28], "num_hidden_layers": LAYERS},
     },
     "nemotron_h_omni": {"vision_config": {"video_temporal_patch_size": 2}},
-    "muse_spark": {"audio_config": {"hidden_sizes": [16, 32, 32, 64], "depths": [1, 1, 1, 1]}},
+    "muse_spark": {"vision_config": {"num_hidden_layers": LAYERS},
+                   "audio_config": {"num_hidden_layers": LAYERS,
+                                    "hidden_sizes": [16, 32, 32, 64], "depths": [1, 1, 1, 1]}},
     "paddleocr_vl": {"text_config": {"rope_parameters": MROPE}},
     "qwen2_5_omni_thinker": {"vision_start_token_id": 90, "text_config": {"rope_parameters": MROPE}},
     "qwen2_5_vl": {"text_config": {"rope_parameters": MROPE}},
@@ -192,7 +209,8 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "qwen4_exp": {"text_config": QWEN4},
     "qwen4_exp_text": QWEN4,
     "reformer": {"is_decoder": True, "axial_pos_shape": [8, 16], "axial_pos_embds_dim": [32, 32]},
-    "zamba": {"attn_layer_period": 2, "attn_layer_offset": 1, "mamba_dt_rank": 4, "attention_hidden_size": 128,
+    "xlstm": {"num_blocks": LAYERS, "qk_dim_factor": 1.0},
+    "zamba": {"layers_block_type": ["linear_attention", "hybrid"] * 2, "mamba_dt_rank": 4, "attention_hidden_size": 128,
               "attention_head_dim": 32, "num_key_value_heads": 4},
     "zamba2": {"layers_block_type": ["linear_attention", "hybrid"] * 2, "attention_hidden_size": 128,
                "attention_head_dim": 32, "num_key_value_heads": 4, "mamba_headdim": 16, "mamba_ngroups": 1,
@@ -219,6 +237,7 @@ def model_class_name(model_type: str) -> str:
 
 def tiny_model(model_type: str, vocabulary: int = VOCABULARY) -> PreTrainedModel:
     """A model whose weights are random everywhere, norms and biases too, so that nothing wrong goes unnoticed."""
+    build_without_timm()
     torch.manual_seed(0)
     model = getattr(transformers, model_class_name(model_type))._from_config(
         tiny_config(model_type, vocabulary), dtype=torch.float32

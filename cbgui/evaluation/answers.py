@@ -18,6 +18,7 @@ from transformers import DynamicCache, LogitsProcessor, LogitsProcessorList, Pre
 from cbgui.evaluation.attacks.attempt import Attempt
 from cbgui.evaluation.metrics import READ_TOKENS, Answer, ModelPair, Shared
 from cbgui.modeling.batch import batches_by_length
+from cbgui.modeling.decoder import reads_padding
 from cbgui.modeling.full import batch_token_budget, end_tokens
 from cbgui.modeling.shrinking import ShrinkingBatch
 from cbgui.modeling.thinking import EndThoughts, answer_begins, split_answer, thought_tokens
@@ -136,7 +137,8 @@ def generate(
     ways = [(attempt.temperature, attempt.bans_refusals) for attempt in attempts]
     for way in sorted(set(ways)):
         rows = [row for row, other in enumerate(ways) if other == way]
-        for positions in batches_by_length([len(prompts[row]) + limit for row in rows], tokens):
+        lengths = [len(prompts[row]) + limit for row in rows]
+        for positions in batches_by_length(lengths, tokens, equal=reads_padding(pair.model.config)):
             chosen = sorted((rows[position] for position in positions), key=adapted.__getitem__)
             batch = _Batch(
                 [prompts[row] for row in chosen],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import math
 import os
 from collections.abc import Iterator, Sequence
@@ -18,9 +19,10 @@ from cbgui.data.examples import Example
 from cbgui.evaluation.attacks.attempt import Attempt
 from cbgui.modeling.batch import batches_by_length
 from cbgui.modeling.chat_format import example_ids, prompt_ids
-from cbgui.modeling.decoder import head_logits, text_decoder
+from cbgui.modeling.decoder import decoder_layers, head_logits, text_decoder
 from cbgui.modeling.lora import AdaptedRows
 from cbgui.modeling.shrinking import has_plain_cache
+from cbgui.modeling.states import layer_states
 
 READ_TOKENS = 1024  # padded tokens of a batch of given texts; larger batches were no faster on two cores
 MIN_SHARED = 8  # tokens that prompts must share for computing them once to pay off
@@ -100,8 +102,10 @@ class ModelPair:
     adapted_rows: AdaptedRows
     refusals: Sequence[str] = ()  # the run's own sentences
 
-    def __post_init__(self) -> None:
-        self.plain_cache = has_plain_cache(self.model)  # else the shared beginning cannot be padded
+    @functools.cached_property
+    def plain_cache(self) -> bool:
+        """Whether a beginning can be shared, and rows can leave a batch."""
+        return has_plain_cache(self.body)
 
     @property
     def refusal_starts(self) -> list[int]:
@@ -222,8 +226,9 @@ class ModelPair:
             prompt, answer = example_ids(self.tokenizer, example.chat(), example.response)
             ids = torch.tensor([prompt + answer] * 2, device=self.model.device)
             with self.base_rows(1):
-                layers = self.body(input_ids=ids, output_hidden_states=True, use_cache=False).hidden_states[1:]
-            answers = [hidden[:, len(prompt) :].float() for hidden in layers]
+                run = functools.partial(self.body, input_ids=ids, use_cache=False)
+                states, _ = layer_states(self.body, range(1, len(decoder_layers(self.body)) + 1), run)
+            answers = [hidden[:, len(prompt) :].float() for hidden in states.values()]
             cosines = torch.stack([F.cosine_similarity(base, short, dim=-1).sum() for base, short in answers])
             totals = cosines if totals is None else totals + cosines
             count += len(answer)

@@ -184,7 +184,7 @@ def merge_weights(
     folder.mkdir(exist_ok=True)
     shards = weight_files(source.path)
     form = empty_model(AutoConfig.from_pretrained(source.path, trust_remote_code=False))
-    stored, changes = StoredWeights(form, shards), adapter_deltas(adapter)
+    stored, changes = StoredWeights(form, shards), adapter_deltas(adapter, form)
     plan = list(_plan(stored, shards, max_shard_size))
     if unknown := sorted(set(changes) - set(stored)):
         raise InputError(

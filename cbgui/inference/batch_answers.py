@@ -15,6 +15,7 @@ from cbgui.modeling.chat_format import (
     prompt_ids,
     tokenize_prompts,
 )
+from cbgui.modeling.decoder import reads_padding
 from cbgui.modeling.full import batch_token_budget, end_tokens, load_full_model
 from cbgui.modeling.hub import resolve_model
 from cbgui.modeling.thinking import EndThoughts, readable, split_answer, thought_tokens
@@ -55,7 +56,7 @@ def write_answers(
         return (prefill + tokenizer.decode(own, skip_special_tokens=True)).strip()
 
     finished = 0
-    for batch in batches_by_length(lengths, batch_token_budget(model)):
+    for batch in batches_by_length(lengths, batch_token_budget(model), equal=reads_padding(model.config)):
         unfinished = dict(enumerate(batch))  # row of the batch -> index of the prompt
         rows: list[list[int]] = []
         inputs = tokenize_prompts(tokenizer, [prompts[index] for index in batch], prefill)

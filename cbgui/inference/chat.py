@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,11 +16,12 @@ from cbgui.errors import InputError
 from cbgui.inference.streaming import in_model_thread, stream_tokens
 from cbgui.modeling.adapter_io import checkpoint_adapter
 from cbgui.modeling.architecture import target_layers
-from cbgui.modeling.chat_format import Messages, example_ids, load_tokenizer, tokenize_prompts
-from cbgui.modeling.decoder import depth, text_config, text_decoder
+from cbgui.modeling.chat_format import Messages, example_ids, load_tokenizer, prompt_ids, tokenize_prompts
+from cbgui.modeling.decoder import depth, reads_padding, text_config, text_decoder
 from cbgui.modeling.full import load_with_adapter
 from cbgui.modeling.hub import resolve_model
 from cbgui.modeling.lora import AdaptedRows, adapt_rows
+from cbgui.modeling.states import layer_states
 from cbgui.modeling.thinking import EndThoughts, readable, thought_tokens
 from cbgui.runs.run import Run
 
@@ -60,25 +62,27 @@ class ChatModel:
         `other` is the short-circuited model's history where it differs from the base model's `messages`.
         """
         histories = [messages, messages if other is None else other]
-        inputs = tokenize_prompts(self.tokenizer, histories, prefill)
-        self._refuse_long(columns := inputs["input_ids"].shape[1])
-        asked = inputs["input_ids"].tolist()
-
-        def adapt_second_row() -> None:
-            self.adapted_rows.first = 1
-
-        for rows in stream_tokens(
-            self.model,
-            inputs,
-            max_new_tokens=max_new_tokens + thought_tokens(self.tokenizer),
-            pad_token_id=self.tokenizer.pad_token_id,
-            temperature=temperature,
-            seed=seed,
-            processors=[EndThoughts(self.tokenizer, columns)],
-            prepare=adapt_second_row,
-        ):
-            pairs = zip(asked, rows, strict=True)
-            yield Answers(*(prefill + readable(self.tokenizer, prompt, row) for prompt, row in pairs))
+        lengths = {len(prompt_ids(self.tokenizer, history, prefill)) for history in histories}
+        self._refuse_long(max(lengths))
+        together = len(lengths) == 1 or not reads_padding(self.model.config)
+        written = ["", ""]
+        for first, part in [(0, histories)] if together else enumerate([one] for one in histories):
+            inputs = tokenize_prompts(self.tokenizer, part, prefill)
+            asked = inputs["input_ids"].tolist()
+            for rows in stream_tokens(
+                self.model,
+                inputs,
+                max_new_tokens=max_new_tokens + thought_tokens(self.tokenizer),
+                pad_token_id=self.tokenizer.pad_token_id,
+                temperature=temperature,
+                seed=seed,
+                processors=[EndThoughts(self.tokenizer, len(asked[0]))],
+                prepare=functools.partial(setattr, self.adapted_rows, "first", 1 - first),
+            ):
+                pairs = zip(asked, rows, strict=True)
+                texts = [prefill + readable(self.tokenizer, prompt, row) for prompt, row in pairs]
+                written[first : first + len(texts)] = texts
+                yield Answers(*written)
 
     def _refuse_long(self, tokens: int) -> None:
         most = getattr(text_config(self.model.config), "max_position_embeddings", None)
@@ -114,10 +118,10 @@ class ChatModel:
         cosine = torch.stack(per_layer).mean(0).tolist()
         return list(zip(_token_texts(self.tokenizer, ids), cosine, strict=True))
 
-    def _hidden(self, input_ids: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Hidden states of all layers, (1, tokens, hidden_size) each."""
+    def _hidden(self, input_ids: torch.Tensor) -> dict[int, torch.Tensor]:
+        """Target layer -> its hidden states, (1, tokens, width)."""
         body = text_decoder(self.model.get_base_model())  # without the head
-        return body(input_ids=input_ids, output_hidden_states=True, use_cache=False).hidden_states
+        return layer_states(body, self.target_layers, lambda: body(input_ids=input_ids, use_cache=False))[0]
 
 
 def _token_texts(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[str]:

@@ -16,7 +16,9 @@ from cbgui.config import RunConfig
 from cbgui.data.examples import Example
 from cbgui.modeling.adapter_io import save_adapter
 from cbgui.modeling.architecture import read_model_config
-from cbgui.modeling.chat_format import load_tokenizer, tokenize_prompts
+from cbgui.modeling.batch import batches_by_length
+from cbgui.modeling.chat_format import load_tokenizer, prompt_ids, tokenize_prompts
+from cbgui.modeling.decoder import reads_padding
 from cbgui.modeling.full import full_model_bytes, load_with_adapter
 from cbgui.modeling.hub import ModelSource
 from cbgui.modeling.lora import adapt_rows
@@ -53,17 +55,24 @@ def _answers(
     with torch.random.fork_rng(), tempfile.TemporaryDirectory() as scratch:
         save_adapter(truncated, source, config.model.name, Path(scratch))
         model = load_with_adapter(source, config.model, Path(scratch))
-        adapt_rows(model).first = len(examples)  # the first half of the rows is the base model's
-        inputs = tokenize_prompts(tokenizer, [example.chat() for example in examples] * 2).to(model.device)
-        asked = inputs["input_ids"]
-        output = model.generate(
-            **inputs,
-            max_new_tokens=NEW_TOKENS + thought_tokens(tokenizer, THOUGHT),
-            do_sample=False,
-            pad_token_id=tokenizer.pad_token_id,
-            logits_processor=LogitsProcessorList([EndThoughts(tokenizer, asked.shape[1], THOUGHT)]),
-        )
-    written = zip(asked.tolist(), output[:, asked.shape[1] :].tolist(), strict=True)
-    own = [split_answer(tokenizer, prompt, ids, NEW_TOKENS)[1] for prompt, ids in written]
-    answers = tokenizer.batch_decode(own, skip_special_tokens=True)
-    return answers[: len(examples)], answers[len(examples) :]
+        adapted_rows, chats = adapt_rows(model), [example.chat() for example in examples]
+        lengths = [len(prompt_ids(tokenizer, chat)) for chat in chats]
+        answers = [[""] * len(chats), [""] * len(chats)]
+        for batch in batches_by_length(lengths, max(lengths) * len(chats), equal=reads_padding(model.config)):
+            adapted_rows.first = len(batch)  # the first half of the rows is the base model's
+            inputs = tokenize_prompts(tokenizer, [chats[index] for index in batch] * 2).to(model.device)
+            asked = inputs["input_ids"]
+            output = model.generate(
+                **inputs,
+                max_new_tokens=NEW_TOKENS + thought_tokens(tokenizer, THOUGHT),
+                do_sample=False,
+                pad_token_id=tokenizer.pad_token_id,
+                logits_processor=LogitsProcessorList([EndThoughts(tokenizer, asked.shape[1], THOUGHT)]),
+            )
+            written = zip(asked.tolist(), output[:, asked.shape[1] :].tolist(), strict=True)
+            own = [split_answer(tokenizer, prompt, ids, NEW_TOKENS)[1] for prompt, ids in written]
+            texts = tokenizer.batch_decode(own, skip_special_tokens=True)
+            for side, own_texts in zip(answers, (texts[: len(batch)], texts[len(batch) :]), strict=True):
+                for index, text in zip(batch, own_texts, strict=True):
+                    side[index] = text
+    return answers[0], answers[1]

@@ -6,6 +6,7 @@ in 61 to 63 of 64 cases on two topics (dev/LOG.md, 2026-11-28).
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import torch
@@ -13,7 +14,8 @@ from torch.nn.functional import binary_cross_entropy_with_logits, normalize
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cbgui.modeling.chat_format import prompt_ids
-from cbgui.modeling.decoder import depth, text_config, text_decoder
+from cbgui.modeling.decoder import depth, text_decoder
+from cbgui.modeling.states import layer_states, state_width
 
 DEPTH = 2 / 3  # of the layers; the states there tell topics apart
 PENALTY = 0.01  # on the squared weights of the regression
@@ -22,14 +24,14 @@ BATCH = 32  # questions
 
 @torch.no_grad()
 def prompt_states(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> torch.Tensor:
-    """(prompts, hidden_size): the mean state of each prompt's own tokens, of length 1.
+    """(prompts, width): the mean state of each prompt's own tokens, of length 1.
 
     The tokens that the chat template puts around every prompt say nothing about it and are left out.
     """
     rows = [prompt_ids(tokenizer, [{"role": "user", "content": prompt}]) for prompt in prompts]
     before, after = _shared_ends(tokenizer)
     layer = round(DEPTH * depth(model.config))
-    states = torch.empty(len(rows), text_config(model.config).hidden_size)
+    body, states = text_decoder(model), torch.empty(len(rows), state_width(model.config))
     order = sorted(range(len(rows)), key=lambda index: len(rows[index]))
     for start in range(0, len(order), BATCH):
         batch = order[start : start + BATCH]
@@ -42,7 +44,7 @@ def prompt_states(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pr
             mask[row, :length] = 1
             own[row, min(before, length - 1) : max(length - after, before + 1)] = 1
         inputs = {"input_ids": ids.to(model.device), "attention_mask": mask.to(model.device)}
-        hidden = text_decoder(model)(**inputs, output_hidden_states=True, use_cache=False).hidden_states[layer].float()
+        hidden = layer_states(body, [layer], functools.partial(body, **inputs, use_cache=False))[0][layer].float()
         weights = own.to(hidden.device).unsqueeze(-1)
         means = (hidden * weights).sum(1) / weights.sum(1).clamp_min(1)
         states[batch] = normalize(means, dim=-1).cpu()

@@ -21,6 +21,7 @@ from transformers import (
 )
 from transformers.generation.streamers import BaseStreamer
 
+from cbgui.modeling.decoder import text_decoder
 from cbgui.modeling.full import end_tokens
 from cbgui.modeling.shrinking import ShrinkingBatch, has_plain_cache
 
@@ -83,13 +84,15 @@ def stream_tokens(
     get no more tokens; it is called with the positions of those that go on. Errors of the model are raised here.
     """
     inputs = inputs.to(model.device)
-    cache = DynamicCache() if on_shrink and has_plain_cache(model) else None
-    batch = ShrinkingBatch(inputs["input_ids"], inputs["attention_mask"], max_new_tokens, end_tokens(model), cache)
     sampling = {"do_sample": True, "temperature": temperature} if temperature else {"do_sample": False}
     streamer, stop = _RowStreamer(), _Stop()
 
     def generate() -> None:
         try:
+            cache = DynamicCache() if on_shrink and has_plain_cache(text_decoder(model)) else None
+            batch = ShrinkingBatch(
+                inputs["input_ids"], inputs["attention_mask"], max_new_tokens, end_tokens(model), cache
+            )
             torch.manual_seed(seed)
             prepare()
             with torch.inference_mode():

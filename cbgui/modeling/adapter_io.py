@@ -12,9 +12,11 @@ from peft import get_peft_model_state_dict
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from cbgui.modeling.decoder import decoder_prefix, empty_model
 from cbgui.modeling.hub import DEMO_ID, ModelSource
+from cbgui.modeling.linear import LINEAR
 from cbgui.modeling.lora import ADAPTER
 from cbgui.modeling.truncated import TruncatedModel
 from cbgui.runs.adapter import ADAPTER_CONFIG, ADAPTER_WEIGHTS
@@ -65,7 +67,7 @@ def _targets(full: PreTrainedModel, modules: set[str]) -> dict[str, Any]:
     short = sorted({name.rsplit(".", 1)[-1] for name in modules})
     layer = {name: re.search(r"\.layers\.(\d+)\.", f".{name}") for name, _ in full.named_modules()}
     numbers = sorted({int(layer[name][1]) for name in modules if layer[name]})
-    linears = [name for name, module in full.named_modules() if isinstance(module, torch.nn.Linear)]
+    linears = [name for name, module in full.named_modules() if isinstance(module, LINEAR)]
     chosen = {
         name for name in linears if name.rsplit(".", 1)[-1] in short and layer[name] and int(layer[name][1]) in numbers
     }
@@ -74,10 +76,10 @@ def _targets(full: PreTrainedModel, modules: set[str]) -> dict[str, Any]:
     return {"target_modules": sorted(modules)}
 
 
-def adapter_deltas(adapter: Path) -> dict[str, tuple[torch.Tensor, torch.Tensor, float]]:
-    """Name of a base model's weight -> (A, B, scale). A is (r, in_features), B (out_features, r).
+def adapter_deltas(adapter: Path, full: PreTrainedModel) -> dict[str, tuple[torch.Tensor, torch.Tensor, float]]:
+    """Name of a weight of the full model -> (A, B, scale); A is (r, columns of the weight), B (its rows, r).
 
-    Merging adds scale * B @ A to the weight.
+    Merging adds scale * B @ A to the weight. `full` may be empty.
     """
     settings = json.loads((adapter / ADAPTER_CONFIG).read_text("utf-8"))
     scale = settings["lora_alpha"] / settings["r"]
@@ -86,4 +88,8 @@ def adapter_deltas(adapter: Path) -> dict[str, tuple[torch.Tensor, torch.Tensor,
         for key in file.keys():  # noqa: SIM118 (safe_open is not a mapping)
             name, matrix = re.fullmatch(r"base_model\.model\.(.+)\.lora_(A|B)\.weight", key).groups()
             pairs.setdefault(f"{name}.weight", {})[matrix] = file.get_tensor(key)
-    return {name: (pair["A"], pair["B"], scale) for name, pair in pairs.items()}
+    turned = {f"{name}.weight" for name, module in full.named_modules() if isinstance(module, Conv1D)}
+    return {
+        name: (pair["B"].t(), pair["A"].t(), scale) if name in turned else (pair["A"], pair["B"], scale)
+        for name, pair in pairs.items()
+    }

@@ -21,20 +21,16 @@ from cbgui.modeling.decoder import (
     empty_model,
     layer_list,
     model_class,
-    text_config,
     text_decoder,
 )
 from cbgui.modeling.hub import ModelSource
 from cbgui.modeling.quantized import refuse_quantized
 
-# Settings of models that keep several states for each token (hyper-connections, AltUp).
-SEVERAL_STATES = ("hc_mult", "hc_count", "altup_num_inputs")
 MOST_LAYERS = 512  # the largest known models have about 130
 MAX_CONFIG_BYTES = 4 * 2**20
 # Model type -> why it cannot be trained, in words that end a sentence about it.
 NEEDS_PICTURE = "needs a picture with every question"
 SHARES = "runs some of its layers several times"
-RECURRENT = "has no attention layers"
 DRAFT = "drafts tokens for another model and does not write by itself"
 RENAMED = "has layers whose names PEFT 0.21 changes wrongly when it loads an adapter"
 REFUSED: dict[str, str] = {
@@ -44,7 +40,6 @@ REFUSED: dict[str, str] = {
     "deepseek_ocr2": RENAMED,
     "diffusion_gemma": "writes by diffusion and not token by token",
     "dory": SHARES,
-    "falcon_mamba": RECURRENT,
     "gemma4_assistant": DRAFT,
     "gemma4_unified_assistant": DRAFT,
     "git": NEEDS_PICTURE,
@@ -55,20 +50,13 @@ REFUSED: dict[str, str] = {
     "kosmos-2": NEEDS_PICTURE,
     "kosmos-2.5": NEEDS_PICTURE,
     "llama4": "fails in transformers 5.24's own code when it reads text alone",
+    "paligemma": NEEDS_PICTURE,
     "longcat_flash": "counts each of its layers as two, because each has two attention blocks",
-    "mamba": RECURRENT,
-    "mamba2": RECURRENT,
-    "mllama": "skips some of its layers where there is no picture, so that layer numbers would be wrong",
-    "paligemma": "reads its prompt in both directions",
     "pi0": "moves a robot and does not write",
-    "recurrent_gemma": "reads the padding of a batch as text",
-    "rwkv": RECURRENT,
+    "rwkv": "divides its weights while it runs, which an adapter beside them does not follow",
     "shieldgemma2": "classifies pictures and does not write",
     "trocr": "reads its input through cross-attention",
     "unlimited_ocr": RENAMED,
-    "xlstm": RECURRENT,
-    "zamba": SHARES,
-    "zamba2": SHARES,
 }
 
 
@@ -109,11 +97,9 @@ def _why_not(config: PretrainedConfig) -> str:
     if config.is_encoder_decoder or model_class(config) is None:
         return "is not a decoder-only language model"
     try:
-        text, count = text_config(config), depth(config)
+        count = depth(config)
     except (AttributeError, ValueError):
         return "does not say how many layers its text decoder has (num_hidden_layers)"
-    if any(getattr(text, name, None) for name in SEVERAL_STATES):
-        return "keeps several states for each token, and the losses are made for one"
     if not isinstance(count, int) or not 0 < count <= MOST_LAYERS:
         return f"has num_hidden_layers = {brief(count)} in its config.json, not a number from 1 to {MOST_LAYERS:,}"
     try:

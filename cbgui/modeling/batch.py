@@ -164,11 +164,15 @@ def plan_micro_batches(
     return parts
 
 
-def batches_by_length(lengths: list[int], tokens: int) -> Iterator[list[int]]:
-    """Groups of indices in `lengths`, of at most `tokens` with padding; similar lengths together, short ones first."""
+def batches_by_length(lengths: list[int], tokens: int, *, equal: bool = False) -> Iterator[list[int]]:
+    """Groups of indices in `lengths`, of at most `tokens` with padding; similar lengths together, short ones first.
+
+    With `equal`, those of a group are all of one length, so that none is padded.
+    """
     batch: list[int] = []
     for index in sorted(range(len(lengths)), key=lengths.__getitem__):
-        if batch and lengths[index] * (len(batch) + 1) > tokens:
+        longer = batch and equal and lengths[index] > lengths[batch[0]]
+        if batch and (longer or lengths[index] * (len(batch) + 1) > tokens):
             yield batch
             batch = []
         batch.append(index)

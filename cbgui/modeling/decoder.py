@@ -7,13 +7,15 @@ decoder (`get_decoder`), and its own class reads the files, so that every rule f
 from __future__ import annotations
 
 import copy
-import inspect
 from typing import Any
 
 import torch
 import transformers
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast
+
+from cbgui.modeling.linear import is_plain_linear
+from cbgui.modeling.towers import build_without_timm
 
 IS_MIXTURE = "_cbgui_is_mixture"  # attribute of a truncated decoder, whose first layers may all be dense
 LAYER_LISTS = ("layers", "h", "blocks")  # what decoders call the list of their layers
@@ -23,9 +25,14 @@ FINAL_NORMS = ("norm", "final_layernorm", "final_layer_norm", "norm_f", "embeddi
 FUSED = {"conv1d", "x_proj", "dt_proj"}
 ROUTERS = {"gate", "router", "shared_expert_gate"}  # they choose experts, and are left as they are
 INDEXERS = {"indexer"}  # they choose the tokens that attention reads, and pass no gradient on
+MIXERS = {"altup"}  # they mix the states of a token, and read some of their weights directly
 # PEFT takes modules with these names, wherever they are, for a mixture's experts
 # (peft.utils.transformers_weight_conversion).
 EXPERT_NAMES = {"gate_proj", "up_proj", "down_proj", "w1", "w2", "w3"}
+
+
+# Types whose layers take padding on the left of a prompt for text, so that a batch holds prompts of one length only.
+READS_PADDING = {"deepseek_v4", "recurrent_gemma", "xlstm"}
 
 
 def text_config(config: PretrainedConfig) -> PretrainedConfig:
@@ -33,13 +40,36 @@ def text_config(config: PretrainedConfig) -> PretrainedConfig:
     return config.get_text_config(decoder=True)
 
 
+def setting(config: PretrainedConfig, name: str) -> int | None:
+    """A size of the text decoder; the largest where its layers have different ones, None where it has none."""
+    text = text_config(config)
+    try:
+        value = getattr(text, name, None)
+    except RuntimeError:  # how transformers refuses a size that differs from layer to layer
+        value = [size for layer in text.per_layer_config if (size := getattr(layer, name, None)) is not None]
+    return max(value) if isinstance(value, list | tuple) else value
+
+
+def attention_heads(config: PretrainedConfig) -> tuple[int, int, int]:
+    """Heads, heads of keys, and the size of a head; a decoder without attention counts as one head."""
+    heads = setting(config, "num_attention_heads") or 1
+    size = setting(config, "head_dim") or text_config(config).hidden_size // heads
+    return heads, setting(config, "num_key_value_heads") or heads, size
+
+
 def depth(config: PretrainedConfig) -> int:
     """How many layers the text decoder has."""
     return text_config(config).num_hidden_layers
 
 
+def reads_padding(config: PretrainedConfig) -> bool:
+    """Whether padding before a prompt would change the answer to it."""
+    return text_config(config).model_type in READS_PADDING
+
+
 def model_class(config: PretrainedConfig) -> type[PreTrainedModel] | None:
     """The class that the checkpoint was saved as: its text model with a head, or that together with a vision tower."""
+    build_without_timm()
     named = getattr(transformers, (config.architectures or [""])[0], None)
     mappings = [transformers.MODEL_FOR_CAUSAL_LM_MAPPING, transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING]
     if text_config(config) is not config:
@@ -80,12 +110,15 @@ def decoder_layers(decoder: torch.nn.Module) -> torch.nn.ModuleList:
     return getattr(decoder, layer_list(decoder))
 
 
-def captures_states(decoder: PreTrainedModel) -> bool:
-    """Whether transformers' hooks collect the hidden states, so that `config.tie_last_hidden_states` has an effect.
+def skipped_layers(decoder: PreTrainedModel) -> set[int]:
+    """The places in the list of layers of those that the decoder leaves out where there is no picture."""
+    return set(getattr(decoder.config, "cross_attention_layers", None) or ())
 
-    Older families collect them in their own forward, the last one after the final norm.
-    """
-    return "hidden_states" in (decoder._can_record_outputs or {})
+
+def layer_from(decoder: PreTrainedModel, first: int) -> torch.nn.Module:
+    """The first layer that runs from place `first` on."""
+    layers, skipped = decoder_layers(decoder), skipped_layers(decoder)
+    return next(layer for place, layer in enumerate(layers) if place >= first and place not in skipped)
 
 
 def remove_dropout(model: torch.nn.Module) -> None:
@@ -122,20 +155,31 @@ def adapted_modules(decoder: torch.nn.Module) -> list[str]:
     """Names in the decoder of the linear modules that LoRA adapts, those packed in 4 bits included.
 
     In a mixture of experts these are attention and whatever else PEFT does not take for experts; the experts and their
-    router stay as they are.
+    router stay as they are. So do weights that several layers share, because training would not see what they do above
+    the target layers.
     """
     layers, experts, found = decoder_layers(decoder), has_experts(decoder), []
+    shared = {name for pair in decoder.all_tied_weights_keys.items() for name in pair}
+    skipped = skipped_layers(decoder)
     for name, module in layers.named_modules():
-        if not isinstance(module, torch.nn.Linear) or len(inspect.signature(module.forward).parameters) > 1:
+        if not is_plain_linear(module) or f"{layer_list(decoder)}.{name}.weight" in shared:
             continue
         parent, _, last = name.rpartition(".")
         parts = set(name.split("."))
+        if parts & (INDEXERS | MIXERS) or int(name.partition(".")[0]) in skipped:
+            continue
         mamba = "Mamba" in type(layers.get_submodule(parent)).__name__ or parent.endswith((".mamba", ".mixer"))
         fused = last in FUSED or (last == "out_proj" and mamba)
         expert = experts and (last in EXPERT_NAMES or parts & ROUTERS or "experts" in name)
-        if not fused and not expert and not parts & INDEXERS:
+        if not fused and not expert:
             found.append(f"{layer_list(decoder)}.{name}")
     return found
+
+
+def is_read_directly(name: str) -> bool:
+    """Whether a decoder's own code reads the weight of the linear module of this name, in place of calling it."""
+    parts = set(name.split("."))
+    return bool(parts & MIXERS) or name.rpartition(".")[2] in FUSED
 
 
 class _Given(BaseModelOutputWithPast):

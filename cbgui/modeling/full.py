@@ -21,8 +21,9 @@ from cbgui.errors import InputError, brief
 from cbgui.hardware import CONTEXT, GIB
 from cbgui.modeling.architecture import read_model_config
 from cbgui.modeling.cpu.contiguous_head import read_contiguous
-from cbgui.modeling.decoder import decoder_layers, empty_model, model_class, text_config, text_decoder
+from cbgui.modeling.decoder import attention_heads, decoder_layers, depth, empty_model, model_class, text_decoder
 from cbgui.modeling.hub import ModelSource
+from cbgui.modeling.linear import LINEAR
 from cbgui.modeling.loading import NF4_BYTES, compute_dtype, fit_to_cpu_kernel, load_options, quantizations
 
 SLACK = 1.05  # times the weights: room for the adapter, keys and values, and the work on one token
@@ -37,7 +38,7 @@ def full_model_bytes(model_config: PretrainedConfig, config: ModelConfig) -> int
     model = empty_model(model_config, dtype)
     total = sum(parameter.numel() for parameter in model.parameters())  # tied weights count once
     layers = decoder_layers(text_decoder(model))
-    in_layers = sum(m.weight.numel() for m in layers.modules() if isinstance(m, torch.nn.Linear))
+    in_layers = sum(m.weight.numel() for m in layers.modules() if isinstance(m, LINEAR))
     packed = in_layers if config.quantization == "nf4" else 0
     return int((total - packed) * dtype.itemsize + packed * NF4_BYTES)
 
@@ -151,10 +152,8 @@ def end_tokens(model: PreTrainedModel | PeftModel) -> set[int]:
 def batch_token_budget(model: PreTrainedModel | PeftModel) -> int:
     """How many padded tokens, prompts and answers together, one batch may have: as many as memory allows for their keys
     and values."""
-    config = text_config(model.config)
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    token = 2 * config.num_hidden_layers * heads * size * model.dtype.itemsize
+    _, heads, size = attention_heads(model.config)
+    token = 2 * depth(model.config) * heads * size * model.dtype.itemsize
     free = hardware.free_ram() if model.device.type == "cpu" else hardware.free_memory()
     # A third of the free memory, halved because a growing cache takes twice its size while it is copied.
     return max(MIN_BATCH_TOKENS, min(BATCH_TOKENS, free // 6 // token))

@@ -7,10 +7,13 @@ from typing import Any
 import torch
 from bitsandbytes.nn import Linear4bit
 from transformers import BitsAndBytesConfig, PretrainedConfig
+from transformers.quantizers.base import get_keys_to_not_convert
 
 from cbgui import hardware
 from cbgui.config import ModelConfig
 from cbgui.errors import InputError
+from cbgui.modeling.decoder import empty_model, is_read_directly
+from cbgui.modeling.linear import LINEAR
 from cbgui.modeling.quantized import expanding, stored_form
 
 # Bytes of a weight in NF4: 4 bits, an 8-bit scale for each 64 weights, a float32 scale for each 256 of these scales.
@@ -68,5 +71,14 @@ def load_options(config: ModelConfig, model_config: PretrainedConfig) -> dict[st
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=dtype,
+            llm_int8_skip_modules=_not_packed(model_config),
         )
     return options
+
+
+def _not_packed(model_config: PretrainedConfig) -> list[str] | None:
+    """The modules that stay as they are in NF4, where code reads their weights directly; None for transformers' choice,
+    the head."""
+    model = empty_model(model_config)
+    read = [name for name, m in model.named_modules() if isinstance(m, LINEAR) and is_read_directly(name)]
+    return [*get_keys_to_not_convert(model), *read] if read else None

@@ -23,14 +23,17 @@ from peft.tuners.lora import Linear as PeftLinear
 from peft.tuners.lora.bnb import Linear4bit as PeftLinear4bit
 from peft.tuners.lora.layer import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
+from transformers.pytorch_utils import Conv1D
 
 from cbgui.config import LoraConfig
 from cbgui.modeling.cpu.onednn import product
 from cbgui.modeling.decoder import adapted_modules, text_decoder
+from cbgui.modeling.linear import matrix
 from cbgui.modeling.truncated import TruncatedModel
 
 ADAPTER = "default"  # PEFT's name for it
-BASE_LAYERS = {PeftLinear: torch.nn.Linear, PeftLinear4bit: Linear4bit}  # PEFT's layer -> the layer that it wraps
+# PEFT's layer -> the layers that it wraps
+BASE_LAYERS = {PeftLinear: (torch.nn.Linear, Conv1D), PeftLinear4bit: (Linear4bit,)}
 
 
 def add_lora(truncated: TruncatedModel, config: LoraConfig, seed: int) -> None:
@@ -68,7 +71,7 @@ def multiply_adapter(model: PeftModel, strength: float) -> None:
             parameter.mul_(strength)
 
 
-def unpacked(weight: torch.nn.Parameter) -> torch.Tensor:
+def unpacked(weight: torch.Tensor) -> torch.Tensor:
     """The weight as a matrix, (out_features, in_features)."""
     return dequantize_4bit(weight.data, weight.quant_state) if isinstance(weight, Params4bit) else weight
 
@@ -84,7 +87,7 @@ class _LoraLinear(torch.autograd.Function):
     def forward(
         ctx: Any,
         x: torch.Tensor,
-        weight: torch.nn.Parameter,
+        weight: torch.Tensor,
         bias: torch.Tensor | None,
         a: torch.Tensor,
         b: torch.Tensor,
@@ -113,7 +116,7 @@ class _LoraLinear(torch.autograd.Function):
 
 
 def _forward(layer: LoraLayer, x: torch.Tensor) -> torch.Tensor:
-    weight, bias = layer.base_layer.weight, layer.base_layer.bias
+    weight, bias = matrix(layer.base_layer), layer.base_layer.bias
     x = x.to(weight.quant_state.dtype if isinstance(weight, Params4bit) else weight.dtype)
     if layer.disable_adapters:
         return product(x, unpacked(weight), bias)
@@ -125,7 +128,7 @@ def fuse_lora(model: PeftModel) -> int:
     """Give every LoRA linear layer of `model`, plain or in 4 bits, the forward above; returns how many there are."""
     count = 0
     for module in model.modules():
-        known = type(module) in BASE_LAYERS and type(module.base_layer) is BASE_LAYERS[type(module)]
+        known = type(module) in BASE_LAYERS and type(module.base_layer) in BASE_LAYERS[type(module)]
         if known and isinstance(module.lora_dropout[ADAPTER], torch.nn.Identity):
             module.forward = functools.partial(_forward, module)
             count += 1

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from peft import PeftModel
 from transformers import DynamicCache, PreTrainedModel, StoppingCriteria, StoppingCriteriaList
 from transformers.cache_utils import DynamicLayer
 
@@ -20,13 +19,21 @@ from cbgui.modeling.decoder import text_config
 ENDED = 0.25  # share of a batch's rows that have ended, from which on it is made smaller
 
 
-def has_plain_cache(model: PreTrainedModel | PeftModel) -> bool:
-    """Whether the model's cache is the keys and values of all tokens, in every layer.
+@torch.no_grad()
+def has_plain_cache(body: PreTrainedModel) -> bool:
+    """Whether every layer of a model without its head caches the keys and values of all tokens.
 
-    Sliding windows and recurrent states are not, so rows cannot be taken out of them, nor padded in the middle.
+    Sliding windows and recurrent states can neither be padded in the middle nor lose rows; layers that are skipped cache
+    nothing.
     """
-    layers = DynamicCache(config=text_config(model.config)).layers
-    return bool(layers) and all(type(layer) is DynamicLayer for layer in layers)
+    layers = DynamicCache(config=text_config(body.config)).layers
+    if not layers or any(type(layer) is not DynamicLayer for layer in layers):
+        return False
+    output = body(input_ids=torch.ones(1, 2, dtype=torch.long, device=body.device), use_cache=True)
+    cache = getattr(output, "cache", None)
+    return isinstance(cache, DynamicCache) and all(
+        type(layer) is DynamicLayer and layer.keys is not None for layer in cache.layers
+    )
 
 
 class _ManyEnded(StoppingCriteria):

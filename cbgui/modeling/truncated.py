@@ -7,6 +7,7 @@ Neither the losses nor their gradients need anything above the highest target la
 from __future__ import annotations
 
 import copy
+import functools
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,8 +32,6 @@ from cbgui.modeling.batch import (
 )
 from cbgui.modeling.cpu import onednn
 from cbgui.modeling.decoder import (
-    FINAL_NORMS,
-    captures_states,
     decoder_layers,
     decoder_prefix,
     depth,
@@ -45,6 +44,7 @@ from cbgui.modeling.decoder import (
 from cbgui.modeling.hub import ModelSource
 from cbgui.modeling.loading import compute_dtype, load_options
 from cbgui.modeling.packed_attention import PACKED
+from cbgui.modeling.states import layer_states, normed
 
 # Of the norm of each token's hidden state: the rounding of the precision.
 PACKING_TOLERANCE = {torch.float32: 1e-3, torch.float16: 0.02, torch.bfloat16: 0.06}
@@ -87,19 +87,22 @@ class TruncatedModel:
     target_layers: list[int]
     retain_layers: list[int]
     norms: dict[int, torch.nn.Module]  # layer -> the next layer's input norm; empty for `read: residual`
+    last_is_normed: bool = False  # the last layer's states are read after the final norm
     packed: bool = False  # examples share a row; see `use_packing`
 
     def hidden_states(self, batch: Batch) -> tuple[dict[int, torch.Tensor], dict[int, torch.Tensor]]:
         """(break, retain): target layers' states at break positions, and retain layers' states at retain positions.
 
-        Layer number -> (tokens, hidden_size). Rows are padded on the right, so no real token attends to padding and no
-        attention mask is needed; without one, attention takes its faster causal path.
+        Layer number -> (tokens, width), see states.py. Rows are padded on the right, so no real token attends to
+        padding and no attention mask is needed; without one, attention takes its faster causal path.
         """
         layers = sorted({*self.target_layers, *self.retain_layers})
         more = {} if batch.segments is None else {"attention_mask": batch.segments, "position_ids": batch.position_ids}
-        # Given a list, transformers 5 keeps only these layers (utils/output_capturing.py).
-        output = self.model(input_ids=batch.input_ids, output_hidden_states=layers, use_cache=False, **more)
-        flat = {layer: output.hidden_states[layer].flatten(0, 1) for layer in layers}
+        run = functools.partial(self.model, input_ids=batch.input_ids, use_cache=False, **more)
+        states, output = layer_states(self.decoder, layers, run)
+        if self.last_is_normed:
+            states[len(self.layers)] = output[0]
+        flat = {layer: states[layer].flatten(0, 1) for layer in layers}
         # On a CPU, the gradient of indexing by a mask takes three to five times as long as that of `index_select`.
         return tuple(
             {layer: flat[layer].index_select(0, positions) for layer in numbers}
@@ -132,9 +135,14 @@ class TruncatedModel:
         return next(self.layers.parameters()).device
 
     @property
+    def decoder(self) -> PreTrainedModel:
+        """The model without PEFT around it."""
+        return self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
+
+    @property
     def layers(self) -> torch.nn.ModuleList:
         """The decoder layers."""
-        return decoder_layers(self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model)
+        return decoder_layers(self.decoder)
 
     @property
     def gradient_checkpointing(self) -> bool:
@@ -198,7 +206,7 @@ class TruncatedModel:
     def read(self, layer: int, hidden: torch.Tensor) -> torch.Tensor:
         """Hidden states of `layer` as the losses read them; see `ObjectiveConfig.read`. Shapes stay as they are."""
         norm = self.norms.get(layer)
-        return hidden if norm is None else norm(hidden)
+        return hidden if norm is None else normed(norm, self.model.config, hidden)
 
 
 def load_truncated_model(source: ModelSource, config: RunConfig) -> TruncatedModel:
@@ -221,17 +229,11 @@ def empty_truncated_model(model_config: PretrainedConfig, config: RunConfig, tar
     return _as_truncated_model(model, config, targets)
 
 
-def _skip_final_norm(model: PreTrainedModel) -> None:
-    for name in FINAL_NORMS:
-        if hasattr(model, name):
-            setattr(model, name, torch.nn.Identity())
-
-
 def _as_truncated_model(full: PreTrainedModel, config: RunConfig, targets: list[int]) -> TruncatedModel:
     """Take the decoder out of what was loaded, note how the target layers are read, and drop what served only for that.
 
-    Where the losses read only the target layers, the additional layer goes, and the last hidden state is read as it is:
-    transformers would give it after the final norm.
+    Where the losses read only the target layers, the additional layer goes. Otherwise its states are read after the
+    final norm, as the published code reads them.
     """
     model = full.get_submodule(decoder_prefix(full))
     layers, loaded = decoder_layers(model), len(decoder_layers(model))
@@ -246,10 +248,7 @@ def _as_truncated_model(full: PreTrainedModel, config: RunConfig, targets: list[
     else:
         retain = targets
         del layers[targets[-1] :]
-        model.config.tie_last_hidden_states = False
-        if not captures_states(model):
-            _skip_final_norm(model)
     remove_dropout(model)
     if getattr(full, "is_loaded_in_4bit", False):
         model.is_loaded_in_4bit = True
-    return TruncatedModel(model, targets, retain, norms)
+    return TruncatedModel(model, targets, retain, norms, last_is_normed=retain is not targets)

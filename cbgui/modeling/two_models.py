@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 
 from cbgui.errors import InputError
 from cbgui.modeling.decoder import text_decoder
+from cbgui.modeling.linear import LINEAR
 from cbgui.modeling.lora import AdaptedRows
 
 
@@ -112,7 +113,7 @@ def _leaves(model: PreTrainedModel) -> list[str]:
 
 def _reads_states(module: torch.nn.Module) -> bool:
     """Whether its one input has a row for each row of the batch."""
-    return isinstance(module, (torch.nn.Linear, torch.nn.Embedding)) or type(module).__name__.endswith("Norm")
+    return isinstance(module, (*LINEAR, torch.nn.Embedding)) or type(module).__name__.endswith("Norm")
 
 
 def _same(one: torch.nn.Module, other: torch.nn.Module) -> bool:

@@ -12,9 +12,10 @@ from transformers import PreTrainedModel
 from cbgui import hardware
 from cbgui.config import ModelConfig
 from cbgui.modeling.architecture import read_model_config
-from cbgui.modeling.decoder import decoder_layers, head_logits, model_class, remove_dropout, text_config, text_decoder
+from cbgui.modeling.decoder import decoder_layers, head_logits, layer_from, model_class, remove_dropout, text_decoder
 from cbgui.modeling.hub import ModelSource
 from cbgui.modeling.loading import load_options
+from cbgui.modeling.states import parted, state_width
 
 # What a decoder raises that misses something of its lower layers.
 NEEDS_ALL_LAYERS = (RuntimeError, AttributeError, LookupError, TypeError, ValueError)
@@ -26,11 +27,11 @@ class UpperModel:
     def __init__(self, model: PreTrainedModel, first: int, *, empty_below: bool = True) -> None:
         """`empty_below`: the layers below have no weights, and hand on the given states."""
         self.model, self.decoder = model.requires_grad_(False), text_decoder(model)
-        self.given: torch.Tensor | None = None  # (rows, tokens, hidden_size): the input of layer `first`
+        self.given: torch.Tensor | None = None  # the input of layer `first`
         layers = decoder_layers(self.decoder)
         for layer in layers[: first * empty_below]:
             layer.forward = lambda *arguments, **named: self.given
-        layers[first].register_forward_pre_hook(self._give, with_kwargs=True)
+        layer_from(self.decoder, first).register_forward_pre_hook(self._give, with_kwargs=True)
         remove_dropout(model)
         for module in model.modules():  # in eval mode a CPU repacks 4-bit weights, which then pass no gradient on
             module.training = isinstance(module, Linear4bit)
@@ -43,11 +44,11 @@ class UpperModel:
     def logits(self, ids: torch.Tensor, states: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         """Logits in float32, (positions, vocabulary), at `positions` of the flattened rows.
 
-        `ids`, (rows, tokens), are padded on the right; `states`, (rows, tokens, hidden_size), are what the first layers
+        `ids`, (rows, tokens), are padded on the right; `states`, (rows, tokens, width), are what the first layers
         would have given for them. Gradients reach `states`.
         """
         device = self.model.device
-        self.given = states.to(device, self.model.dtype)
+        self.given = parted(self.decoder.config, states.to(device, self.model.dtype))
         hidden = self.decoder(input_ids=ids.to(device), use_cache=False)[0]
         chosen = hidden.flatten(0, 1).index_select(0, positions.to(device))
         return head_logits(self.model, chosen[None])[0].float()
@@ -62,7 +63,7 @@ def load_upper_model(source: ModelSource, config: ModelConfig, first: int) -> Up
     model_config = read_model_config(source)
     whole, options = model_class(model_config), load_options(config, model_config)
     try:
-        return _without_lower_layers(whole, source, options, first, text_config(model_config).hidden_size)
+        return _without_lower_layers(whole, source, options, first, state_width(model_config))
     except NEEDS_ALL_LAYERS as error:
         if hardware.is_out_of_memory(error):  # the whole model would take even more
             raise
@@ -72,12 +73,12 @@ def load_upper_model(source: ModelSource, config: ModelConfig, first: int) -> Up
 
 
 def _without_lower_layers(
-    whole: type[PreTrainedModel], source: ModelSource, options: dict[str, Any], first: int, hidden_size: int
+    whole: type[PreTrainedModel], source: ModelSource, options: dict[str, Any], first: int, width: int
 ) -> UpperModel:
     """The upper layers alone, tried out. Raises one of NEEDS_ALL_LAYERS where they do not run by themselves."""
     upper = UpperModel(_last_layers_class(whole, first).from_pretrained(source.path, **options), first)
     # Five rows, because a decoder that takes a layer's output apart would take two rows apart without a complaint.
-    upper.logits(torch.ones(5, 3, dtype=torch.long), torch.randn(5, 3, hidden_size), torch.arange(15))
+    upper.logits(torch.ones(5, 3, dtype=torch.long), torch.randn(5, 3, width), torch.arange(15))
     return upper
 
 
@@ -95,6 +96,8 @@ def _last_layers_class(whole: type[PreTrainedModel], first: int) -> type[PreTrai
             layer._is_hf_initialized = True  # or transformers would look for what was dropped
         left = {name for name, _ in [*self.named_parameters(remove_duplicate=False), *self.named_buffers()]}
         tied = self.all_tied_weights_keys
+        if any(name in left and source not in left for name, source in tied.items()):
+            raise LookupError("the upper layers share weights with the lower ones")
         self.all_tied_weights_keys = {name: source for name, source in tied.items() if {name, source} <= left}
 
     names = {"__init__": __init__, "__module__": whole.__module__, "__qualname__": whole.__qualname__}

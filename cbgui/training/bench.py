@@ -6,6 +6,7 @@ random tokens.
 
 from __future__ import annotations
 
+import math
 import platform
 import statistics
 import tempfile
@@ -25,8 +26,9 @@ from cbgui.modeling.architecture import read_model_config
 from cbgui.modeling.batch import Encoded
 from cbgui.modeling.cpu import allocator
 from cbgui.modeling.cpu.onednn import product
-from cbgui.modeling.decoder import text_config
+from cbgui.modeling.decoder import attention_heads, text_config
 from cbgui.modeling.hub import resolve_model
+from cbgui.modeling.linear import LINEAR, sizes
 from cbgui.modeling.loading import compute_dtype
 from cbgui.modeling.lora import add_lora
 from cbgui.modeling.truncated import TruncatedModel, load_truncated_model
@@ -60,15 +62,13 @@ def step_flops(truncated: TruncatedModel, lengths: list[int], reference_pass: bo
     Each weight costs two FLOP for each token. Attention adds its two products over the causal half.
     """
     model = truncated.model.get_base_model()
-    layers, config = truncated.layers, model.config
+    layers, (heads, _, size) = truncated.layers, attention_heads(model.config)
     weights = sum(
-        module.in_features * module.out_features
+        math.prod(sizes(module))
         for name, module in layers.named_modules()
-        if isinstance(module, torch.nn.Linear) and "lora_" not in name
+        if isinstance(module, LINEAR) and "lora_" not in name
     )
-    head_dim = getattr(config, "head_dim", config.hidden_size // config.num_attention_heads)
-    width = config.num_attention_heads * head_dim
-    attention = sum(2 * length * length * width * len(layers) for length in lengths)
+    attention = sum(2 * length * length * heads * size * len(layers) for length in lengths)
     forward = 2 * weights * sum(lengths) + attention
     # Backward: linear layers need the gradients of their inputs only, attention's products those of both operands.
     return forward * (2 if reference_pass else 1) + 2 * weights * sum(lengths) + 2 * attention

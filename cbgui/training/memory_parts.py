@@ -19,13 +19,17 @@ from cbgui.modeling.batch import longest_micro_batch, micro_batch_tokens, padded
 from cbgui.modeling.cpu import onednn, query_blocks
 from cbgui.modeling.decoder import (
     adapted_modules,
+    attention_heads,
     decoder_layers,
     empty_model,
     layer_list,
+    setting,
     text_config,
     text_decoder,
 )
+from cbgui.modeling.linear import LINEAR, sizes
 from cbgui.modeling.loading import NF4_BYTES, compute_dtype
+from cbgui.modeling.states import state_width
 from cbgui.modeling.truncated import TruncatedModel
 
 # oneDNN's kernels and their scratch memory, by bytes per number (2: bfloat16, 4: float32).
@@ -41,6 +45,8 @@ DATA = 130 * 2**20
 SOLVED_TOKENS, SOLVED_POSITIONS = 256, 110
 # Float32 copies that the losses keep of both models' states, for each layer that is read (measured).
 LOSS_COPIES = {"cpu": 8, "cuda": 4}
+# Copies of a token's further states that mixing them in a layer keeps (measured on tiny Gemma 3n and HY4).
+MIXED_COPIES = 6
 # Rounding and fragments of the GPU's allocator, by whether gradient checkpointing is on (measured).
 CUDA_SLACK = {False: 1.06, True: 1.15}
 # On a CPU without gradient checkpointing, freed blocks are kept and do not always fit the next micro-batch (measured);
@@ -83,6 +89,7 @@ class _Shape:
 
     layers: list[_Layer]
     hidden_size: int
+    state_width: int  # of all states of a token together
     other_weights: int  # norms, biases, embeddings of single layers, and experts: what no quantization packs
     embedding: int  # weights of the input embedding
     heads: int
@@ -103,13 +110,11 @@ def solving_bytes(model_config: PretrainedConfig, config: RunConfig, layer: int)
     layers = decoder_layers(text_decoder(model))
     shares_keys = getattr(text_config(model_config), "num_kv_shared_layers", None)  # then all layers are loaded
     below = 0 if shares_keys else sum(p.numel() for lower in layers[:layer] for p in lower.parameters())
-    linears = sum(
-        m.weight.numel() for above in layers[layer:] for m in above.modules() if isinstance(m, torch.nn.Linear)
-    )
+    linears = sum(m.weight.numel() for above in layers[layer:] for m in above.modules() if isinstance(m, LINEAR))
     packed = linears if config.model.quantization == "nf4" else 0
     weights = (sum(p.numel() for p in model.parameters()) - below - packed) * dtype.itemsize + packed * NF4_BYTES
     text = text_config(model_config)
-    wide = 14 * text.hidden_size + 4 * (getattr(text, "intermediate_size", None) or 4 * text.hidden_size)
+    wide = 14 * text.hidden_size + 4 * (setting(text, "intermediate_size") or 4 * text.hidden_size)
     tokens = min(config.data.max_tokens, SOLVED_TOKENS)
     activations = tokens * len(layers[layer:]) * wide * dtype.itemsize
     return int(weights + activations + 3 * SOLVED_POSITIONS * text.vocab_size * 4)
@@ -126,22 +131,23 @@ def _shape(truncated: TruncatedModel) -> _Shape:
         hidden_size=model.config.hidden_size,
         other_weights=sum(p.numel() for p in model.parameters()) - embedding - in_linears,
         embedding=embedding,
-        heads=model.config.num_attention_heads,
+        state_width=state_width(model.config),
+        heads=attention_heads(model.config)[0],
     )
 
 
 def _layer(layer: torch.nn.Module, config: PretrainedConfig, path: str, adapted: set[str]) -> _Layer:
-    heads, hidden = config.num_attention_heads, config.hidden_size
-    linears = {name: m for name, m in layer.named_modules() if isinstance(m, torch.nn.Linear)}
-    in_attention = [m for name, m in layer.named_modules() if "attn" in name or "attention" in name]
-    width = max((getattr(module, "in_features", 0) for module in in_attention), default=hidden)
-    mlp = [m.out_features for name, m in linears.items() if not ("attn" in name or "attention" in name)]
+    (heads, key_heads, _), hidden = attention_heads(config), config.hidden_size
+    linears = {name: m for name, m in layer.named_modules() if isinstance(m, LINEAR)}
+    in_attention = {name for name in linears if "attn" in name or "attention" in name}
+    width = max((sizes(linears[name])[0] for name in in_attention), default=hidden)
+    mlp = [sizes(m)[1] for name, m in linears.items() if name not in in_attention]
     norms = sum("norm" in name and "." not in name for name, _ in layer.named_modules())
     return _Layer(
-        linears=[(m.in_features, m.out_features) for m in linears.values()],
-        adapted=[(m.in_features, m.out_features) for name, m in linears.items() if f"{path}.{name}" in adapted],
+        linears=[sizes(m) for m in linears.values()],
+        adapted=[sizes(m) for name, m in linears.items() if f"{path}.{name}" in adapted],
         attention_width=width,
-        key_width=width * (getattr(config, "num_key_value_heads", None) or heads) // heads,
+        key_width=width * key_heads // heads,
         intermediate_size=_expert_width(layer, config) or max(mlp, default=4 * hidden),
         norms=norms or 2,
     )
@@ -151,8 +157,7 @@ def _expert_width(layer: torch.nn.Module, config: PretrainedConfig) -> int:
     """The width of all experts together that work on one token; 0 in a dense layer."""
     if not any("experts" in name for name, _ in layer.named_parameters()):
         return 0
-    size = getattr(config, "moe_intermediate_size", None) or getattr(config, "intermediate_size", None)
-    size = max(size) if isinstance(size, list | tuple) else size or 4 * config.hidden_size
+    size = setting(config, "moe_intermediate_size") or setting(config, "intermediate_size") or 4 * config.hidden_size
     return size * (getattr(config, "num_experts_per_tok", None) or 1)
 
 
@@ -166,6 +171,7 @@ def _activation_bytes(shape: _Shape, layer: _Layer, width: int, length: int, r: 
     """
     h, q, i = shape.hidden_size, layer.attention_width, layer.intermediate_size
     per_token = width * (2 * h + q + i) + 4 * h * layer.norms + width * 3 * i + width * r * len(layer.adapted)
+    per_token += MIXED_COPIES * width * (shape.state_width - h)
     if attention == "eager":  # rotated q, repeated k and v; scores after the cap, softmax in float32 and rounded
         return per_token + width * 3 * q + (2 * width + 4) * shape.heads * length
     per_token += width * (2 * q + 2 * layer.key_width)  # rotated q and k, v, the output
@@ -212,12 +218,12 @@ def parts_of(
         attention = "blocks"
     per_layer = [_activation_bytes(shape, layer, width, length, config.lora.r, attention) for layer in shape.layers]
     layers_read = len({*truncated.target_layers, *truncated.retain_layers})
-    losses = tokens * layers_read * LOSS_COPIES[device] * 4 * shape.hidden_size
+    losses = tokens * layers_read * LOSS_COPIES[device] * 4 * shape.state_width
     products = (
         tokens * 3 * width * max(layer.intermediate_size for layer in shape.layers)
     )  # the widest products of a layer while it is computed
     if training.gradient_checkpointing:  # a layer is computed again once the losses are freed
-        activations = tokens * len(shape.layers) * shape.hidden_size * width + max(tokens * max(per_layer), losses)
+        activations = tokens * len(shape.layers) * shape.state_width * width + max(tokens * max(per_layer), losses)
         workspace = products
         if attention == "blocks":  # scores, softmax and its gradient of one block
             workspace += 3 * width * tokens * shape.heads * min(length, query_blocks.BLOCK)

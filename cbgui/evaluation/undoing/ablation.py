@@ -6,6 +6,7 @@ kinds of prompts at their last token. Here the prompts are those of the training
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -19,6 +20,7 @@ from cbgui.evaluation.metrics import ModelPair
 from cbgui.evaluation.undoing.questions import Material, Part, Say, evenly
 from cbgui.evaluation.undoing.registry import ABLATION
 from cbgui.modeling.decoder import decoder_layers
+from cbgui.modeling.states import joined, layer_states, parted
 from cbgui.modeling.two_models import Either
 
 PROMPTS = 32  # of each side, whose states give the directions
@@ -59,31 +61,22 @@ def spread_layers(depth: int) -> list[int]:
 
 @torch.no_grad()
 def directions(pair: ModelPair, breaks: list[Example], keeps: list[Example]) -> torch.Tensor:
-    """(layers, hidden_size) of length 1, float32: mean state of break prompts less that of retain prompts.
+    """(layers, width) of length 1, float32: mean state of break prompts less that of retain prompts.
 
     The states are the residual stream after each layer of the short-circuited model, at the prompt's last token.
     """
-    states: list[list[torch.Tensor]] = []
-
-    def record(module: torch.nn.Module, arguments: tuple, output: Any) -> None:
-        states[-1].append(_stream(output)[0, -1].float())
-
-    handles = [layer.register_forward_hook(record) for layer in decoder_layers(pair.body)]
-    try:
-        for example in [*breaks, *keeps]:
-            states.append([])
-            ids = pair.prompt_ids(Attempt(example.messages))
-            pair.body(input_ids=torch.tensor([ids], device=pair.model.device), use_cache=False)
-    finally:
-        for handle in handles:
-            handle.remove()
-    of_all = torch.stack([torch.stack(of_prompt) for of_prompt in states])  # (prompts, layers, hidden_size)
+    numbers, states = range(1, len(decoder_layers(pair.body)) + 1), []
+    for example in [*breaks, *keeps]:
+        ids = torch.tensor([pair.prompt_ids(Attempt(example.messages))], device=pair.model.device)
+        of_layers, _ = layer_states(pair.body, numbers, functools.partial(pair.body, input_ids=ids, use_cache=False))
+        states.append(torch.stack([of_layers[number][0, -1].float() for number in numbers]))
+    of_all = torch.stack(states)  # (prompts, layers, width)
     return normalize(of_all[: len(breaks)].mean(0) - of_all[len(breaks) :].mean(0), dim=-1)
 
 
 @contextmanager
 def ablated(pair: ModelPair, of_layers: list[torch.Tensor], *, inside: bool) -> Iterator[None]:
-    """Inside this context each layer's output has no component along its direction in `of_layers`, (hidden_size,) each.
+    """Inside this context each layer's output has no component along its direction in `of_layers`, (width,) each.
 
     With `inside`, what the norms in a layer read has none either, so that attention and MLP never see it.
     """
@@ -91,8 +84,10 @@ def ablated(pair: ModelPair, of_layers: list[torch.Tensor], *, inside: bool) -> 
     for layer, direction in zip(decoder_layers(pair.body), of_layers, strict=True):
 
         def after(module: torch.nn.Module, arguments: tuple, output: Any, direction: torch.Tensor = direction) -> Any:
-            stream = without(_stream(output), direction)
-            return (stream, *output[1:]) if isinstance(output, tuple) else stream
+            config, several = pair.body.config, isinstance(output, tuple | list)
+            states = joined(config, output[0] if several else output)
+            stream = parted(config, without(states, direction))
+            return (stream, *output[1:]) if several else stream
 
         def before(module: torch.nn.Module, arguments: tuple, direction: torch.Tensor = direction) -> tuple:
             reads_stream = arguments and arguments[0].shape[-1] == len(direction)
@@ -117,11 +112,6 @@ def _norms(layer: torch.nn.Module) -> list[torch.nn.Module]:
 
 
 def without(states: torch.Tensor, direction: torch.Tensor) -> torch.Tensor:
-    """`states`, (..., hidden_size), less their component along `direction`, a (hidden_size,) vector of length 1."""
+    """`states`, (..., width), less their component along `direction`, a (width,) vector of length 1."""
     whole = states.float()
     return (whole - (whole @ direction)[..., None] * direction).to(states.dtype)
-
-
-def _stream(output: Any) -> torch.Tensor:
-    """The residual stream in a layer's output: (rows, tokens, hidden_size)."""
-    return output[0] if isinstance(output, tuple) else output

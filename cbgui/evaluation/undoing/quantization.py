@@ -16,6 +16,7 @@ from cbgui.evaluation.undoing.questions import Material, Part, Say
 from cbgui.evaluation.undoing.registry import QUANTIZATION
 from cbgui.evaluation.undoing.standalone import refuse_larger, standalone, standalone_bytes
 from cbgui.modeling.decoder import decoder_layers
+from cbgui.modeling.linear import LINEAR, matrix
 
 BITS = (8, 4)
 BLOCK = 64  # weights that share a scale in NF4, as bitsandbytes packs them
@@ -48,8 +49,8 @@ def refuse_too_large(pair: ModelPair) -> None:
 def round_weights(pair: ModelPair, bits: int) -> None:
     """Round the weights of all linear modules in the decoder's layers, in place; embedding and head stay."""
     for module in decoder_layers(pair.body).modules():
-        if isinstance(module, torch.nn.Linear):
-            module.weight.data = rounded(module.weight.data, bits)
+        if isinstance(module, LINEAR):
+            matrix(module).copy_(rounded(matrix(module), bits))
 
 
 def rounded(weight: torch.Tensor, bits: int) -> torch.Tensor:
