@@ -9,14 +9,15 @@ import gradio as gr
 from cbgui.data.dataset_store import DatasetStore
 from cbgui.data.split import hold_out
 from cbgui.ui.common import sentences, shown_topic, tell
+from cbgui.ui.words import on_page, say, say_count
 
 LOOK_ALIKES = 50  # below so many, the line about them shows
 ADD, SUGGEST, WRITE, HOLD_OUT = "add", "suggest", "write", "hold"
 BUTTONS = {  # line -> its button, in the order in which they are shown
-    ADD: "Add rows",
-    SUGGEST: "Suggest questions to keep",
-    WRITE: "Write the answers",
-    HOLD_OUT: "Hold out a tenth",
+    ADD: "add.add_rows",
+    SUGGEST: "suggest.suggest",
+    WRITE: "common.write_answers",
+    HOLD_OUT: "topic.hold_out_tenth",
 }
 # Once the panel is open, so that it is where the page scrolls to.
 SCROLL = "() => setTimeout(() => document.querySelector('#{panel}').scrollIntoView({{behavior: 'smooth'}}), 300)"
@@ -27,14 +28,13 @@ def missing(data: DatasetStore) -> dict[str, str]:
     """Line -> its words, of what is missing; empty when nothing is."""
     of, empty, lines = data.counts(), data.without_answer(), {}
     if not of["break"]:
-        lines[ADD] = "No question must stop yet."
+        lines[ADD] = say("topic.nothing_must_stop")
     elif of["near_miss"] < LOOK_ALIKES:
-        lines[SUGGEST] = f"Look-alikes: {of['near_miss']:,} so far; harmless questions like yours may be stopped too."
+        lines[SUGGEST] = say("topic.few_look_alikes", count=of["near_miss"])
     if empty:
-        rows = "row has" if empty == 1 else "rows have"
-        lines[WRITE] = f"{empty:,} {rows} no answer; the model can write them."
+        lines[WRITE] = say_count("topic.no_answer", empty)
     if of["break"] and not of["held_out"]:
-        lines[HOLD_OUT] = "No test questions yet; Start holds out a tenth by itself."
+        lines[HOLD_OUT] = say("topic.no_tests")
     return lines
 
 
@@ -48,7 +48,7 @@ def _shown(version: tuple) -> list:
 @sentences
 def _hold_out(version: tuple) -> tuple:
     data = shown_topic(version)
-    tell(f"Rows held out: {hold_out(data):,}.")
+    tell(say("topic.rows_held_out", count=hold_out(data)))
     return data.version()
 
 
@@ -56,10 +56,10 @@ def build() -> tuple[list[gr.Row], list[gr.Markdown], dict[str, gr.Button]]:
     """The lines, hidden at first; `connect` gives them their work once the panels are there."""
     rows, words, buttons = [], [], {}
     with gr.Column(elem_id="checklist"):
-        for name, label in BUTTONS.items():
+        for name, key in BUTTONS.items():
             with gr.Row(visible=False, elem_classes="aligned to-do") as row:
                 words.append(gr.Markdown(min_width=220, elem_id=f"missing-{name}"))
-                buttons[name] = gr.Button(label, size="sm", scale=0, min_width=220, elem_id=f"to-{name}")
+                buttons[name] = gr.Button(on_page(key), size="sm", scale=0, min_width=220, elem_id=f"to-{name}")
             rows.append(row)
     return rows, words, buttons
 
