@@ -110,7 +110,8 @@ def test_no_page_holds_a_text_of_its_own():
 
 
 def browser(wanted: str | None) -> SimpleNamespace:
-    return SimpleNamespace(request=SimpleNamespace(headers={} if wanted is None else {"accept-language": wanted}))
+    headers = [] if wanted is None else [(b"accept-language", wanted.encode())]
+    return SimpleNamespace(request=SimpleNamespace(scope={"headers": headers}))
 
 
 @pytest.mark.parametrize(

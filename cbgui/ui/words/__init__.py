@@ -10,6 +10,7 @@ from pathlib import Path
 import gradio as gr
 from gradio.context import LocalContext
 from gradio.i18n import I18nData
+from starlette.datastructures import Headers
 
 from cbgui.data.examples import KIND_LABELS, Kind
 from cbgui.plain_yaml import load_yaml
@@ -57,9 +58,8 @@ def _shown(value: object, spoken: str) -> object:
 
 def language() -> str:
     """What the browser whose event is handled wants first, if it is one of LANGUAGES; as Gradio chooses there."""
-    event = LocalContext.request.get(None)
-    request = getattr(event, "request", None)
-    wanted = request.headers.get("accept-language", "") if request is not None else ""
+    request = getattr(LocalContext.request.get(None), "request", None)
+    wanted = Headers(raw=request.scope.get("headers") or []).get("accept-language", "") if request is not None else ""
     first = wanted.partition(",")[0].partition(";")[0].partition("-")[0].strip().lower()
     return first if first in LANGUAGES else ENGLISH
 
