@@ -20,12 +20,12 @@ from cbgui.ui.fragments import plain
 from cbgui.ui.panels import checklist, suggestions, topic_counts, topics, write_answers
 from cbgui.ui.panels import checks as checks_panel
 from cbgui.ui.panels import import_rows as import_panel
+from cbgui.ui.panels import parts as parts_panel
 from cbgui.ui.panels.checks import CHECK_NAMES
 from cbgui.ui.words import kind_of, on_page, say, say_count
 
 PAGE_ROWS = 25
 COLUMNS = ("topic.row", "topic.question", "topic.answer", "topic.kind")
-PARTS = {"break": "common.must_stop", "retain": "common.must_keep", "held_out": "common.held_out"}
 ANY = "any"
 CELL_LENGTH = 4000  # characters of a cell; longer texts are edited in the row editor only
 Shown = tuple[str, list[int], list[list[Any]]]  # the topic, the rows' ids, and the table
@@ -53,8 +53,8 @@ def _page(
         "check": check if check != ANY else None,
     }
     page = max(1, int(page or 1))
-    part_name = None if filters["check"] else part if part in PARTS else "break"
-    rows, total = data.page(part_name, **filters, offset=(page - 1) * PAGE_ROWS, limit=PAGE_ROWS)
+    view = None if filters["check"] else parts_panel.VIEWS.get(part, part)
+    rows, total = data.page(view, **filters, offset=(page - 1) * PAGE_ROWS, limit=PAGE_ROWS)
     pages = max(1, -(-total // PAGE_ROWS))
     if page > pages:
         return _page(data, part, search, kind, check, pages)
@@ -123,7 +123,7 @@ def _edited(table: pd.DataFrame, shown: Shown, part: str) -> tuple | Any:
     for number, prompt, response, kind in table.fillna("").itertuples(index=False):
         identifier, row = old.get(_number(number), (None, None))
         if row is None and _number(number) is None and str(prompt).strip():
-            usual = "break" if part == "break" else "retain"
+            usual = part if part in KINDS else "retain"
             new = Example((("user", str(prompt)),), str(response), kind_of(str(kind), usual), "typed")
             data.add([new], "type a row", held_out=part == "held_out")
         if row is None or [prompt, response, kind] == row[1:]:
@@ -219,15 +219,12 @@ def build(page: gr.Blocks, model: gr.Textbox, version: gr.State) -> None:
         name = gr.Dropdown([], label=on_page("common.topic"), elem_id="topic", min_width=160)
         undo = gr.Button(on_page("topic.undo"), interactive=False, elem_id="undo", min_width=220, scale=0, size="sm")
     connect_topics = topics.build(page, version)
+    tabs, part, parts = parts_panel.build()
+    more = {one.name: one.more for one in parts}
+    import_panel.build(version, model, tabs, part, parts)
+    panels = {checklist.ADD: (tabs, "part"), checklist.SUGGEST: (suggestions.build(version, model, more), "suggest")}
+    more["held_out"].click(checklist.hold_out_rows, version, version)
     with gr.Row(elem_classes="aligned"):
-        part = gr.Radio(
-            [(on_page(key), part) for part, key in PARTS.items()],
-            value="break",
-            label=on_page("topic.show"),
-            elem_id="part",
-            min_width=320,
-            scale=2,
-        )
         search = gr.Textbox(
             label=on_page("topic.search"), placeholder=on_page("topic.search_where"), min_width=140, elem_id="search"
         )
@@ -285,8 +282,6 @@ def build(page: gr.Blocks, model: gr.Textbox, version: gr.State) -> None:
             show_whitespaces=True,
             elem_id="template",
         )
-    panels = {checklist.ADD: (import_panel.build(version, model, part), "add-rows")}
-    panels[checklist.SUGGEST] = suggestions.build(version, model), "suggest"
     checks_panel.build(version, model, check)
     panels[checklist.WRITE] = write_answers.build(version, model), "write"
     checklist.connect(version, *to_do, panels)

@@ -9,6 +9,7 @@ import gradio as gr
 from cbgui.data.dataset_store import DatasetStore
 from cbgui.data.split import hold_out
 from cbgui.ui.common import sentences, shown_topic, tell
+from cbgui.ui.panels import parts
 from cbgui.ui.words import on_page, say, say_count
 
 LOOK_ALIKES = 50  # below so many, the line about them shows
@@ -21,7 +22,7 @@ BUTTONS = {  # line -> its button, in the order in which they are shown
 }
 # Once the panel is open, so that it is where the page scrolls to.
 SCROLL = "() => setTimeout(() => document.querySelector('#{panel}').scrollIntoView({{behavior: 'smooth'}}), 300)"
-Panels = Mapping[str, tuple[gr.Accordion, str]]  # line -> the panel that its button opens, and the panel's elem_id
+Panels = Mapping[str, tuple[gr.Accordion | gr.Tabs, str]]  # line -> what its button opens, and its elem_id
 
 
 def missing(data: DatasetStore) -> dict[str, str]:
@@ -46,7 +47,7 @@ def _shown(version: tuple) -> list:
 
 
 @sentences
-def _hold_out(version: tuple) -> tuple:
+def hold_out_rows(version: tuple) -> tuple:
     data = shown_topic(version)
     tell(say("topic.rows_held_out", count=hold_out(data)))
     return data.version()
@@ -70,6 +71,15 @@ def connect(
     """Show the lines after every change of the topic, and let their buttons open the panels."""
     version.change(_shown, version, [*rows, *words], show_progress="hidden")
     for name, (panel, elem_id) in panels.items():
-        opened = buttons[name].click(lambda: gr.Accordion(open=True), None, panel, show_progress="hidden", queue=False)
+        show = _first_part if isinstance(panel, gr.Tabs) else _open
+        opened = buttons[name].click(show, None, panel, show_progress="hidden", queue=False)
         opened.then(None, None, None, js=SCROLL.format(panel=elem_id))
-    buttons[HOLD_OUT].click(_hold_out, version, version)
+    buttons[HOLD_OUT].click(hold_out_rows, version, version)
+
+
+def _open() -> gr.Accordion:
+    return gr.Accordion(open=True)
+
+
+def _first_part() -> gr.Tabs:
+    return gr.Tabs(selected=parts.FIRST)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import traceback
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,12 +28,14 @@ from cbgui.modeling.hub import hub_answers
 from cbgui.ui.common import KINDS, sentences, shown_topic
 from cbgui.ui.fragments import plain
 from cbgui.ui.panels import write_answers
+from cbgui.ui.panels.parts import PARTS, Part, part_of
 from cbgui.ui.words import on_page, say, say_count
 
 NONE = "(none)"
 MUST_STOP, MUST_KEEP = SIDES = ("must_stop", "must_keep")
 KEPT_KINDS = [kind for kind in KINDS if kind != "break"]
-PART_WORDS = {"break": "common.must_stop", "retain": "common.must_keep", "held_out": "common.held_out"}
+# What the tab in which a file was dropped says of its rows: their side, and their kind among those to keep.
+SIDE_OF = {"break": (MUST_STOP, "retain"), "retain": (MUST_KEEP, "retain"), "near_miss": (MUST_KEEP, "near_miss")}
 NO_SIDE = "?"  # what the preview shows as the kind of a row that has none yet
 BATCH = 5000
 PREVIEW_ROWS = 5
@@ -78,8 +82,9 @@ def _preview(rows: list[Located], mapping: Mapping, kind: Kind | None) -> pd.Dat
     return pd.DataFrame(shown, columns=[say(key) for key in PREVIEW_COLUMNS])
 
 
-def _look_at_file(path: str) -> tuple:
-    return _look({"type": "file", "path": path, "name": Path(path).name})
+def _look_at_file(path: str, part: str | None = None) -> tuple:
+    """`part` is the tab in which the file was dropped."""
+    return _look({"type": "file", "path": path, "name": Path(path).name, "part": part})
 
 
 def _look_at_public_set(title: str) -> tuple:
@@ -90,8 +95,8 @@ def _look_at_hub(name: str, config: str, split: str) -> tuple:
     return _look({"type": "hub", "name": name.strip(), "config": config, "split": split})
 
 
-def _look_at_text(text: str) -> tuple:
-    return _look({"type": "paste", "text": text, "name": say("add.pasted_text")})
+def _look_at_text(text: str, part: str | None = None) -> tuple:
+    return _look({"type": "paste", "text": text, "name": say("add.pasted_text"), "part": part})
 
 
 def _look(source: dict[str, Any]) -> tuple:
@@ -123,8 +128,9 @@ def _looked(source: dict[str, Any]) -> tuple:
         entry = ENTRIES[source["title"]]
         guess, side = entry.mapping, MUST_STOP if entry.kind == "break" else MUST_KEEP
         kept_kind = "retain" if entry.kind == "break" else entry.kind
-    else:  # which side it is on is never guessed
-        guess, side, kept_kind = columns.guess_mapping(rows, table.notes), None, "retain"
+    else:  # which side it is on is never guessed; the user says it, also by the tab
+        guess = columns.guess_mapping(rows, table.notes)
+        side, kept_kind = SIDE_OF.get(source.get("part"), (None, "retain"))
     source = source | {"first": first[:REMEMBERED_ROWS], "guess": guess, "columns": columns.columns_of(rows)}
     chosen = [value or NONE for value in (guess.prompt, guess.response, guess.messages, guess.kind)]
     preview, words, sides, kept_kinds = _look_again(source, *chosen, side, kept_kind)
@@ -159,13 +165,10 @@ def _look_again(
 
 def _added(data: DatasetStore, found: list[Example], held_out: bool) -> str:
     """Where the rows went, as Markdown: "**30 added** to *Must stop* of *clinic*"."""
-    stopped = sum(example.kind == "break" for example in found)
-    parts = {"held_out": len(found)} if held_out else {"break": stopped, "retain": len(found) - stopped}
+    counts = Counter(part_of(example.kind, held_out) for example in found)
     keys = itertools.chain(["add.added_to"], itertools.repeat("add.and_to"))
-    filled = [(part, count) for part, count in parts.items() if count]
-    words = [
-        say(key, count=count, part=say(PART_WORDS[part])) for key, (part, count) in zip(keys, filled, strict=False)
-    ]
+    filled = [(part, counts[part]) for part in PARTS if counts[part]]
+    words = [say(key, count=count, part=say(PARTS[part])) for key, (part, count) in zip(keys, filled, strict=False)]
     return "".join([*words, say("add.of_topic", name=plain(data.name))])
 
 
@@ -182,7 +185,7 @@ def _import(version, source, prompt, response, messages, kind, side, kept_kind, 
     kind = _kind_of(side, kept_kind)
     examples = columns.examples_in(table.rows, mapping, kind, name, table.notes, source["columns"])
     most = int(limit) if limit else None
-    unchanged = (gr.skip(),) * 5
+    unchanged = (gr.skip(),) * 6
     while most is None or len(found) < most:
         batch = [example for _, example in itertools.islice(examples, BATCH)]
         if not batch:
@@ -202,8 +205,16 @@ def _import(version, source, prompt, response, messages, kind, side, kept_kind, 
     words = say("add.added_from", added=_added(data, found, held_out), name=plain(name), notes=plain(notes))
     if empty := sum(not example.response for example in found):
         words += say_count("add.no_answer_yet", empty)
-    shown_part = "held_out" if held_out else "break" if found[0].kind == "break" else "retain"
-    yield words, gr.Group(visible=False), data.version(), None, shown_part, gr.Column(visible=bool(empty))
+    part = part_of(found[0].kind, held_out)
+    yield (
+        words,
+        gr.Group(visible=False),
+        data.version(),
+        None,
+        gr.Tabs(selected=part),
+        part,
+        gr.Column(visible=bool(empty)),
+    )
 
 
 @sentences
@@ -233,22 +244,69 @@ def _entry_words(title: str) -> str:
     )
 
 
-def build(version: gr.State, model: gr.Textbox, part: gr.Radio) -> gr.Accordion:
-    """`part` is which rows the page shows; after an import it shows where the rows went."""
+def build(version: gr.State, model: gr.Textbox, tabs: gr.Tabs, opened: gr.State, parts: list[Part]) -> gr.Accordion:
+    """What is looked at and added, below the tabs of the parts; then further ways to add rows.
+
+    After an import, the tab is opened to which the first row went.
+    """
     source = gr.State(None)
     titles = list(ENTRIES)
-    with gr.Accordion(on_page("add.add_rows"), open=False, elem_id="add-rows") as panel:
-        with gr.Tabs():
-            with gr.Tab(on_page("add.file_tab")):
-                file = gr.File(
-                    label=on_page("add.file"),
-                    file_types=list(files.SUFFIXES),
-                    height=120,
-                    elem_id="file",
+    words = gr.Markdown(elem_id="import-words")
+    offer = write_answers.offer(version, model, "import")
+    with gr.Group(visible=False, elem_id="mapping") as mapping:
+        with gr.Row():
+            chosen_columns = [
+                gr.Dropdown([], label=label, min_width=140, allow_custom_value=True, elem_id=f"map-{key}")
+                for label, key in (
+                    (on_page("add.question_in"), "prompt"),
+                    (on_page("add.answer_in"), "response"),
+                    (on_page("add.messages_in"), "messages"),
+                    (on_page("add.kind_in"), "kind"),
                 )
+            ]
+        with gr.Row():
+            side = gr.Radio(
+                [(on_page(f"add.{side}"), side) for side in SIDES],
+                value=None,
+                label=on_page("add.these"),
+                elem_id="map-side",
+                elem_classes="sides",
+                min_width=320,
+                scale=2,
+            )
+            kept_kind = gr.Radio(
+                [(on_page(f"kind.{kind}"), kind) for kind in KEPT_KINDS],
+                value="retain",
+                label=on_page("add.they_are"),
+                visible=False,
+                elem_id="map-kept",
+                min_width=300,
+            )
+        with gr.Row():
+            limit = gr.Number(
+                label=on_page("add.most_rows"), info=on_page("common.zero_all"), value=0, precision=0, min_width=100
+            )
+            held_out = gr.Checkbox(
+                label=on_page("add.hold_all_out"), info=on_page("add.hold_all_out_info"), elem_id="hold-all-out"
+            )
+        preview = gr.Dataframe(
+            headers=[say(key) for key in PREVIEW_COLUMNS],
+            interactive=False,
+            wrap=True,
+            max_height=260,
+            label=on_page("add.first_five"),
+            column_widths=["36%", "37%", "27%"],
+            elem_id="preview",
+            elem_classes="sans",
+        )
+        with gr.Row():
+            do_import = gr.Button(on_page("add.add_these"), variant="primary", elem_id="import")
+            stop = gr.Button(on_page("add.stop_reading"))
+    with gr.Accordion(on_page("add.more_ways"), open=False, elem_id="add-rows") as panel:
+        with gr.Tabs():
             with gr.Tab(on_page("add.public_sets")):
                 catalogue = gr.Dropdown(titles, value=titles[0], label=on_page("add.set"), elem_id="catalogue")
-                entry_words = gr.Markdown(_entry_words(titles[0]))
+                entry_words = gr.Markdown()
                 look_at_set = gr.Button(on_page("add.look_first"), size="sm")
             with gr.Tab(on_page("add.hub_tab")):
                 with gr.Row():
@@ -258,9 +316,6 @@ def build(version: gr.State, model: gr.Textbox, part: gr.Radio) -> gr.Accordion:
                     )
                     split = gr.Textbox(label=on_page("add.split"), value="train", min_width=120)
                 look_at_hub = gr.Button(on_page("add.look_first"), size="sm")
-            with gr.Tab(on_page("add.paste_tab")):
-                text = gr.Textbox(label=on_page("add.paste"), lines=6, elem_id="paste")
-                look_at_text = gr.Button(on_page("add.look"), size="sm", elem_id="look-paste")
             with gr.Tab(on_page("add.type_tab")):
                 typed_prompt = gr.Textbox(label=on_page("common.question"), lines=2, elem_id="type-prompt")
                 typed_response = gr.Textbox(label=on_page("add.answer_later"), lines=2)
@@ -271,64 +326,13 @@ def build(version: gr.State, model: gr.Textbox, part: gr.Radio) -> gr.Accordion:
                     elem_id="type-kind",
                 )
                 add_typed = gr.Button(on_page("add.add_row"), size="sm", elem_id="type-add")
-        words = gr.Markdown(elem_id="import-words")
-        offer = write_answers.offer(version, model, "import")
-        with gr.Group(visible=False, elem_id="mapping") as mapping:
-            with gr.Row():
-                chosen_columns = [
-                    gr.Dropdown([], label=label, min_width=140, allow_custom_value=True, elem_id=f"map-{key}")
-                    for label, key in (
-                        (on_page("add.question_in"), "prompt"),
-                        (on_page("add.answer_in"), "response"),
-                        (on_page("add.messages_in"), "messages"),
-                        (on_page("add.kind_in"), "kind"),
-                    )
-                ]
-            with gr.Row():
-                side = gr.Radio(
-                    [(on_page(f"add.{side}"), side) for side in SIDES],
-                    value=None,
-                    label=on_page("add.these"),
-                    elem_id="map-side",
-                    elem_classes="sides",
-                    min_width=320,
-                    scale=2,
-                )
-                kept_kind = gr.Radio(
-                    [(on_page(f"kind.{kind}"), kind) for kind in KEPT_KINDS],
-                    value="retain",
-                    label=on_page("add.they_are"),
-                    visible=False,
-                    elem_id="map-kept",
-                    min_width=300,
-                )
-            with gr.Row():
-                limit = gr.Number(
-                    label=on_page("add.most_rows"), info=on_page("common.zero_all"), value=0, precision=0, min_width=100
-                )
-                held_out = gr.Checkbox(
-                    label=on_page("add.hold_all_out"), info=on_page("add.hold_all_out_info"), elem_id="hold-all-out"
-                )
-            preview = gr.Dataframe(
-                headers=[say(key) for key in PREVIEW_COLUMNS],
-                interactive=False,
-                wrap=True,
-                max_height=260,
-                label=on_page("add.first_five"),
-                column_widths=["36%", "37%", "27%"],
-                elem_id="preview",
-                elem_classes="sans",
-            )
-            with gr.Row():
-                do_import = gr.Button(on_page("add.add_these"), variant="primary", elem_id="import")
-                stop = gr.Button(on_page("add.stop_reading"))
     looked = [source, mapping, words, *chosen_columns, side, kept_kind, preview]
-    file.upload(_look_at_file, file, looked)
-    file.clear(_forget, None, looked)
-    catalogue.input(_entry_words, catalogue, entry_words)
+    for part in parts:
+        _look_in(part, looked, held_out)
+    for trigger in (catalogue.input, panel.expand):
+        trigger(_entry_words, catalogue, entry_words, show_progress="hidden")
     look_at_set.click(_look_at_public_set, catalogue, looked)
     look_at_hub.click(_look_at_hub, [name, config, split], looked)
-    look_at_text.click(_look_at_text, text, looked)
     choice = [source, *chosen_columns, side, kept_kind]
     for control in (*chosen_columns, side, kept_kind):
         control.input(
@@ -337,10 +341,24 @@ def build(version: gr.State, model: gr.Textbox, part: gr.Radio) -> gr.Accordion:
     reading = do_import.click(
         _import,
         [version, *choice, held_out, limit],
-        [words, mapping, version, source, part, offer],
+        [words, mapping, version, source, tabs, opened, offer],
         concurrency_limit=1,
     )
+    fields = [field for part in parts for field in (part.file, part.text)]
+    reading.success(lambda: [None, ""] * len(parts), None, fields, show_progress="hidden", queue=False)
     stop.click(lambda: say("add.stopped"), None, words, cancels=[reading])
     typed = [typed_prompt, typed_response]
     add_typed.click(_type, [version, *typed, typed_kind], [words, *typed, version, offer])
     return panel
+
+
+def _look_in(part: Part, looked: list[Any], held_out: gr.Checkbox) -> None:
+    """Let the place to drop and paste of one part show its rows."""
+    is_test = part.name == "held_out"
+    for trigger, look, field in (
+        (part.file.upload, _look_at_file, part.file),
+        (part.look.click, _look_at_text, part.text),
+    ):
+        trigger(functools.partial(look, part=part.name), field, looked)
+        trigger(lambda: gr.Checkbox(value=is_test), None, held_out, show_progress="hidden", queue=False)
+    part.file.clear(_forget, None, looked)

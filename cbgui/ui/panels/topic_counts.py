@@ -23,7 +23,7 @@ def counts(data: DatasetStore) -> str:
             of["retain"] >= FEW_RETAIN,
         ),
         (
-            say("common.held_out"),
+            say("common.test_questions"),
             held_out,
             say("counts.tests", stop=stop_tests, stop_aim=STOP_TESTS, keep=held_out - stop_tests, keep_aim=KEEP_TESTS),
             stop_tests >= STOP_TESTS and held_out - stop_tests >= KEEP_TESTS,
