@@ -271,12 +271,12 @@ def build(page: gr.Blocks, tab: gr.Tab, run_name: gr.Dropdown, topic: gr.State) 
         elem_id="prompt",
         placeholder=on_page("try.prompt_keys"),
     )
-    with gr.Row():
+    with gr.Row(elem_id="chat-buttons"):
         send = gr.Button(on_page("try.send"), variant="primary", elem_id="send", min_width=140)
         stop = gr.Button(on_page("common.stop"), min_width=90, elem_id="chat-stop")
-        retry = gr.Button(on_page("try.retry"), min_width=90, elem_id="retry")
-        clear = gr.Button(on_page("try.clear"), min_width=90, elem_id="clear")
-        export = gr.Button(on_page("try.save"), min_width=90, elem_id="export-chat")
+        retry = gr.Button(on_page("try.retry"), interactive=False, min_width=90, elem_id="retry")
+        clear = gr.Button(on_page("try.clear"), interactive=False, min_width=90, elem_id="clear")
+        export = gr.Button(on_page("try.save"), interactive=False, min_width=90, elem_id="export-chat")
     with gr.Row(elem_classes="aligned"):
         way = gr.Radio(
             [(on_page(f"try.{way}"), way) for way in WAYS],
@@ -294,10 +294,14 @@ def build(page: gr.Blocks, tab: gr.Tab, run_name: gr.Dropdown, topic: gr.State) 
         left = _chatbot(on_page("common.original"), "chat-original", "user")
         right = _chatbot(on_page("common.short_circuited"), "chat-short-circuited", None)
     asked = gr.State(None)
+    needs_question = [retry, clear, export]
     with gr.Row():
         for kind, part in KEPT.items():
-            add = gr.Button(on_page(f"try.add_to_{part}"), size="sm", elem_id=f"add-{kind}", min_width=200)
+            add = gr.Button(
+                on_page(f"try.add_to_{part}"), interactive=False, size="sm", elem_id=f"add-{kind}", min_width=200
+            )
             add.click(functools.partial(keep_question, kind), [topic, asked], None)
+            needs_question.append(add)
     prefill = gr.Textbox(
         label=on_page("try.prefill"),
         info=on_page("try.prefill_info"),
@@ -342,8 +346,14 @@ def build(page: gr.Blocks, tab: gr.Tab, run_name: gr.Dropdown, topic: gr.State) 
     for event in started:
         event.success(_shade, [run_name, checkpoint, system, *chats], [shaded, line])
     stop.click(_stopped, [prompt, *chats], [*chats, words, prompt], cancels=started)
-    cleared = [*chats, words, shaded, line]
-    clear.click(lambda: ([], [], "", render("shaded_empty"), gr.LinePlot(visible=False)), None, cleared)
+    cleared = [*chats, words, shaded, line, asked]
+    clear.click(lambda: ([], [], "", render("shaded_empty"), gr.LinePlot(visible=False), None), None, cleared)
+    asked.change(
+        lambda asked: [gr.Button(interactive=bool(asked))] * len(needs_question),
+        asked,
+        needs_question,
+        show_progress="hidden",
+    )
     download_on_click(export, _export, [run_name, *chats])
     page.load(None, None, None, js=COPY)
     for trigger in (run_name.change, page.load, tab.select):

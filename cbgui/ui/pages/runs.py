@@ -147,7 +147,7 @@ def _delete(name: str | None):
     place = folder.delete(run)
     trim_trash()
     names = run_choices()
-    button = gr.Button(say("common.bring_back_name", name=run.name), interactive=True)
+    button = gr.Button(say("common.bring_back_name", name=run.name), visible=True)
     return gr.Dropdown(choices=names, value=next(iter(names), None)), str(place), button
 
 
@@ -160,8 +160,13 @@ def _bring_back(place: str | None):
     return (
         gr.Dropdown(choices=run_choices(), value=run.name),
         None,
-        gr.Button(say("common.bring_back"), interactive=True),
+        _back_button(),
     )
+
+
+def _back_button() -> gr.Button:
+    """Shown while there is something to bring back."""
+    return gr.Button(say("common.bring_back"), visible=bool(folder.trashed()))
 
 
 def _curve(y: str, title: str) -> gr.LinePlot:
@@ -199,11 +204,11 @@ def build(page: gr.Blocks, tab: gr.Tab, run_name: gr.Dropdown) -> None:
         rename = gr.Button(on_page("history.rename"), size="sm", elem_id="rename", min_width=120)
         duplicate = gr.Button(on_page("history.duplicate"), size="sm", elem_id="duplicate-run", min_width=120)
         delete = gr.Button(on_page("history.delete"), size="sm", elem_id="delete-run", min_width=120)
-        back = gr.Button(on_page("common.bring_back"), size="sm", elem_id="bring-back", min_width=120)
+        back = gr.Button(on_page("common.bring_back"), size="sm", visible=False, elem_id="bring-back", min_width=120)
     delete_sure = ask_first(delete, on_page("history.delete_question"), on_page("common.delete_yes"))
     with gr.Row(elem_classes="aligned"):
         chosen = gr.Dropdown([], multiselect=True, label=on_page("history.to_compare"), elem_id="compare-runs", scale=3)
-        compare = gr.Button(on_page("history.compare"), elem_id="compare", min_width=120)
+        compare = gr.Button(on_page("history.compare"), interactive=False, elem_id="compare", min_width=120)
     with gr.Row():
         cosine = _curve("cosine", on_page("history.cosine"))
         drift = _curve("drift", on_page("history.drift"))
@@ -217,7 +222,12 @@ def build(page: gr.Blocks, tab: gr.Tab, run_name: gr.Dropdown) -> None:
     )
     for trigger in (tab.select, run_name.change, page.load):
         trigger(_list, run_name, [table, words, chosen, shown], show_progress="hidden")
+    for trigger in (tab.select, page.load):
+        trigger(_back_button, None, back, show_progress="hidden")
     table.select(_open, shown, run_name, show_progress="hidden")
+    chosen.change(
+        lambda names: gr.Button(interactive=len(names or []) > 1), chosen, compare, show_progress="hidden", queue=False
+    )
     compare.click(_compare, chosen, [cosine, drift, differences])
     rename.click(_rename, [run_name, new], [run_name, new])
     duplicate.click(_duplicate, run_name, run_name)

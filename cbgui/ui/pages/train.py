@@ -222,7 +222,7 @@ def _log(run: Run) -> str:
         return ""
 
 
-VIEW = 16  # outputs of `_refresh`
+VIEW = 17  # outputs of `_refresh`
 
 
 def _refresh(name: str | None, seen: tuple | None, drawn: charts.Drawn | None = None):
@@ -235,7 +235,7 @@ def _refresh(name: str | None, seen: tuple | None, drawn: charts.Drawn | None = 
         if seen == ():
             return unchanged
         hidden = gr.Column(visible=False)
-        return idle, "", None, None, None, "", hidden, "", None, *buttons, run_status.APP, (), None
+        return idle, "", *(None,) * 4, "", hidden, "", None, *buttons, run_status.APP, (), None
     state, past = run.state(), history(run)
     silent = run_status.silence(state, past, run)
     before = run_status.runs_before(run) if state == "waiting" else ""
@@ -292,7 +292,7 @@ def build(
             starting = gr.Markdown(elem_id="starting")
             discard_sure = ask_first(discard, on_page("train.discard_question"), on_page("train.discard_yes"))
             bars = gr.HTML(elem_id="meters", min_height=10)
-            loss, cosine, tried, strengths, trials = charts.build()
+            plots, strengths, trials = charts.build()
             samples = gr.HTML(elem_id="samples")
     with gr.Accordion(on_page("train.more_settings"), open=False, elem_id="more"):
         fields = answer + settings.build()
@@ -312,9 +312,7 @@ def build(
     view = [
         status,
         bars,
-        loss,
-        cosine,
-        tried,
+        *plots,
         strengths,
         trials,
         samples,

@@ -60,7 +60,7 @@ def colours(table: pd.DataFrame) -> dict[str, Any]:
     are_lines = table["step"][table.iloc[:, -1].isin(validations)].nunique() > 1
     legend = validations if are_lines else plain
     if target in set(table.iloc[:, -1]):
-        color_map[target], legend = TARGET_COLOUR, [*legend, target]
+        color_map[target] = TARGET_COLOUR
     return {"color_map": color_map, "colors_in_legend": legend}
 
 
@@ -74,6 +74,18 @@ def loss_table(events: list[dict[str, Any]]) -> pd.DataFrame:
         rows.append((event["step"], event["reroute_loss"], say("common.must_stop_small") + _ending(event)))
         rows.append((event["step"], event["retain_loss"], say("common.must_keep_small") + _ending(event)))
     return pd.DataFrame(rows, columns=LOSS_COLUMNS)
+
+
+def _sides(losses: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The losses of must stop and of must keep, which is twenty times smaller and so has a chart of its own."""
+    is_stop = losses["loss"].str.startswith(say("common.must_stop_small"))
+    return losses[is_stop], losses[~is_stop]
+
+
+def _look(part: pd.DataFrame, whole: pd.DataFrame) -> dict[str, Any]:
+    """The colours that the series of `part` have in the table that it was cut from."""
+    look, names = colours(whole), set(part.iloc[:, -1])
+    return look | {"colors_in_legend": [name for name in look["colors_in_legend"] if name in names]}
 
 
 def cosine_table(events: list[dict[str, Any]]) -> pd.DataFrame:
@@ -137,17 +149,21 @@ class Drawn:
 
 
 def update(run: str, past: History, drawn: Drawn | None) -> tuple[tuple[Any, ...], Drawn]:
-    """Updates for the charts of losses, cosines and trials, and what they show then. Call it until that is `settled`.
+    """Updates for the charts that `build` made, and what they show then. Call it until that is `settled`.
 
     A Gradio chart whose axis or colours change builds a new picture, and ignores values that arrive meanwhile. So a
     chart of another run is emptied before it is drawn, and drawn again after its look has changed.
     """
     points = past.points()
     limits = [0, past.newest["step"]["steps"] if "step" in past.newest else 1]
-    tables = loss_table(points), _with_target(cosine_table(points), limits), trial_table(past.trials)
-    looks = [{"x_lim": limits, **(colours(table) if len(table) else {})} for table in tables[:2]]
+    losses, cosines = loss_table(points), _with_target(cosine_table(points), limits)
+    tables = *_sides(losses), cosines, trial_table(past.trials)
+    looks = [
+        {"x_lim": limits, **(_look(part, whole) if len(part) else {})}
+        for part, whole in zip(tables[:3], (losses, losses, cosines), strict=True)
+    ]
     looks.append(
-        {"x_lim": limits, "color_map": _trial_colours(), "colors_in_legend": list(dict.fromkeys(tables[2].questions))}
+        {"x_lim": limits, "color_map": _trial_colours(), "colors_in_legend": list(dict.fromkeys(tables[3].questions))}
     )
     # With an empty table, a chart would treat its number columns as categories.
     values = [table if len(table) else None for table in tables]
@@ -158,7 +174,7 @@ def update(run: str, past: History, drawn: Drawn | None) -> tuple[tuple[Any, ...
         plots = tuple(gr.LinePlot(value=value, **look) for value, look in zip(values, looks, strict=True))
         return plots, Drawn(run, past.measured, look, False)
     if drawn.settled and drawn.measured == past.measured:
-        return (gr.skip(),) * 3, drawn
+        return (gr.skip(),) * 4, drawn
     return tuple(gr.LinePlot(value=value) for value in values), Drawn(run, past.measured, look, True)
 
 
@@ -202,23 +218,13 @@ def meaning(events: list[dict[str, Any]], state: str, refuses: bool = False) -> 
     return say("status.not_moved", layer=layer, step=step, scale=scale)
 
 
-def build() -> tuple[gr.LinePlot, gr.LinePlot, gr.LinePlot, gr.Markdown, gr.Column]:
-    """The charts of losses, cosines and trials, the table of strengths, and the column that holds the last two."""
+def build() -> tuple[list[gr.LinePlot], gr.Markdown, gr.Column]:
+    """The charts that `update` draws, the table of strengths, and the column that holds it and the last chart."""
     # Headings above the charts, because a phone cuts off a chart's own title.
     with gr.Row():
         with gr.Column(min_width=300):
             gr.Markdown(on_page("train.losses"))
-            loss = gr.LinePlot(
-                x="step",
-                y="value",
-                color="loss",
-                x_title=on_page("charts.step"),
-                y_title=" ",
-                show_label=False,
-                height=280,
-                elem_id="loss-chart",
-                elem_classes="chart",
-            )
+            losses = [_loss_chart("loss-chart"), _loss_chart("keep-chart")]
         with gr.Column(min_width=300):
             gr.Markdown(on_page("train.break_cosine"))
             cosine = gr.LinePlot(
@@ -227,8 +233,9 @@ def build() -> tuple[gr.LinePlot, gr.LinePlot, gr.LinePlot, gr.Markdown, gr.Colu
                 color="layer",
                 x_title=on_page("charts.step"),
                 y_title=on_page("charts.cosine"),
+                color_title=on_page("charts.layer"),
                 show_label=False,
-                height=280,
+                height=346,
                 y_lim=[-0.5, 1.0],
                 elem_id="cosine-chart",
                 elem_classes="chart",
@@ -241,6 +248,7 @@ def build() -> tuple[gr.LinePlot, gr.LinePlot, gr.LinePlot, gr.Markdown, gr.Colu
             color="questions",
             x_title=on_page("charts.step"),
             y_title=on_page("charts.percent"),
+            color_title=" ",
             show_label=False,
             height=200,
             y_lim=[0, 100],
@@ -248,4 +256,19 @@ def build() -> tuple[gr.LinePlot, gr.LinePlot, gr.LinePlot, gr.Markdown, gr.Colu
             elem_classes="chart",
         )
         strengths = gr.Markdown(elem_id="strengths")
-    return loss, cosine, tried, strengths, trials
+    return [*losses, cosine, tried], strengths, trials
+
+
+def _loss_chart(elem_id: str) -> gr.LinePlot:
+    return gr.LinePlot(
+        x="step",
+        y="value",
+        color="loss",
+        x_title=on_page("charts.step"),
+        y_title=" ",
+        color_title=" ",
+        show_label=False,
+        height=165,
+        elem_id=elem_id,
+        elem_classes="chart",
+    )
