@@ -155,7 +155,7 @@ def _select(shown: Shown, event: gr.SelectData) -> tuple:
         return (gr.skip(),) * 6
     row, example = found[0], found[0].example
     key = "topic.row_held_out" if row.held_out else "topic.row_words"
-    words = say(key, number=row.number, source=plain(example.source) or say("topic.this_topic"))
+    words = say(key, number=str(row.number), source=plain(example.source) or say("topic.this_topic"))
     return (name, row.id), gr.Group(visible=True), words, example.prompt, example.response, example.kind
 
 

@@ -54,7 +54,7 @@ def _figures(run: Run, spoken: str, *versions: object) -> list[Any]:
         run.dataset_name() or say("history.files"),
         time.strftime("%Y-%m-%d %H:%M", time.localtime(first["time"])) if first else "",
         f"{step['trained_seconds'] / 60:.1f}" if step and "trained_seconds" in step else "",
-        say("history.steps", step=step["step"], steps=step["steps"]) if step else "",
+        say("history.steps", step=str(step["step"]), steps=str(step["steps"])) if step else "",
         f"{slowest_layer(validation)[1]:.2f}" if validation else "",
         f"{validation['drift']:.1%}" if validation else "",
         *_reported(run),

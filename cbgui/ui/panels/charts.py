@@ -215,7 +215,7 @@ def meaning(events: list[dict[str, Any]], state: str, refuses: bool = False) -> 
         return say("status.turning_away", scale=scale)
     if step < FIRST_STEPS:
         return say("status.nothing_moved", scale=scale)
-    return say("status.not_moved", layer=layer, step=step, scale=scale)
+    return say("status.not_moved", layer=layer, step=str(step), scale=scale)
 
 
 def build() -> tuple[list[gr.LinePlot], gr.Markdown, gr.Column]:

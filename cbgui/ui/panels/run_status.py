@@ -75,8 +75,8 @@ def _reason(run: Run, state: str, past: History) -> str:
 def _why_silent(run: Run) -> str:
     pid = run.training.pid()
     if run.training.is_suspended():
-        return say("status.suspended", pid=pid)
-    return say("status.stuck", pid=pid)
+        return say("status.suspended", pid=str(pid))
+    return say("status.stuck", pid=str(pid))
 
 
 def silence(state: str, past: History, run: Run) -> float | None:
@@ -99,7 +99,7 @@ def refuses(run: Run) -> bool:
 
 def _progress(run: Run, state: str, past: History, silent: float | None) -> str:
     last = past.newest["step"]
-    words = say("status.step", step=last["step"], steps=last["steps"])
+    words = say("status.step", step=str(last["step"]), steps=str(last["steps"]))
     if state == "running":
         if past.seconds and silent is None:
             left = statistics.median(past.seconds) * (last["steps"] - last["step"])
@@ -112,7 +112,7 @@ def _progress(run: Run, state: str, past: History, silent: float | None) -> str:
         words += _asked(run, ASKED)
     words += f"  \n{charts.meaning(past.points(), state, refuses(run))}"
     if past.trials:
-        words += say("status.trial", step=past.trials[-1]["step"])
+        words += say("status.trial", step=str(past.trials[-1]["step"]))
         words += f"{plain(Trial.of_event(past.trials[-1]).sentence())}."
     if state == "running":
         weights = last["coefficients"]
