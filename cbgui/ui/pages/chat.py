@@ -316,7 +316,7 @@ def build(page: gr.Blocks, tab: gr.Tab, run_name: gr.Dropdown, topic: gr.State) 
             seed = gr.Number(0, label=on_page("try.seed"), precision=0, min_width=100)
         system = gr.Textbox(label=on_page("try.system"), lines=2, elem_id="system")
     gr.Markdown(on_page("try.by_token"))
-    shaded = gr.HTML(render("shaded_empty"), elem_id="shaded")
+    shaded = gr.HTML(f'<div class="shaded">{on_page("shading.nothing_yet")}</div>', elem_id="shaded")
     line = gr.LinePlot(
         x="token",
         y="cosine",

@@ -28,7 +28,7 @@ from cbgui.ui.words import language, on_page, say
 COLUMNS = ("run", "state", "model", "topic", "started", "minutes", "steps_taken", "break_cosine", "keep_drift")
 COLUMNS += ("answered_attacks", "keep_kl")  # from the report of a run that was evaluated
 
-WIDTHS = [f"{width}px" for width in (180, 110, 120, 110, 130, 80, 90, 90, 90, 100, 80)]  # all are seen at 1280 pixels
+WIDTHS = [f"{width}px" for width in (180, 128, 120, 110, 130, 80, 90, 90, 90, 100, 80)]  # all are seen at 1280 pixels
 
 
 def _row(run: Run) -> list[Any]:

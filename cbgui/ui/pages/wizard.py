@@ -59,7 +59,7 @@ def resume(topic: tuple | None) -> tuple:
     data = shown_topic(topic)
     if progress.next_step(data)[0] != "wizard":
         return (gr.skip(),) * 9
-    words = f"**{plain(data.name)}**: {progress.next_step(data)[1]}"
+    words = say("status.is", name=plain(data.name), state=progress.next_step(data)[1])
     return *_in_place_of_the_cards(TRAIN), words, "", *_buttons(data, False), data.model()
 
 

@@ -160,7 +160,7 @@ def _look_again(
         preview = _preview(source["first"], mapping, _kind_of(side, kept_kind))
         return preview, say("add.is_this_right", name=plain(name)), sides, kept_kinds
     except InputError as error:
-        return None, f"**{plain(name)}**: {plain(error)}", sides, kept_kinds
+        return None, say("status.is", name=plain(name), state=plain(error)), sides, kept_kinds
 
 
 def _added(data: DatasetStore, found: list[Example], held_out: bool) -> str:

@@ -69,7 +69,7 @@ def line(data: DatasetStore, run: Run | None) -> str:
     words += say("progress.run", name=plain(run.name)) + (
         say("progress.of_topic", topic=plain(of)) if of and of != data.name else ""
     )
-    words += f": {say(f'state.{state}')}"
+    words += say("progress.state", state=say(f"state.{state}"))
     if state == "running":
         if "step" not in past.newest:
             return say("progress.getting_ready", words=words)

@@ -27,7 +27,7 @@ ASKED_EARLY = {name: f"{key}_early" for name, key in ASKED.items()}
 def in_words(run: Run, state: str, past: History, silent: float | None = None) -> str:
     """How the run is doing, as Markdown. `silent`: for how many seconds a process that should be busy has written
     nothing; None while that is not long."""
-    words = f"**{plain(run.name)}**: {say(f'state.{state}')}"
+    words = say("status.is", name=plain(run.name), state=say(f"state.{state}"))
     if silent is not None:
         words += say("status.silent", time=charts.duration(silent), reason=_why_silent(run))
     if "step" in past.newest:
