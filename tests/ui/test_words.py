@@ -15,6 +15,8 @@ from gradio.context import LocalContext
 
 from cbgui.data.examples import KIND_LABELS, KIND_PLURALS
 from cbgui.runs.run import STATE_LABELS
+from cbgui.training.trials import Trial
+from cbgui.ui.panels import run_status
 from cbgui.ui.words import ENGLISH, LANGUAGES, TEXTS, kind_of, on_page, say, say_count
 
 UI = ROOT / "cbgui" / "ui"
@@ -147,3 +149,9 @@ def test_numbers_and_plurals():
 def test_a_text_without_a_key_is_refused():
     with pytest.raises(KeyError):
         on_page("common.nothing")
+
+
+def test_a_trial_is_told_in_english_as_the_command_line_tells_it():
+    trial = Trial(39, 40, {"retain": (0, 32), "near_miss": (1, 32)}, [], 37)
+    assert run_status._trial(trial) == trial.sentence()
+    assert run_status._trial(Trial(hurt={"refusal": (0, 2)})) == Trial(hurt={"refusal": (0, 2)}).sentence()

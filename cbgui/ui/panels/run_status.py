@@ -113,7 +113,7 @@ def _progress(run: Run, state: str, past: History, silent: float | None) -> str:
     words += f"  \n{charts.meaning(past.points(), state, refuses(run))}"
     if past.trials:
         words += say("status.trial", step=str(past.trials[-1]["step"]))
-        words += f"{plain(Trial.of_event(past.trials[-1]).sentence())}."
+        words += f"{_trial(Trial.of_event(past.trials[-1]))}."
     if state == "running":
         weights = last["coefficients"]
         words += say("status.weights", stop=format(weights["reroute"], ".3g"), keep=format(weights["retain"], ".3g"))
@@ -121,6 +121,22 @@ def _progress(run: Run, state: str, past: History, silent: float | None) -> str:
     if warning := past.text("warning", ""):
         words += say("status.warning", warning=plain(warning))
     return words
+
+
+def _trial(trial: Trial) -> str:
+    """`Trial.sentence` in the language of the page."""
+    sides = []
+    if trial.breaks:
+        refused = say("charts.refused_of_them", count=trial.refused) if trial.refused else ""
+        sides.append(say("status.trial_blocked", blocked=trial.blocked, of=trial.breaks, refused=refused))
+    harmed = [
+        say("charts.some_of", number=number, of=of, kinds=say(f"kind.many_{kind}"))
+        for kind, (number, of) in sorted(trial.hurt.items())
+        if of
+    ]
+    if harmed:
+        sides.append(say("status.trial_harmed", questions=say("common.and").join(harmed)))
+    return ", ".join(sides)
 
 
 def runs_before(run: Run) -> str:
