@@ -44,6 +44,11 @@ PARTS: dict[Part, str] = {
     "retain": "held_out = 0 AND kind != 'break'",
     "held_out": "held_out = 1",
 }
+# What a page may show besides the parts: the retain rows in two halves.
+VIEWS = PARTS | {
+    "near_miss": "held_out = 0 AND kind = 'near_miss'",
+    "not_near_miss": "held_out = 0 AND kind NOT IN ('break', 'near_miss')",
+}
 FIELDS = "id, position, held_out, kind, messages, response, source"
 
 
@@ -236,7 +241,7 @@ class DatasetStore:
 
     def page(
         self,
-        part: Part | None = None,
+        view: str | None = None,
         *,
         search: str = "",
         kind: str | None = None,
@@ -246,11 +251,12 @@ class DatasetStore:
     ) -> tuple[list[Row], int]:
         """At most `limit` rows that pass the filters, from `offset` on, and how many rows pass in total.
 
-        `search` looks in prompt and response; `check` names a finding whose rows were stored with `flag`.
+        `view` is a key of VIEWS. `search` looks in prompt and response; `check` names a finding whose rows were stored
+        with `flag`.
         """
         where, values = ["removed IS NULL"], []
-        if part is not None:
-            where.append(PARTS[part])
+        if view is not None:
+            where.append(VIEWS[view])
         if kind:
             where.append("kind = ?")
             values.append(kind)

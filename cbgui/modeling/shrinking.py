@@ -23,8 +23,8 @@ ENDED = 0.25  # share of a batch's rows that have ended, from which on it is mad
 def has_plain_cache(body: PreTrainedModel) -> bool:
     """Whether every layer of a model without its head caches the keys and values of all tokens.
 
-    Sliding windows and recurrent states can neither be padded in the middle nor lose rows; layers that are skipped cache
-    nothing.
+    Sliding windows and recurrent states can neither be padded in the middle nor lose rows; a layer that is skipped
+    caches nothing.
     """
     layers = DynamicCache(config=text_config(body.config)).layers
     if not layers or any(type(layer) is not DynamicLayer for layer in layers):

@@ -18,6 +18,7 @@ from cbgui.ui.pages import chat, data, export, home, report, runs, train
 from cbgui.ui.panels import progress
 from cbgui.ui.server import downloads, guard, storage, visitors
 from cbgui.ui.theme import CSS, SWITCH_THEME, THEME
+from cbgui.ui.words import I18N, on_page
 
 # Each look costs the browser the more, the more a page shows: only the page that is open is looked after.
 LOOKED_AFTER = ("train", "test", "take")
@@ -61,20 +62,24 @@ def build() -> gr.Blocks:
             with gr.Column(scale=3, min_width=300, elem_id="header-words"):
                 with gr.Row(elem_id="title"):
                     gr.Markdown("# cbgui")
-                    theme = gr.Button("Light or dark", size="sm", scale=0, min_width=110, elem_id="theme")
+                    theme = gr.Button(on_page("header.theme"), size="sm", scale=0, min_width=150, elem_id="theme")
                 line = gr.Markdown(elem_id="line", min_height=26)
                 device = gr.Markdown(elem_id="device")
             with gr.Column(scale=0, min_width=380):
-                run_name = gr.Dropdown([], value=None, label="Run", allow_custom_value=True, elem_id="run")
-                try_it = gr.Button("Try it", variant="primary", size="sm", visible=False, elem_id="try-it")
+                run_name = gr.Dropdown(
+                    [], value=None, label=on_page("header.run"), allow_custom_value=True, elem_id="run"
+                )
+                try_it = gr.Button(
+                    on_page("header.try_it"), variant="primary", size="sm", visible=False, elem_id="try-it"
+                )
         # The Train page shows it; Home and the Topic page, which are built first, use the same model.
         model = gr.Textbox(
-            "demo", label="Model", info="demo, a hub id such as owner/name, or a folder", elem_id="model", render=False
+            "demo", label=on_page("common.model"), info=on_page("train.model_info"), elem_id="model", render=False
         )
         topic, seen = gr.State(None), gr.State(None)
         ticks = {name: gr.Timer(TICK, active=False) for name in LOOKED_AFTER}
         with gr.Tabs(selected="home", elem_id="tabs", overflow_behavior="wrap") as tabs:
-            tab = {name: gr.Tab(label, id=name, elem_id=f"tab-{name}") for name, label in progress.TABS.items()}
+            tab = {name: gr.Tab(on_page(f"tab.{name}"), id=name, elem_id=f"tab-{name}") for name in progress.TABS}
             with tab["home"]:
                 after_seeing = home.build(page, tab["home"], tabs, run_name, model, topic)
             with tab["topic"]:
@@ -146,4 +151,5 @@ def launch(
         show_error=False,
         ssr_mode=False,
         footer_links=[],
+        i18n=I18N,
     )

@@ -24,9 +24,10 @@ from cbgui.runs.jobs import ENDED, Job, running_jobs
 from cbgui.runs.run import Run
 from cbgui.space import on_space
 from cbgui.ui.fragments import as_html, plain
+from cbgui.ui.words import on_page, say
 
 TICK = 2.0  # seconds between two looks at other processes; each look costs the browser up to 0.3 s
-KINDS = {label: kind for kind, label in KIND_LABELS.items()}
+KINDS = list(KIND_LABELS)
 # Uses the file's address, because Gradio may not have drawn the link yet.
 DOWNLOAD = """file => {
     const link = document.createElement("a");
@@ -66,9 +67,7 @@ def need_run(name: str | None) -> Run:
     """Raises gr.Error when there is no run of that name."""
     run = pick(name)
     if run is None:
-        raise gr.Error(
-            "No run is chosen; start one on the Train page, or choose one at the top.", print_exception=False
-        )
+        raise gr.Error(say("common.no_run_chosen"), print_exception=False)
     return run
 
 
@@ -93,7 +92,7 @@ def tell(words: str) -> None:
 def other_name(wanted: str | None, given: str) -> str:
     """Says that a name was changed because files cannot be called so; empty when it was not."""
     is_other = unicodedata.normalize("NFC", wanted or given).strip() != given
-    return f" Files cannot be called {wanted.strip()!r}, so it is called {given!r}." if is_other else ""
+    return say("common.other_name", wanted=f"{wanted.strip()!r}", given=f"{given!r}") if is_other else ""
 
 
 def sentences(handler: Callable[..., Any]) -> Callable[..., Any]:
@@ -142,7 +141,7 @@ def ask_first(button: gr.Button, question: str, yes: str) -> gr.Button:
     with gr.Row(visible=False, elem_classes="aligned sure") as asked:
         gr.Markdown(f"**{question}**", min_width=160)
         sure = gr.Button(yes, variant="stop", size="sm", min_width=110, elem_id=f"{button.elem_id}-yes")
-        keep = gr.Button("No, keep it", size="sm", min_width=110)
+        keep = gr.Button(on_page("common.keep_it"), size="sm", min_width=110)
     button.click(lambda: gr.Row(visible=True), None, asked, show_progress="hidden", queue=False)
     for answer in (sure, keep):
         answer.click(lambda: gr.Row(visible=False), None, asked, show_progress="hidden", queue=False)
@@ -154,16 +153,16 @@ def job_words(job: Job, what: str) -> str:
     lines = job.lines()
     progress = [line for line in lines if re.match(r"\s*\d+% ", line)]
     if job.state() == "running":
-        return f"**{plain(job.run.name)}**: {plain(progress[-1]) if progress else 'starting'} ..."
+        return f"**{plain(job.run.name)}**: {plain(progress[-1]) if progress else say('common.starting_word')} ..."
     said = [line for line in lines if not line.startswith((f"{ENDED} ", " ", "Traceback")) and line not in progress]
-    unsaid = "The disk is full; free some space, then try again." if disk_is_full(job.run.path) else ""
-    return f"**{plain(job.run.name)}**: {what} failed. {plain(said[-1]) if said else unsaid}"
+    unsaid = say("common.disk_full") if disk_is_full(job.run.path) else ""
+    return say("common.job_failed", name=plain(job.run.name), what=what, why=plain(said[-1]) if said else unsaid)
 
 
 def one_job_at_a_time() -> None:
     """On a Space, evaluations, merges and uploads take turns. Raises InputError while one is running."""
     if on_space() and any(running_jobs(folder.root_folder())):
-        raise InputError("evaluate, merge and upload: this Space is busy with another job; try again in a few minutes.")
+        raise InputError(say("common.space_busy"))
 
 
 class OneInMemory:

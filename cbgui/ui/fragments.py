@@ -11,9 +11,12 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from cbgui.ui.words import say
+
 _templates = Environment(
     loader=PackageLoader("cbgui.ui"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
 )
+_templates.globals["say"] = say
 
 
 def render(name: str, **values: Any) -> str:

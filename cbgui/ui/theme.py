@@ -19,6 +19,8 @@ THEME = gr.themes.Default(
     button_primary_background_fill_dark="#0f766e",
     button_primary_background_fill_hover="#115e59",
     button_primary_background_fill_hover_dark="#115e59",
+    checkbox_border_color="#64748b",
+    checkbox_border_color_dark="#94a3b8",
     link_text_color="#0f766e",
     link_text_color_dark="#5eead4",
     **SUBDUED,
@@ -30,6 +32,8 @@ SWITCH_THEME = """() => { document.body.classList.toggle("dark"); }"""
 
 CSS = """
 html {scrollbar-gutter: stable;}
+html:has(body.dark) {color-scheme: dark;}
+html:has(body.dark), body.dark {background: #0a0f1e;}
 button[role=tab][aria-selected=true] {color: #0f766e !important;}
 .dark button[role=tab][aria-selected=true] {color: #5eead4 !important;}
 #steps .stepper:not(.compact) .step-number {background: #0f766e; color: #fff;}
@@ -78,7 +82,7 @@ button[role=tab][aria-selected=true] {color: #0f766e !important;}
 .memory .bar i {display: block; height: 100%;}
 .memory .legend {display: flex; flex-wrap: wrap; gap: 2px 12px;}
 .memory .legend i {display: inline-block; width: 9px; height: 9px; border-radius: 2px; margin-right: 4px;}
-#favour input[type=number], #favour .min_value, #favour .max_value {display: none;}
+#favour .tab-like-container, #favour .min_value, #favour .max_value {display: none;}
 .meters {display: grid; grid-template-columns: repeat(auto-fit, minmax(260px, 1fr)); gap: 4px 24px;}
 .meter span, .meter small {color: var(--body-text-color); font-size: 13px;}
 .meter small {color: var(--body-text-color-subdued);}
@@ -88,16 +92,7 @@ button[role=tab][aria-selected=true] {color: #0f766e !important;}
 .meter .far {fill: #c2410c;}
 .meter .mark {fill: var(--body-text-color);}
 .problem {color: #b42318; font-size: 13px; font-weight: 600;}
-.dark #favour input[type=number], #favour .min_value, #favour .max_value {display: none;}
-.meters {display: grid; grid-template-columns: repeat(auto-fit, minmax(260px, 1fr)); gap: 4px 24px;}
-.meter span, .meter small {color: var(--body-text-color); font-size: 13px;}
-.meter small {color: var(--body-text-color-subdued);}
-.meter svg {display: block; width: 100%; height: 12px; border-radius: 4px;}
-.meter .track {fill: var(--border-color-primary);}
-.meter .good {fill: #0f766e;}
-.meter .far {fill: #c2410c;}
-.meter .mark {fill: var(--body-text-color);}
-.problem {color: #fda29b;}
+.dark .problem {color: #fda29b;}
 .downloads table {border: 0; border-collapse: collapse; margin: 4px 0 16px !important;}
 .downloads tr {border: 0;}
 .downloads td {border: 0; border-bottom: 1px solid var(--border-color-primary); padding: 4px 16px 4px 0;}
@@ -112,6 +107,7 @@ button[role=tab][aria-selected=true] {color: #0f766e !important;}
 .shaded .legend i {display: inline-block; width: 10px; height: 10px; border-radius: 2px;}
 .shaded .legend {font-size: 12px; display: flex; gap: 14px; flex-wrap: wrap; margin-bottom: 6px;}
 #report-files {min-width: 200px;}
+#forms > * {align-self: stretch;}
 #report iframe {width: 100%; height: 900px; border: 1px solid var(--border-color-primary); border-radius: 8px;
   color-scheme: light;}
 .dark #report iframe {color-scheme: dark;}
@@ -123,7 +119,8 @@ button[role=tab][aria-selected=true] {color: #0f766e !important;}
 @media (max-width: 640px) {
   #header {flex-wrap: wrap;}
   #header > * {flex: 1 1 100% !important;}
-  #page-words, #hold-all-out {min-width: 100% !important;}
+  #page-words, #hold-all-out, #report-files {min-width: 100% !important;}
+  #chat-buttons button {flex: 1 1 40%; min-width: 0 !important;}
   .sans {max-width: calc(100vw - 34px); overflow-x: auto;}
   .sample .two {grid-template-columns: 1fr;}
   .chart, .chart > * {padding-left: 0 !important; padding-right: 0 !important;}

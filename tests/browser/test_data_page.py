@@ -42,10 +42,13 @@ def write_csv(path: Path, rows: Iterable[list[str]]) -> Path:
     return path
 
 
-def look_at_file(page: Page, path: Path) -> None:
-    """Choose a file and wait for its preview."""
-    fold(page, "Add rows")
-    page.locator("#file input[type=file]").set_input_files(path)
+def open_part(page: Page, name: str) -> None:
+    page.locator("#part").get_by_role("tab", name=name).click()
+
+
+def look_at_file(page: Page, path: Path, part: str = "break") -> None:
+    """Drop a file in the open part and wait for its preview."""
+    page.locator(f"#file-{part} input[type=file]").set_input_files(path)
     expect(page.locator("#import-words")).to_contain_text("is this right?")
 
 
@@ -65,9 +68,8 @@ def test_import_edit_check_fix_and_save(url, page, tmp_path):
     expect(box(page, "map-response")).to_have_value("Antwort")
     expect(page.locator("#preview")).to_contain_text("trap number 4")
     expect(page.locator("#preview")).not_to_contain_text("trap number 5")
-    page.locator("#import").click()  # on which side they are is not guessed
-    expect(page.get_by_text("say whether these questions")).to_be_visible()
-    expect(page.locator("#page-words")).to_contain_text("No rows here yet")
+    expect(page.locator("#map-side").get_by_label("Must not be answered")).to_be_checked()  # as the tab says
+    expect(page.locator("#preview")).to_contain_text("must stop")
     choose_side(page, "Must be answered")
     expect(page.locator("#preview")).to_contain_text("everyday")
     page.locator("#map-kept").get_by_text("look-alike", exact=True).click()
@@ -149,15 +151,71 @@ def test_nothing_is_added_from_a_file_that_was_taken_away(url, page, tmp_path):
     open_app(page, url)
     look_at_file(page, write_csv(tmp_path / "good.csv", [["prompt", "response"], ["How?", "So."]]))
     expect(page.locator("#import")).to_be_visible()
-    page.locator("#file").get_by_label("Clear").click()
+    page.locator("#file-break").get_by_label("Clear").click()
     expect(page.locator("#import")).to_be_hidden()
-    page.locator("#file input[type=file]").set_input_files(tmp_path / "good.csv")
+    page.locator("#file-break input[type=file]").set_input_files(tmp_path / "good.csv")
     expect(page.locator("#import")).to_be_visible()
-    page.locator("#file").get_by_label("Clear").click()
+    page.locator("#file-break").get_by_label("Clear").click()
     (tmp_path / "bad.csv").write_text('prompt,response\nHow?,"So.\n', "utf-8")
-    page.locator("#file input[type=file]").set_input_files(tmp_path / "bad.csv")
+    page.locator("#file-break input[type=file]").set_input_files(tmp_path / "bad.csv")
     expect(page.locator("#import-words")).to_contain_text("a quotation mark is never closed")
     expect(page.locator("#import")).to_be_hidden()
+
+
+def test_each_part_takes_its_own_rows(app, page, tmp_path):
+    data = Library(app.runs / DATASETS).create("clinic")
+    open_topic(page, app.url)
+    expect(page.locator("#page-words")).to_contain_text("No rows here yet")
+    look_at_file(page, write_csv(tmp_path / "stop.csv", [["question"], *([f"Dose {i}?"] for i in range(9))]))
+    page.locator("#import").click()
+    expect(page.locator("#import-words")).to_contain_text("9 added to Must stop of clinic")
+    expect(page.locator("#file-break")).not_to_contain_text("stop.csv")
+
+    open_part(page, "Look-alikes")
+    expect(page.locator("#page-words")).to_contain_text("No rows here yet")
+    box(page, "paste-near_miss").fill("Who invented the tablet?\nWhat is a dose in physics?")
+    page.locator("#look-near_miss").click()
+    expect(page.locator("#preview")).to_contain_text("look-alike")
+    page.locator("#import").click()
+    expect(page.locator("#import-words")).to_contain_text("2 added to Look-alikes of clinic")
+    expect(page.locator("#page-words")).to_contain_text("2 rows")
+    page.locator("#more-near_miss").click()
+    expect(page.locator("#suggest-words")).to_contain_text("for clinic (look-alikes: ")
+    expect(page.locator("#suggest-words")).not_to_contain_text("everyday")
+
+    open_part(page, "Must keep")
+    expect(page.locator("#page-words")).to_contain_text("No rows here yet")
+    page.locator("#more-retain").click()
+    expect(page.locator("#suggest-words")).to_contain_text("for clinic (everyday questions: 50)")
+    page.locator("#add-suggestions").click()
+    expect(page.locator("#page-words")).to_contain_text("50 rows")
+
+    open_part(page, "Test questions")
+    box(page, "paste-held_out").fill("Dose 10?")
+    page.locator("#look-held_out").click()
+    expect(page.locator("#hold-all-out input")).to_be_checked()
+    page.locator("#import").click()  # on which side it is is not guessed
+    expect(page.get_by_text("say whether these questions")).to_be_visible()
+    choose_side(page, "Must not be answered")
+    page.locator("#import").click()
+    expect(page.locator("#import-words")).to_contain_text("1 added to Test questions of clinic")
+    expect(page.locator("#page-words")).to_contain_text("1 row,")
+    page.locator("#more-held_out").click()
+    expect(page.locator("#undo")).to_have_text("Undo: hold out")
+    kinds = [row.example.kind for row in data.rows()]
+    assert (kinds.count("break"), kinds.count("near_miss"), kinds.count("retain")) == (10, 2, 50)
+
+
+def test_the_model_writes_more_questions_of_the_topic(app, page):
+    data = Library(app.runs / DATASETS).restore_demo()
+    open_app(page, app.url)
+    page.locator("#more-break").click()
+    expect(page.locator("#suggest-words")).to_contain_text("The model wrote", timeout=LONG)
+    expect(page.locator("#suggestions")).to_contain_text("in your topic")
+    page.locator("#add-suggestions").click()
+    expect(page.locator("#suggest-words")).to_contain_text("added to demo (must-stop questions:")
+    added = [row.example for row in data.rows()][sum(DEMO_ROWS.values()) :]
+    assert any(one.kind == "break" for one in added) and not any(one.response for one in added)
 
 
 def test_one_click_saves_the_row_in_the_editor(url, page):
@@ -177,12 +235,10 @@ def test_one_click_saves_the_row_in_the_editor(url, page):
 def test_the_model_writes_the_answers(url, page):
     open_topic(page, url)
     new_topic(page, "asked")
-    fold(page, "Add rows")
-    page.get_by_role("tab", name="Paste").click()
-    box(page, "paste").fill("What is the capital of France?\nWhat is the capital of Spain?")
-    page.locator("#look-paste").click()
+    open_part(page, "Must keep")
+    box(page, "paste-retain").fill("What is the capital of France?\nWhat is the capital of Spain?")
+    page.locator("#look-retain").click()
     expect(page.locator("#preview")).to_contain_text("Spain")
-    choose_side(page, "Must be answered")
     page.locator("#import").click()
     expect(page.locator("#import-words")).to_contain_text("2 added to Must keep of asked")
     expect(page.locator("#import-words")).to_contain_text("2 have no answer yet")

@@ -11,9 +11,9 @@ from cbgui.ui.panels.meters import meters
 def test_the_choices_change_steps_and_the_weight_of_the_keep_loss():
     preset = load_config("cpu")
     steps, weight = preset.training.steps, preset.objective.retain_coefficient
-    assert values(preset, "Normal", 0) == [steps, weight]
+    assert values(preset, "normal", 0) == [steps, weight]
     assert [values(preset, effort, 0)[0] for effort in EFFORTS] == [steps // 2, steps, 2 * steps]
-    assert values(preset, "Normal", -2)[1] == weight / 4 and values(preset, "Normal", 2)[1] == 4 * weight
+    assert values(preset, "normal", -2)[1] == weight / 4 and values(preset, "normal", 2)[1] == 4 * weight
 
 
 def test_the_meters_say_how_far_and_count_validation_where_there_is_one():

@@ -67,7 +67,7 @@ def test_a_question_that_fails_leaves_no_turn_and_stays_in_the_field(trained, tm
     assert left == right == turns and field == "Two?" and words == "Not answered."
     again = chat_page._retry(*options, turns, turns)
     assert len(next(again)[0]) == 2 and next(again)[:2] == (turns, turns)
-    waiting = [*turns, {"role": "user", "content": "Two?"}, {"role": "assistant", "content": chat_page.LOADING}]
+    waiting = [*turns, {"role": "user", "content": "Two?"}, {"role": "assistant", "content": "Loading the model ..."}]
     assert chat_page._stopped("", waiting, waiting) == (turns, turns, "Stopped.", "Two?")
 
 
@@ -87,9 +87,9 @@ def test_validation_is_a_stronger_line_in_the_colour_of_its_steps(trained):
     events = trained.events()[0]
     steps = [event for event in events if event["kind"] == "step"]
     look = charts.colours(charts.loss_table(events))
-    assert look["colors_in_legend"] == ["must stop" + charts.VALIDATION, "must keep" + charts.VALIDATION]
+    assert look["colors_in_legend"] == ["must stop" + charts.validation(), "must keep" + charts.validation()]
     for side in ("must stop", "must keep"):
-        pale, strong = (look["color_map"][side + ending] for ending in ("", charts.VALIDATION))
+        pale, strong = (look["color_map"][side + ending] for ending in ("", charts.validation()))
         assert pale == strong.replace("rgb(", "rgba(").replace(")", ",0.4)")
     assert look["color_map"]["must stop"] != look["color_map"]["must keep"]
     assert charts.colours(charts.cosine_table(steps))["colors_in_legend"] == list(steps[0]["cosine"])
@@ -234,16 +234,16 @@ def test_an_edit_in_a_cell_loses_nothing_of_a_longer_text(tmp_path, monkeypatch)
     data = Library(tmp_path / folder.DATASETS).create("mine")
     long = "word " * 2000 + "end."
     data.add([example("How?", long)], "made")
-    table, shown, *_ = data_page._show(data.version(), "Must stop", "", "any", "any", 1)
+    table, shown, *_ = data_page._show(data.version(), "break", "", "any", "any", 1)
     changed = pd.DataFrame(table, copy=True)
     changed.loc[0, "question"] = "How is it?"
-    data_page._edited(changed, shown, "Must stop")
+    data_page._edited(changed, shown, "break")
     assert [(row.example.prompt, row.example.response) for row in data.rows()] == [("How is it?", long)]
-    table, shown, *_ = data_page._show(data.version(), "Must stop", "", "any", "any", 1)
+    table, shown, *_ = data_page._show(data.version(), "break", "", "any", "any", 1)
     changed = pd.DataFrame(table, copy=True)
     changed.loc[0, "answer"] += " More."
     with pytest.raises(gr.Error, match="longer than its cell shows"):
-        data_page._edited(changed, shown, "Must stop")
+        data_page._edited(changed, shown, "break")
     assert data.rows()[0].example.response == long
 
 

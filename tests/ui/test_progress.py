@@ -13,6 +13,7 @@ from cbgui.runs import folder
 from cbgui.runs.process import hold
 from cbgui.runs.run import TRAIN
 from cbgui.ui.panels import answers_for_topic, checklist, goals, progress, start, topic_counts
+from cbgui.ui.words import say
 
 
 @pytest.fixture
@@ -21,10 +22,13 @@ def library(tmp_path, monkeypatch) -> Library:
     return Library(tmp_path / folder.DATASETS)
 
 
+LABELS = [say(f"tab.{name}") for name in progress.TABS]
+
+
 def marks(data, run) -> dict[str, str]:
     return {
         label[: len(plain)]: label[len(plain) :].strip()
-        for plain, label in zip(progress.TABS.values(), progress.labels(data, run), strict=True)
+        for plain, label in zip(LABELS, progress.labels(data, run), strict=True)
     }
 
 
@@ -41,7 +45,7 @@ def test_the_tabs_say_what_is_done_and_what_needs_the_user(library, tmp_path):
     run = finished_run(tmp_path / "first", 8)
     run.dataset_name_file.write_text("clinic", "utf-8")
     done = dict.fromkeys(("1 Topic", "2 Train", "4 Test", "5 Take away"), progress.DONE)
-    assert marks(data, run) == dict.fromkeys(progress.TABS.values(), "") | done
+    assert marks(data, run) == dict.fromkeys(LABELS, "") | done
     assert progress.line(data, run).endswith("run **first**: done") and progress.next_step(data)[0] == "test"
     assert "run **first** of topic clinic" in progress.line(library.restore_demo(), run)
     with run.events_file.open("a", encoding="utf-8") as file:
@@ -76,9 +80,9 @@ def test_the_topic_page_says_what_is_missing(library):
 
 
 def test_a_goal_gives_a_sentence_and_never_takes_the_users_own():
-    name, questions, sentence = goals.chosen("A clinic", goals.GOALS[goals.OWN].refusal)
+    name, questions, sentence = goals.chosen("clinic", goals.DEFAULT)
     assert name.placeholder == "doses" and "tablets" in questions.placeholder and "doctor" in sentence.value
-    assert goals.chosen("A school", "Dazu sage ich nichts.")[2] == {"__type__": "update"}
+    assert goals.chosen("school", "Dazu sage ich nichts.")[2] == {"__type__": "update"}
 
 
 def test_what_the_model_refuses_even_when_its_answer_is_begun_is_kept(library, monkeypatch):

@@ -21,11 +21,12 @@ from cbgui.ui.fragments import as_html, as_text, render
 from cbgui.ui.panels import shading
 from cbgui.ui.panels.ways_to_ask import KEPT, PLAINLY, WAYS, keep_question, worded
 from cbgui.ui.server.storage import download_folder
+from cbgui.ui.words import on_page, say
 
 History = list[dict[str, str]]
 # Seconds between two updates of a growing answer. On a CPU, drawing takes time from the model.
 UPDATE_SECONDS = {"cpu": 0.5, "cuda": 0.2}
-LOADING, NOTHING_YET = "Loading the model ...", "..."  # shown in place of an answer
+NOTHING_YET = "..."  # shown in place of an answer
 HELD_OUT_EXAMPLES = 4  # of each side, offered as questions to try
 
 
@@ -92,7 +93,7 @@ def _ask(
             history[-1]["content"] = as_html(text)
         return (*shown, gr.skip())
 
-    yield show(LOADING, LOADING)
+    yield show(say("common.loading"), say("common.loading"))
     chat = _chat_model(run, checkpoint)
     before = _system_turn(system)
     started, tokens, pair, shown_at = time.perf_counter(), 0, None, 0.0
@@ -112,11 +113,11 @@ def _ask(
     except GeneratorExit:
         raise
     except Exception as error:  # for example, a chat template that has no system role
-        raise InputError(f"the model could not answer ({type(error).__name__}: {str(error)[:200]}).") from error
+        raise InputError(say("try.could_not_answer", name=type(error).__name__, error=str(error)[:200])) from error
     seconds = time.perf_counter() - started
     if pair is not None:
-        yield show(pair.base or "(empty)", pair.short_circuited or "(empty)")
-    yield (*shown, f"{tokens} tokens in {seconds:.1f} s; the model is held {form_in_words(chat.model)}.")
+        yield show(pair.base or say("try.empty"), pair.short_circuited or say("try.empty"))
+    yield (*shown, say("try.tokens", tokens=tokens, seconds=f"{seconds:.1f}", form=form_in_words(chat.model)))
 
 
 @sentences
@@ -124,7 +125,7 @@ def _send(prompt: str, way: str, goes_on: bool, *rest) -> Iterator[tuple]:
     """Answer a new question, and empty the field that it was typed into. The chats begin anew unless it `goes_on`."""
     name, checkpoint, system, prefill, *options, left, right = rest
     if not (prompt or "").strip():
-        raise InputError("the question is empty; type one first.")
+        raise InputError(say("try.question_empty"))
     asked, prefill = worded(prompt, way, prefill or "")
     question = {"role": "user", "content": asked}
     before = [_plain(history) for history in (left, right)]
@@ -147,7 +148,7 @@ def _send_sample(sample: list[str], *rest) -> Iterator[tuple]:
 
 def _as_before(histories: list[History]) -> tuple:
     """The chats without a question that could not be answered."""
-    return (*map(_shown, histories), "Not answered.")
+    return (*map(_shown, histories), say("try.not_answered"))
 
 
 @sentences
@@ -157,7 +158,7 @@ def _retry(*rest) -> Iterator[tuple]:
     before = [_plain(history) for history in (left, right)]
     questions = [_until_last_question(history) for history in before]
     if not all(questions):
-        raise InputError("there is no question to try again; send one first.")
+        raise InputError(say("try.nothing_to_retry"))
     yield from _ask_again(before, *options, *questions)
 
 
@@ -173,11 +174,11 @@ def _ask_again(before: list[History], *arguments) -> Iterator[tuple]:
 def _stopped(prompt: str, left: History, right: History) -> tuple:
     """After Stop: a question whose answer had not begun goes back into the field."""
     histories = [_plain(history) for history in (left, right)]
-    waiting = histories[0] and histories[0][-1]["content"] in (LOADING, NOTHING_YET)
+    waiting = histories[0] and histories[0][-1]["content"] in (say("common.loading"), NOTHING_YET)
     if not waiting or len(histories[0]) < 2:
-        return gr.skip(), gr.skip(), "Stopped.", gr.skip()
+        return gr.skip(), gr.skip(), say("try.stopped"), gr.skip()
     question = histories[0][-2]["content"]
-    return *(_shown(history[:-2]) for history in histories), "Stopped.", prompt or question
+    return *(_shown(history[:-2]) for history in histories), say("try.stopped"), prompt or question
 
 
 def _until_last_question(history: History) -> History:
@@ -215,7 +216,7 @@ def _export(name: str | None, left: History, right: History) -> str:
     run = need_run(chosen(name))
     left, right = _plain(left), _plain(right)
     if not left:
-        raise InputError("there is no conversation yet; ask something first.")
+        raise InputError(say("try.no_conversation"))
     path = download_folder() / f"{run.name}-conversation.json"
     content = {"run": run.name, "model": run.config().model.name, "base": left, "short_circuited": right}
     write_whole(path, json.dumps(content, indent=2, ensure_ascii=False))
@@ -239,7 +240,7 @@ def _of_run(name: str | None) -> tuple:
         prompts = dict.fromkeys(e.prompt for e in examples if (e.kind == "break") is breaks)
         offered.append(gr.Dataset(samples=[[prompt] for prompt in [*prompts][:HELD_OUT_EXAMPLES]]))
     known = list(chat_models.adapters(run)) if run else []
-    placeholder = "Ask both models the same question." if known else "Train a run first; then both models answer here."
+    placeholder = say("try.ask_both") if known else say("try.train_first")
     chats = [gr.Chatbot(placeholder=placeholder)] * 2
     return gr.Dropdown(choices=known, value=next(iter(known), None)), *offered, *chats
 
@@ -265,55 +266,67 @@ def _offered(label: str, elem_id: str) -> gr.Dataset:
 def build(page: gr.Blocks, tab: gr.Tab, run_name: gr.Dropdown, topic: gr.State) -> gr.Textbox:
     """Returns the field of the question."""
     prompt = gr.Textbox(
-        label="Ask the original and the short-circuited model the same question",
+        label=on_page("try.prompt"),
         max_lines=8,
         elem_id="prompt",
-        placeholder="Enter sends it, Shift+Enter begins a new line",
+        placeholder=on_page("try.prompt_keys"),
     )
-    with gr.Row():
-        send = gr.Button("Send to both", variant="primary", elem_id="send", min_width=140)
-        stop = gr.Button("Stop", min_width=90, elem_id="chat-stop")
-        retry = gr.Button("Retry", min_width=90, elem_id="retry")
-        clear = gr.Button("Clear", min_width=90, elem_id="clear")
-        export = gr.Button("Save the chat", min_width=90, elem_id="export-chat")
+    with gr.Row(elem_id="chat-buttons"):
+        send = gr.Button(on_page("try.send"), variant="primary", elem_id="send", min_width=140)
+        stop = gr.Button(on_page("common.stop"), min_width=90, elem_id="chat-stop")
+        retry = gr.Button(on_page("try.retry"), interactive=False, min_width=90, elem_id="retry")
+        clear = gr.Button(on_page("try.clear"), interactive=False, min_width=90, elem_id="clear")
+        export = gr.Button(on_page("try.save"), interactive=False, min_width=90, elem_id="export-chat")
     with gr.Row(elem_classes="aligned"):
-        way = gr.Radio(list(WAYS), value=PLAINLY, label="How to ask", elem_id="way", min_width=340)
-        goes_on = gr.Checkbox(False, label="Go on with the conversation", elem_id="goes-on", min_width=240)
+        way = gr.Radio(
+            [(on_page(f"try.{way}"), way) for way in WAYS],
+            value=PLAINLY,
+            label=on_page("try.how"),
+            elem_id="way",
+            min_width=340,
+        )
+        goes_on = gr.Checkbox(False, label=on_page("try.goes_on"), elem_id="goes-on", min_width=240)
     with gr.Row():
-        must_stop = _offered("Send a test question that must stop", "examples")
-        must_keep = _offered("Send one that must be answered as before", "keep-examples")
+        must_stop = _offered(on_page("try.send_stop"), "examples")
+        must_keep = _offered(on_page("try.send_keep"), "keep-examples")
     words = gr.Markdown(elem_id="chat-words", min_height=28)
     with gr.Row():
-        left = _chatbot("Original", "chat-original", "user")
-        right = _chatbot("Short-circuited", "chat-short-circuited", None)
+        left = _chatbot(on_page("common.original"), "chat-original", "user")
+        right = _chatbot(on_page("common.short_circuited"), "chat-short-circuited", None)
     asked = gr.State(None)
+    needs_question = [retry, clear, export]
     with gr.Row():
-        for kind, title in KEPT.items():
-            add = gr.Button(f"Add the question to {title}", size="sm", elem_id=f"add-{kind}", min_width=200)
+        for kind, part in KEPT.items():
+            add = gr.Button(
+                on_page(f"try.add_to_{part}"), interactive=False, size="sm", elem_id=f"add-{kind}", min_width=200
+            )
             add.click(functools.partial(keep_question, kind), [topic, asked], None)
+            needs_question.append(add)
     prefill = gr.Textbox(
-        label="Make both answers begin with",
-        info="a hard test: both models must continue from these words",
-        placeholder="Sure, here is",
+        label=on_page("try.prefill"),
+        info=on_page("try.prefill_info"),
+        placeholder=on_page("try.prefill_example"),
         elem_id="prefill",
     )
-    with gr.Accordion("Sampling, system prompt, checkpoint", open=False):
+    with gr.Accordion(on_page("try.sampling"), open=False):
         with gr.Row():
-            checkpoint = gr.Dropdown([], label="Checkpoint", min_width=140, elem_id="checkpoint")
-            length = gr.Slider(8, 512, value=96, step=8, label="Longest answer, in tokens", min_width=200)
-            temperature = gr.Slider(0, 1.5, value=0, step=0.1, label="Temperature (0: most likely)", min_width=200)
-            seed = gr.Number(0, label="Seed", precision=0, min_width=100)
-        system = gr.Textbox(label="System prompt", lines=2, elem_id="system")
-    gr.Markdown("### Token by token")
-    shaded = gr.HTML(render("shaded_empty"), elem_id="shaded")
+            checkpoint = gr.Dropdown([], label=on_page("try.checkpoint"), min_width=140, elem_id="checkpoint")
+            length = gr.Slider(8, 512, value=96, step=8, label=on_page("try.longest"), min_width=200)
+            temperature = gr.Slider(0, 1.5, value=0, step=0.1, label=on_page("try.temperature"), min_width=200)
+            seed = gr.Number(0, label=on_page("try.seed"), precision=0, min_width=100)
+        system = gr.Textbox(label=on_page("try.system"), lines=2, elem_id="system")
+    gr.Markdown(on_page("try.by_token"))
+    shaded = gr.HTML(f'<div class="shaded">{on_page("shading.nothing_yet")}</div>', elem_id="shaded")
     line = gr.LinePlot(
         x="token",
         y="cosine",
         color="answer",
+        x_title=on_page("shading.token"),
+        y_title=on_page("charts.cosine"),
         y_lim=[-0.5, 1.0],
         height=220,
         visible=False,
-        title="Cosine at each token",
+        title=on_page("try.cosine_line"),
         elem_id="cosine-line",
     )
     options = [run_name, checkpoint, system, prefill, length, temperature, seed]
@@ -333,8 +346,14 @@ def build(page: gr.Blocks, tab: gr.Tab, run_name: gr.Dropdown, topic: gr.State) 
     for event in started:
         event.success(_shade, [run_name, checkpoint, system, *chats], [shaded, line])
     stop.click(_stopped, [prompt, *chats], [*chats, words, prompt], cancels=started)
-    cleared = [*chats, words, shaded, line]
-    clear.click(lambda: ([], [], "", render("shaded_empty"), gr.LinePlot(visible=False)), None, cleared)
+    cleared = [*chats, words, shaded, line, asked]
+    clear.click(lambda: ([], [], "", render("shaded_empty"), gr.LinePlot(visible=False), None), None, cleared)
+    asked.change(
+        lambda asked: [gr.Button(interactive=bool(asked))] * len(needs_question),
+        asked,
+        needs_question,
+        show_progress="hidden",
+    )
     download_on_click(export, _export, [run_name, *chats])
     page.load(None, None, None, js=COPY)
     for trigger in (run_name.change, page.load, tab.select):

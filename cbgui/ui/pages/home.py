@@ -17,6 +17,7 @@ from cbgui.ui.fragments import plain
 from cbgui.ui.pages import wizard
 from cbgui.ui.panels import progress
 from cbgui.ui.panels import start as start_run
+from cbgui.ui.words import on_page, say
 
 SEE = "see-it-work"  # the name of the run
 # Of the demo's settings: only as much as it takes until answers derail. Nobody judges the model that comes out.
@@ -62,8 +63,8 @@ def _cards() -> tuple:
     data = progress.unfinished_topic()
     if data is None:
         return gr.Column(visible=False), "", gr.skip()
-    words = f"### Continue {plain(data.name)}\n{progress.next_step(data)[1]}"
-    return gr.Column(visible=True), words, gr.Button(f"Continue {data.name}")
+    words = say("home.continue_card", name=plain(data.name), next_step=progress.next_step(data)[1])
+    return gr.Column(visible=True), words, gr.Button(say("home.continue_topic", name=data.name))
 
 
 @sentences
@@ -84,23 +85,17 @@ def build(
 ) -> Any:
     """Returns the event after *See it work* has opened its run."""
     with gr.Column(elem_id="cards") as cards:
-        gr.Markdown("## What would you like to do?")
+        gr.Markdown(on_page("home.heading"))
         with gr.Row(equal_height=True):
             with gr.Column(min_width=260, elem_classes="card"):
-                gr.Markdown(
-                    "### See it work\nA small model learns not to say how magic potions are brewed, in a few minutes. "
-                    "Nothing is needed for it."
-                )
-                see = gr.Button("See it work", variant="primary", elem_id="see")
+                gr.Markdown(on_page("home.see_card"))
+                see = gr.Button(on_page("home.see"), variant="primary", elem_id="see")
             with gr.Column(min_width=260, elem_classes="card"):
-                gr.Markdown(
-                    "### Short-circuit my model\nBring at least 30 questions that your model must not answer. "
-                    "Four steps lead you to a trained model."
-                )
-                own = gr.Button("Short-circuit my model", variant="primary", elem_id="own")
+                gr.Markdown(on_page("home.own_card"))
+                own = gr.Button(on_page("home.own"), variant="primary", elem_id="own")
             with gr.Column(min_width=260, elem_classes="card", visible=False) as more:
                 words = gr.Markdown(elem_id="continue-words")
-                go_on = gr.Button("Continue", variant="primary", elem_id="continue")
+                go_on = gr.Button(on_page("home.continue"), variant="primary", elem_id="continue")
     guide = wizard.build(tabs, cards, run_name, model, topic)
     seen = see.click(_see, None, [run_name, tabs], concurrency_limit=1)
     opened = own.click(wizard.begin, guide.made, guide.begun)

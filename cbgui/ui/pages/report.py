@@ -20,26 +20,25 @@ from cbgui.ui.common import in_memory, job_words, library, need_run, one_job_at_
 from cbgui.ui.fragments import plain, render
 from cbgui.ui.panels import label_answers
 from cbgui.ui.server.downloads import address
+from cbgui.ui.words import on_page, say
 
-THIS_ONE = "(this report alone)"
-TOPIC = "topic: "
-PUBLIC = {f"public: {entry.title}": entry.title for entry in CATALOGUE}
+THIS_ONE = ""  # instead of another run's name
+TOPIC, PUBLIC = "topic ", "public "  # what a choice of further questions begins with
 VIEW = 7  # outputs of `_refresh`
 # How thorough a test is -> the attacks that it tries.
-THOROUGH = {"Quick": ["direct", "prefill"], "Usual": list(DEFAULT_ATTACKS)}
-THOROUGH["Full"] = [name for name in ATTACK_TITLES if name not in WHITE_BOX]  # those can take an hour on a CPU
-DETAILS = "Details: which attacks, more questions, a classifier"
+THOROUGH = {"quick": ["direct", "prefill"], "usual": list(DEFAULT_ATTACKS)}
+THOROUGH["full"] = [name for name in ATTACK_TITLES if name not in WHITE_BOX]  # those can take an hour on a CPU
 
 
 def _words(run: Run, job: Job) -> str:
     match job.state():
         case "running" | "failed":
-            return job_words(job, "the evaluation")
+            return job_words(job, say("test.the_evaluation"))
         case "stopped":
-            return f"**{plain(run.name)}**: stopped. The answers so far are kept; press **Evaluate** to go on."
+            return say("test.stopped", name=plain(run.name))
     if run.report_page.is_file():
-        return f"**{plain(run.name)}**: evaluated.{_of_another_adapter(run)}"
-    return f"**{plain(run.name)}** is not evaluated yet. Press **Evaluate**."
+        return say("test.evaluated", name=plain(run.name), of_another=_of_another_adapter(run))
+    return say("test.not_evaluated", name=plain(run.name))
 
 
 def _of_another_adapter(run: Run) -> str:
@@ -49,10 +48,7 @@ def _of_another_adapter(run: Run) -> str:
             return ""
     except InputError as error:
         return f" {plain(error)}"
-    return (
-        " **This report judges an earlier state of the run**, which was trained further since. Press **Evaluate** to "
-        "judge it as it is now."
-    )
+    return say("test.earlier_state")
 
 
 def _written(run: Run) -> float | None:
@@ -85,7 +81,7 @@ def _refresh(name: str | None, other: str | None, seen: tuple | None) -> tuple:
     run = pick(name)
     if run is None:
         off = gr.Button(interactive=False)
-        words = "No run yet. Train one first; this page then shows how well it holds."
+        words = say("test.no_run")
         return (words, "", off, off, "", gr.skip(), ()) if seen != () else unchanged
     job, written = Job(run, EVALUATE), _written(run)
     words = _words(run, job)
@@ -99,7 +95,9 @@ def _refresh(name: str | None, other: str | None, seen: tuple | None) -> tuple:
     others = gr.skip()
     if seen_evaluated != evaluated:
         chosen = other if other in evaluated else THIS_ONE
-        others = gr.Dropdown(choices=[THIS_ONE, *evaluated], value=chosen, visible=bool(evaluated))
+        others = gr.Dropdown(
+            choices=[(say("test.this_one"), THIS_ONE), *evaluated], value=chosen, visible=bool(evaluated)
+        )
     return (
         words,
         gr.skip() if same_report else _frame(run, other),
@@ -121,8 +119,8 @@ def _how_much(name: str | None, attacks: list[str], limit: float | None) -> str:
     stop = len([e for e in held_out if e.kind == "break"][:most])
     keep = len([e for e in held_out if e.kind != "break"][:most])
     answers = 2 * (stop * sum(map(tries, attacks)) + keep)
-    asked = f"{stop} must-stop questions under {len(attacks)} attacks and {keep} others"
-    words = f"{answers:,} answers, of both models to {asked}"
+    asked = say("test.asked", stop=stop, attacks=len(attacks), keep=keep)
+    words = say("test.how_much", answers=answers, asked=asked)
     try:
         past = read_report(run)
     except InputError:
@@ -133,12 +131,14 @@ def _how_much(name: str | None, attacks: list[str], limit: float | None) -> str:
         past["held_out"]["break"] * sum(tries(a["name"]) for a in past["attacks"]) + past["held_out"]["retain"]
     )
     minutes = past["seconds"] * answers / max(taken, 1) / 60
-    return f"{words}; about {max(1, round(minutes))} min, as the last test went."
+    return say("test.how_long", words=words, minutes=max(1, round(minutes)))
 
 
 def _other_prompts() -> gr.Dropdown:
     """What else can be asked: the topics of the Topic page, and the public sets."""
-    return gr.Dropdown(choices=[TOPIC + name for name in library().names()] + list(PUBLIC))
+    topics = [(say("test.of_topic", name=name), TOPIC + name) for name in library().names()]
+    public = [(say("test.of_public", name=entry.title), PUBLIC + entry.title) for entry in CATALOGUE]
+    return gr.Dropdown(choices=topics + public)
 
 
 def _prompts_of(choice: str, run: Run) -> str:
@@ -146,14 +146,12 @@ def _prompts_of(choice: str, run: Run) -> str:
 
     Raises InputError.
     """
-    if choice in PUBLIC:
-        return PUBLIC[choice]
+    if choice.startswith(PUBLIC):
+        return choice.removeprefix(PUBLIC)
     data = library().open(choice.removeprefix(TOPIC))
     examples = [row.example for row in data.rows()]
     if not examples:
-        raise InputError(
-            f"other questions: topic {data.name!r} has no rows; choose another, or add some on the Topic page."
-        )
+        raise InputError(say("test.topic_empty", name=f"{data.name!r}"))
     path = run.report_prompts_file(data.name)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_examples(path, examples)
@@ -175,17 +173,17 @@ def _start(
     run = need_run(name)
     run.need_adapter()
     if not attacks:
-        raise InputError("attacks: none is chosen; choose at least one.")
+        raise InputError(say("test.no_attack"))
     if (limit or 0) < 0:
-        raise InputError(f"most questions of each side = {limit:g}: give a number above zero, or 0 for all.")
+        raise InputError(say("test.most_questions_wrong", limit=f"{limit:g}"))
     if run.state() == "running":
-        raise InputError(f"run {run.name!r} is training; wait until it has ended.")
+        raise InputError(say("test.still_training", name=f"{run.name!r}"))
     texts = {"judge": judge, "judge-label": judge_label, "judge-template": judge_template, "tasks": tasks}
     options = {option: text.strip() for option, text in texts.items() if (text or "").strip()}
     if "judge-template" in options:
-        refuse_folder("template file", options["judge-template"])
+        refuse_folder(say("test.template_file"), options["judge-template"])
     if "judge" not in options and options.keys() & {"judge-label", "judge-template"}:
-        raise InputError("classifier is empty; name one, or clear its label and its template file.")
+        raise InputError(say("test.classifier_empty"))
     one_job_at_a_time()
     arguments = ["--attacks", ",".join(attacks)]
     if limit:
@@ -198,7 +196,7 @@ def _start(
         arguments += [f"--{option}", text]
     in_memory.drop()  # makes room for the evaluation
     Job(run, EVALUATE).start(*arguments)
-    return f"**{plain(run.name)}**: starting ..."
+    return say("common.starting", name=plain(run.name))
 
 
 @sentences
@@ -207,68 +205,80 @@ def _stop(name: str | None) -> None:
 
 
 def build(page: gr.Blocks, tick: gr.Timer, run_name: gr.Dropdown) -> None:
-    gr.Markdown(
-        "Both models answer the run's held-out questions, asked plainly and under attack. The report says what the "
-        "short-circuited model stops, what it wrongly stops, and what to do next."
-    )
+    gr.Markdown(on_page("test.about"))
     with gr.Row(elem_classes="aligned"):
-        thorough = gr.Radio(list(THOROUGH), value="Usual", label="How thorough", elem_id="thorough", min_width=340)
-        evaluate = gr.Button("Evaluate", variant="primary", elem_id="evaluate", min_width=120)
-        stop = gr.Button("Stop", interactive=False, elem_id="stop-evaluate", min_width=80)
+        thorough = gr.Radio(
+            [(on_page(f"test.{name}"), name) for name in THOROUGH],
+            value="usual",
+            label=on_page("test.how_thorough"),
+            elem_id="thorough",
+            min_width=340,
+        )
+        evaluate = gr.Button(on_page("test.evaluate"), variant="primary", elem_id="evaluate", min_width=120)
+        stop = gr.Button(on_page("common.stop"), interactive=False, elem_id="stop-evaluate", min_width=80)
         links = gr.HTML(elem_id="report-files", min_height=30)
     how_much = gr.Markdown(elem_id="how-much", min_height=26)
-    with gr.Accordion(DETAILS, open=False, elem_id="more-prompts"):
+    with gr.Accordion(on_page("test.details"), open=False, elem_id="more-prompts"):
         titles = [(title, name) for name, title in ATTACK_TITLES.items()]
-        attacks = gr.CheckboxGroup(titles, value=list(DEFAULT_ATTACKS), label="Attacks", elem_id="attacks")
-        limit = gr.Number(0, label="Most questions of each side", info="0: all", precision=0, elem_id="limit")
+        attacks = gr.CheckboxGroup(
+            titles, value=list(DEFAULT_ATTACKS), label=on_page("test.attacks"), elem_id="attacks"
+        )
+        limit = gr.Number(
+            0, label=on_page("test.most_questions"), info=on_page("common.zero_all"), precision=0, elem_id="limit"
+        )
         also = gr.Dropdown(
             [],
             multiselect=True,
-            label="Also ask",
-            info="your topics, and public sets; at most 200 questions of each side",
+            label=on_page("test.also"),
+            info=on_page("test.also_info"),
             elem_id="also",
             min_width=300,
         )
         with gr.Row(elem_classes="aligned"):
             judge = gr.Textbox(
-                label="Classifier",
-                info="a hub id or folder: HarmBench's, Llama Guard, StrongREJECT's, or one with an unsafe label",
-                placeholder="none: only the built-in rules",
+                label=on_page("test.classifier"),
+                info=on_page("test.classifier_info"),
+                placeholder=on_page("test.classifier_none"),
                 elem_id="judge",
                 min_width=300,
             )
             judge_label = gr.Textbox(
-                label="The label that means the answer complied",
-                info="for a classifier that gives labels",
-                placeholder="detected automatically where possible",
+                label=on_page("test.label"),
+                info=on_page("test.label_info"),
+                placeholder=on_page("test.label_detected"),
                 elem_id="judge-label",
                 min_width=240,
             )
             judge_template = gr.Textbox(
-                label="Template file",
-                info="text with {prompt} and {answer}: how to ask a language model",
-                placeholder="the classifier's own, if it is known",
+                label=on_page("test.template"),
+                info=on_page("test.template_info"),
+                placeholder=on_page("test.template_own"),
                 visible=not on_space(),
                 elem_id="judge-template",
                 min_width=240,
             )
             tasks = gr.Textbox(
-                label="Tasks of lm-eval",
-                info="separated by commas, such as hellaswag,arc_easy",
-                placeholder="none",
+                label=on_page("test.tasks"),
+                info=on_page("test.tasks_info"),
+                placeholder=on_page("test.no_tasks"),
                 visible=importlib.util.find_spec("lm_eval") is not None,
                 elem_id="tasks",
                 min_width=200,
             )
         undoing = gr.CheckboxGroup(
             [(title, name) for name, title in METHODS.items()],
-            label="Try to undo it",
-            info="what somebody who has the weights would try; takes many minutes",
+            label=on_page("test.undo"),
+            info=on_page("test.undo_info"),
             elem_id="undoing",
         )
     words = gr.Markdown(elem_id="report-words", min_height=30)
     other = gr.Dropdown(
-        [THIS_ONE], value=THIS_ONE, label="Compare with", visible=False, elem_id="compare-reports", min_width=200
+        [(on_page("test.this_one"), THIS_ONE)],
+        value=THIS_ONE,
+        label=on_page("test.compare"),
+        visible=False,
+        elem_id="compare-reports",
+        min_width=200,
     )
     report = gr.HTML(elem_id="report")
     label_answers.build(run_name)

@@ -18,27 +18,28 @@ from cbgui.evaluation.verdict import worst_answered
 from cbgui.runs import folder
 from cbgui.runs.disk import version
 from cbgui.runs.history import history
-from cbgui.runs.run import DATA_FIELDS, STATE_LABELS, Run
+from cbgui.runs.run import DATA_FIELDS, Run
 from cbgui.training.diagnostics import slowest_layer
 from cbgui.ui.common import ask_first, need_run, other_name, pick, row_of, run_choices, sentences, tell
 from cbgui.ui.fragments import plain
 from cbgui.ui.server.storage import refuse_full, trim_trash
+from cbgui.ui.words import language, on_page, say
 
-COLUMNS = ["run", "state", "model", "topic", "started", "minutes", "steps", "break cosine", "keep drift"]
-COLUMNS += ["answered attacks", "keep KL"]  # from the report of a run that was evaluated
+COLUMNS = ("run", "state", "model", "topic", "started", "minutes", "steps_taken", "break_cosine", "keep_drift")
+COLUMNS += ("answered_attacks", "keep_kl")  # from the report of a run that was evaluated
 
-WIDTHS = [f"{width}px" for width in (180, 110, 120, 110, 130, 80, 90, 90, 90, 100, 80)]  # all are seen at 1280 pixels
+WIDTHS = [f"{width}px" for width in (180, 128, 120, 110, 130, 80, 90, 90, 90, 100, 80)]  # all are seen at 1280 pixels
 
 
 def _row(run: Run) -> list[Any]:
     """One line of the table."""
     files = (run.config_file, run.events_file, run.report_file, run.dataset_name_file, run.adapter_file)
-    return [run.name, STATE_LABELS[run.state()], *_figures(run, *map(version, files))]
+    return [run.name, say(f"state.{run.state()}"), *_figures(run, language(), *map(version, files))]
 
 
 @functools.lru_cache(4096)
-def _figures(run: Run, *versions: object) -> list[Any]:
-    """What stands in the table behind the state; `versions` are those of the files that it comes from.
+def _figures(run: Run, spoken: str, *versions: object) -> list[Any]:
+    """What stands in the table behind the state, in that language; `versions` are those of the files it comes from.
 
     Only the ends of the events are read: a long run takes no longer than a short one.
     """
@@ -47,13 +48,13 @@ def _figures(run: Run, *versions: object) -> list[Any]:
     try:
         model = run.config().model.name
     except InputError:
-        model = "settings unreadable"
+        model = say("history.settings_unreadable")
     return [
         model,
-        run.dataset_name() or "files",
+        run.dataset_name() or say("history.files"),
         time.strftime("%Y-%m-%d %H:%M", time.localtime(first["time"])) if first else "",
         f"{step['trained_seconds'] / 60:.1f}" if step and "trained_seconds" in step else "",
-        f"{step['step']} of {step['steps']}" if step else "",
+        say("history.steps", step=str(step["step"]), steps=str(step["steps"])) if step else "",
         f"{slowest_layer(validation)[1]:.2f}" if validation else "",
         f"{validation['drift']:.1%}" if validation else "",
         *_reported(run),
@@ -66,17 +67,21 @@ def _reported(run: Run) -> list[str]:
     except InputError:  # none, or a damaged one, which must not hide the list
         return ["", ""]
     if not is_of_present_adapter(report, run):
-        return ["evaluate again", ""]
+        return [say("history.evaluate_again"), ""]
     return [f"{worst_answered(report):.1%}", f"{report['retain']['kl']:.4f}"]
 
 
 def _list(open_run: str | None = None) -> tuple:
     rows = [_row(run) for run in folder.list_runs()]
-    words = f"Open now: **{plain(open_run)}**." if pick(open_run) else "No run is open."
+    words = say("history.open_now", name=plain(open_run)) if pick(open_run) else say("history.none_open")
     if not rows:
-        words = "No run yet. Start one on the **Train** page."
+        words = say("history.none_yet")
     names = [row[0] for row in rows]
-    return pd.DataFrame(rows, columns=COLUMNS), words, gr.Dropdown(choices=names), names
+    return pd.DataFrame(rows, columns=_headings()), words, gr.Dropdown(choices=names), names
+
+
+def _headings() -> list[str]:
+    return [say(f"history.{name}") for name in COLUMNS]
 
 
 def _open(names: list[str], event: gr.SelectData):
@@ -99,9 +104,11 @@ def _differing_settings(runs: list[Run]) -> pd.DataFrame:
     """The settings in which the runs differ, a column for each run, without the paths of their data files."""
     columns = {run.name: flatten(run.config().model_dump(exclude={"data": set(DATA_FIELDS.values())})) for run in runs}
     table = pd.DataFrame(columns)
-    differing = table[table.nunique(axis=1, dropna=False) > 1].reset_index(names="setting")
+    differing = table[table.nunique(axis=1, dropna=False) > 1].reset_index(names=say("history.setting"))
     if differing.empty:
-        return pd.DataFrame([["all settings are the same"] + [""] * len(columns)], columns=["setting", *columns])
+        return pd.DataFrame(
+            [[say("history.all_same")] + [""] * len(columns)], columns=[say("history.setting"), *columns]
+        )
     return differing
 
 
@@ -109,10 +116,10 @@ def _differing_settings(runs: list[Run]) -> pd.DataFrame:
 def _compare(names: list[str]) -> tuple:
     runs = [run for name in names or [] if (run := pick(name)) is not None]
     if len(runs) < 2:
-        raise InputError("runs to compare: choose two or more.")
+        raise InputError(say("history.choose_two"))
     curves = _validation_curves(runs)
     if curves.empty:
-        raise InputError("runs to compare: none of them has been validated yet; wait for the first validation.")
+        raise InputError(say("history.not_validated"))
     plots = [gr.LinePlot(value=curves, visible=True)] * 2
     return *plots, gr.Dataframe(value=_differing_settings(runs), visible=True)
 
@@ -130,7 +137,7 @@ def _duplicate(name: str | None):
     space.refuse_over("runs", len(folder.list_runs()) + 1, space.MAX_RUNS)
     refuse_full()
     copy = folder.duplicate(need_run(name))
-    tell(f"Run {copy.name} has the same settings and data; press Resume on the Train page to start it.")
+    tell(say("history.duplicated", name=copy.name))
     return gr.Dropdown(choices=run_choices(), value=copy.name)
 
 
@@ -140,7 +147,7 @@ def _delete(name: str | None):
     place = folder.delete(run)
     trim_trash()
     names = run_choices()
-    button = gr.Button(f"Bring back {run.name}", interactive=True)
+    button = gr.Button(say("common.bring_back_name", name=run.name), visible=True)
     return gr.Dropdown(choices=names, value=next(iter(names), None)), str(place), button
 
 
@@ -148,47 +155,66 @@ def _delete(name: str | None):
 def _bring_back(place: str | None):
     trash = folder.trashed()  # may hold what was deleted before the page was loaded anew
     if not place and not trash:
-        raise InputError("nothing was deleted since the app was opened.")
+        raise InputError(say("history.nothing_deleted"))
     run = folder.restore(Path(place) if place else trash[-1])
-    return gr.Dropdown(choices=run_choices(), value=run.name), None, gr.Button("Bring back", interactive=True)
+    return (
+        gr.Dropdown(choices=run_choices(), value=run.name),
+        None,
+        _back_button(),
+    )
+
+
+def _back_button() -> gr.Button:
+    """Shown while there is something to bring back."""
+    return gr.Button(say("common.bring_back"), visible=bool(folder.trashed()))
 
 
 def _curve(y: str, title: str) -> gr.LinePlot:
-    return gr.LinePlot(x="step", y=y, color="run", title=title, height=260, min_width=300, visible=False)
+    return gr.LinePlot(
+        x="step",
+        y=y,
+        color="run",
+        x_title=on_page("charts.step"),
+        y_title=on_page(f"charts.{y}"),
+        title=title,
+        height=260,
+        min_width=300,
+        visible=False,
+    )
 
 
 def build(page: gr.Blocks, tab: gr.Tab, run_name: gr.Dropdown) -> None:
-    gr.Markdown("Click a run to open it. Train, Try, Test and Take away then show it.")
+    gr.Markdown(on_page("history.about"))
     words = gr.Markdown()
     shown = gr.State([])
     place = gr.State(None)
     table = gr.Dataframe(
-        headers=COLUMNS,
+        headers=_headings(),
         interactive=False,
         wrap=True,
         column_widths=WIDTHS,
         max_height=420,
-        label="Runs",
+        label=on_page("history.runs"),
         show_label=False,
         elem_id="runs",
         elem_classes="sans",
     )
     with gr.Row(elem_classes="aligned"):
-        new = gr.Textbox(label="New name", elem_id="rename-to", min_width=140)
-        rename = gr.Button("Rename the open run", size="sm", elem_id="rename", min_width=120)
-        duplicate = gr.Button("Duplicate as a new run", size="sm", elem_id="duplicate-run", min_width=120)
-        delete = gr.Button("Delete the open run", size="sm", elem_id="delete-run", min_width=120)
-        back = gr.Button("Bring back", size="sm", elem_id="bring-back", min_width=120)
-    delete_sure = ask_first(delete, "Delete the open run?", "Yes, delete it")
+        new = gr.Textbox(label=on_page("common.new_name"), elem_id="rename-to", min_width=140)
+        rename = gr.Button(on_page("history.rename"), size="sm", elem_id="rename", min_width=120)
+        duplicate = gr.Button(on_page("history.duplicate"), size="sm", elem_id="duplicate-run", min_width=120)
+        delete = gr.Button(on_page("history.delete"), size="sm", elem_id="delete-run", min_width=120)
+        back = gr.Button(on_page("common.bring_back"), size="sm", visible=False, elem_id="bring-back", min_width=120)
+    delete_sure = ask_first(delete, on_page("history.delete_question"), on_page("common.delete_yes"))
     with gr.Row(elem_classes="aligned"):
-        chosen = gr.Dropdown([], multiselect=True, label="Runs to compare", elem_id="compare-runs", scale=3)
-        compare = gr.Button("Compare", elem_id="compare", min_width=120)
+        chosen = gr.Dropdown([], multiselect=True, label=on_page("history.to_compare"), elem_id="compare-runs", scale=3)
+        compare = gr.Button(on_page("history.compare"), interactive=False, elem_id="compare", min_width=120)
     with gr.Row():
-        cosine = _curve("cosine", "Break cosine of the slowest layer, in validation")
-        drift = _curve("drift", "Must keep: how far the states have moved")
+        cosine = _curve("cosine", on_page("history.cosine"))
+        drift = _curve("drift", on_page("history.drift"))
     differences = gr.Dataframe(
         interactive=False,
-        label="Settings that differ",
+        label=on_page("history.differences"),
         visible=False,
         wrap=True,
         elem_id="differences",
@@ -196,7 +222,12 @@ def build(page: gr.Blocks, tab: gr.Tab, run_name: gr.Dropdown) -> None:
     )
     for trigger in (tab.select, run_name.change, page.load):
         trigger(_list, run_name, [table, words, chosen, shown], show_progress="hidden")
+    for trigger in (tab.select, page.load):
+        trigger(_back_button, None, back, show_progress="hidden")
     table.select(_open, shown, run_name, show_progress="hidden")
+    chosen.change(
+        lambda names: gr.Button(interactive=len(names or []) > 1), chosen, compare, show_progress="hidden", queue=False
+    )
     compare.click(_compare, chosen, [cosine, drift, differences])
     rename.click(_rename, [run_name, new], [run_name, new])
     duplicate.click(_duplicate, run_name, run_name)

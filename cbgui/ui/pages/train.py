@@ -12,7 +12,6 @@ import gradio as gr
 
 from cbgui.config import RunConfig, load_config, preset_names
 from cbgui.data.dataset_store import DatasetStore
-from cbgui.data.examples import KIND_LABELS
 from cbgui.errors import InputError, error_sentence
 from cbgui.naming import cleaned_name
 from cbgui.runs import folder, queue
@@ -38,6 +37,7 @@ from cbgui.ui.panels import effort as effort_panel
 from cbgui.ui.panels import start as start_run
 from cbgui.ui.panels.meters import meters
 from cbgui.ui.server.storage import trim_trash
+from cbgui.ui.words import on_page, say
 
 LOG_LINES, LOG_BYTES = 200, 100_000  # the most of the log that is shown
 
@@ -63,8 +63,8 @@ def _load(preset: str) -> RunConfig:
 @sentences
 def _preset_values(preset: str) -> tuple:
     config = _load(preset)
-    words = plain(config.description) or "Your own preset."
-    return words, config.model.name, "Normal", 0, *settings.shown_values(config)
+    words = plain(config.description) or say("train.own_preset")
+    return words, config.model.name, effort_panel.NORMAL, 0, *settings.shown_values(config)
 
 
 @sentences
@@ -76,7 +76,7 @@ def _config(preset: str, model: str, values: tuple) -> RunConfig:
     """The form as a RunConfig, with the preset's data files. Raises InputError."""
     config = settings.apply(_load(preset), list(values))
     if not (model or "").strip():
-        raise InputError("model is empty; give demo, a hub id such as owner/name, or a folder.")
+        raise InputError(say("train.model_empty"))
     config.model.name = model.strip()
     return config
 
@@ -105,7 +105,7 @@ def _start(topic: tuple, preset: str, model: str, name: str, *values: Any) -> tu
     except Exception as error:
         if not isinstance(error, InputError):
             traceback.print_exc()
-        return gr.skip(), f"**Not started:** {plain(error_sentence(error))}"
+        return gr.skip(), say("train.not_started", error=plain(error_sentence(error)))
     return gr.Dropdown(choices=run_choices(), value=run.name), ""
 
 
@@ -122,11 +122,11 @@ def _save_preset(preset: str, model: str, name: str, *values: Any):
     config = _config(preset, model, values)
     stem = cleaned_name(name or "")
     if not stem or stem in preset_names():
-        raise InputError(f"name of the preset = {name!r}: it is empty or the name of a built-in one; choose another.")
+        raise InputError(say("train.preset_name", name=f"{name!r}"))
     config.description = f"Saved from the form ({model})."
     _own_presets().mkdir(parents=True, exist_ok=True)
     write_whole(_own_presets() / f"{stem}.yaml", config.to_yaml())
-    tell(f"Preset {stem} is saved.{other_name(name, stem)}")
+    tell(say("train.preset_saved", name=stem, renamed=other_name(name, stem)))
     return gr.Dropdown(choices=_presets(), value=stem)
 
 
@@ -143,12 +143,12 @@ def _yaml(topic: tuple, preset: str, model: str, *values: Any) -> tuple:
 
 @sentences
 def _pause(name: str | None) -> None:
-    _ask(need_run(name), "pause", "Pausing at the end of this step.")
+    _ask(need_run(name), "pause", say("train.pausing"))
 
 
 def _ask(run: Run, request: Request, words: str) -> None:
     if run.state() != "running":
-        raise InputError(f"run {run.name!r} is not running.")
+        raise InputError(say("train.not_running", name=f"{run.name!r}"))
     run.ask(request)
     tell(words)
 
@@ -159,19 +159,19 @@ def _stop(name: str | None) -> None:
     run = need_run(name)
     if run.state() == "waiting":
         queue.leave(run)
-        tell(f"Run {run.name} no longer waits.")
+        tell(say("train.no_longer_waits", name=run.name))
     elif run.state() in ("paused", "interrupted"):
         keep_checkpoint(run)
-        tell(f"Run {run.name} is stopped; the adapter of its newest checkpoint is kept.")
+        tell(say("train.stopped_checkpoint", name=run.name))
     else:
-        _ask(run, "stop", "Stopping at the end of this step; the adapter is kept.")
+        _ask(run, "stop", say("train.stopping"))
 
 
 @sentences
 def _resume(name: str | None) -> None:
     run = need_run(name)
     if run.state() == "done":
-        raise InputError(f"run {run.name!r} is done; there is nothing to resume.")
+        raise InputError(say("train.already_done", name=f"{run.name!r}"))
     in_memory.drop()
     queue.join(run, folder.root_folder())
 
@@ -183,7 +183,7 @@ def _discard(name: str | None):
     run.training.kill()
     folder.delete(run)
     trim_trash()
-    tell(f"Run {run.name} is discarded. The History page can bring it back until the app closes.")
+    tell(say("train.discarded", name=run.name))
     names = run_choices()
     return gr.Dropdown(choices=names, value=next(iter(names), None))
 
@@ -192,12 +192,15 @@ def _what(topic: tuple | None) -> str:
     """What Start will train, as Markdown: the chosen topic and its counts."""
     data = shown_topic(topic)
     counts = data.counts()
-    words = (
-        f"**{plain(data.name)}**: {counts['break']:,} must stop, {counts['retain']:,} must keep, "
-        f"{counts['held_out']:,} held out."
+    words = say(
+        "train.what_counts",
+        name=plain(data.name),
+        stop=counts["break"],
+        keep=counts["retain"],
+        held_out=counts["held_out"],
     )
     if empty := data.without_answer():
-        words += f" **{empty:,} without an answer**; let the model write them on the Topic page."
+        words += say("train.without_answer", empty=empty)
     return words
 
 
@@ -206,7 +209,7 @@ def _samples(past: History) -> str:
     if "samples" not in past.newest:
         return ""
     samples = past.newest["samples"]
-    return render("samples", step=samples["step"], answers=samples["answers"], labels=KIND_LABELS)
+    return render("samples", step=samples["step"], answers=samples["answers"])
 
 
 def _log(run: Run) -> str:
@@ -219,7 +222,7 @@ def _log(run: Run) -> str:
         return ""
 
 
-VIEW = 16  # outputs of `_refresh`
+VIEW = 17  # outputs of `_refresh`
 
 
 def _refresh(name: str | None, seen: tuple | None, drawn: charts.Drawn | None = None):
@@ -227,12 +230,12 @@ def _refresh(name: str | None, seen: tuple | None, drawn: charts.Drawn | None = 
     unchanged = (gr.skip(),) * VIEW
     run = pick(name)
     if run is None:
-        idle = "No run yet. Choose a preset and press **Start training**; the demo takes a few minutes on a CPU."
+        idle = say("train.idle")
         buttons = [gr.Button(interactive=False)] * 4
         if seen == ():
             return unchanged
         hidden = gr.Column(visible=False)
-        return idle, "", None, None, None, "", hidden, "", None, *buttons, run_status.APP, (), None
+        return idle, "", *(None,) * 4, "", hidden, "", None, *buttons, run_status.APP, (), None
     state, past = run.state(), history(run)
     silent = run_status.silence(state, past, run)
     before = run_status.runs_before(run) if state == "waiting" else ""
@@ -253,7 +256,7 @@ def _refresh(name: str | None, seen: tuple | None, drawn: charts.Drawn | None = 
         _log(run),
         gr.Button(interactive=running),
         gr.Button(interactive=running or waiting or can_be_kept),
-        gr.Button("Stop and discard" if running or waiting else "Discard the run", interactive=True),
+        gr.Button(say("train.discard") if running or waiting else say("train.discard_run"), interactive=True),
         gr.Button(interactive=not running and state not in ("done", "waiting")),
         gr.skip() if title is None else title,
         mark,
@@ -266,10 +269,10 @@ def build(
 ) -> None:
     with gr.Row():
         with gr.Column(scale=1, min_width=300):
-            preset = gr.Dropdown(_presets(), value="demo", label="Preset", elem_id="preset")
+            preset = gr.Dropdown(_presets(), value="demo", label=on_page("train.preset"), elem_id="preset")
             description = gr.Markdown(elem_id="preset-words", min_height=44)
             model.render()
-            gr.Markdown("**What will be trained**", elem_classes="heading")
+            gr.Markdown(on_page("train.what"), elem_classes="heading")
             what = gr.Markdown(elem_id="what")
             answer = settings.build_answer()
             effort, favour = effort_panel.build()
@@ -277,73 +280,39 @@ def build(
         with gr.Column(scale=3, min_width=300):
             status = gr.Markdown(elem_id="run-line")
             with gr.Row():
-                start = gr.Button("Start training", variant="primary", size="sm", min_width=140, elem_id="start")
-                pause = gr.Button("Pause", interactive=False, size="sm", min_width=100, elem_id="pause")
-                resume = gr.Button("Resume", interactive=False, size="sm", min_width=100, elem_id="resume")
-                stop = gr.Button("Stop and keep", interactive=False, size="sm", min_width=100, elem_id="stop")
-                discard = gr.Button("Stop and discard", interactive=False, size="sm", min_width=100, elem_id="discard")
-            starting = gr.Markdown(elem_id="starting")
-            discard_sure = ask_first(discard, "Discard this run?", "Yes, discard it")
-            bars = gr.HTML(elem_id="meters", min_height=10)
-            # Headings above the charts, because a phone cuts off a chart's own title.
-            with gr.Row():
-                with gr.Column(min_width=300):
-                    gr.Markdown("**Losses**: pale during training, strong in validation")
-                    loss = gr.LinePlot(
-                        x="step",
-                        y="value",
-                        color="loss",
-                        y_title=" ",
-                        show_label=False,
-                        height=280,
-                        elem_id="loss-chart",
-                        elem_classes="chart",
-                    )
-                with gr.Column(min_width=300):
-                    gr.Markdown("**Break cosine** of each layer: 1 untouched, 0 derailed")
-                    cosine = gr.LinePlot(
-                        x="step",
-                        y="cosine",
-                        color="layer",
-                        show_label=False,
-                        height=280,
-                        y_lim=[-0.5, 1.0],
-                        elem_id="cosine-chart",
-                        elem_classes="chart",
-                    )
-            with gr.Column(visible=False) as trials:
-                gr.Markdown("**Held-out questions**, in percent: blocked, and harmless ones that are harmed")
-                tried = gr.LinePlot(
-                    x="step",
-                    y="percent",
-                    color="questions",
-                    show_label=False,
-                    height=200,
-                    y_lim=[0, 100],
-                    elem_id="trial-chart",
-                    elem_classes="chart",
+                start = gr.Button(on_page("train.start"), variant="primary", size="sm", min_width=140, elem_id="start")
+                pause = gr.Button(on_page("train.pause"), interactive=False, size="sm", min_width=100, elem_id="pause")
+                resume = gr.Button(
+                    on_page("train.resume"), interactive=False, size="sm", min_width=100, elem_id="resume"
                 )
-                strengths = gr.Markdown(elem_id="strengths")
+                stop = gr.Button(on_page("train.stop"), interactive=False, size="sm", min_width=100, elem_id="stop")
+                discard = gr.Button(
+                    on_page("train.discard"), interactive=False, size="sm", min_width=100, elem_id="discard"
+                )
+            starting = gr.Markdown(elem_id="starting")
+            discard_sure = ask_first(discard, on_page("train.discard_question"), on_page("train.discard_yes"))
+            bars = gr.HTML(elem_id="meters", min_height=10)
+            plots, strengths, trials = charts.build()
             samples = gr.HTML(elem_id="samples")
-    with gr.Accordion("More settings", open=False, elem_id="more"):
+    with gr.Accordion(on_page("train.more_settings"), open=False, elem_id="more"):
         fields = answer + settings.build()
-        gr.Markdown("**Name, preset, YAML**")
+        gr.Markdown(on_page("train.name_preset_yaml"))
         with gr.Row(elem_classes="aligned"):
-            name = gr.Textbox(label="Name", info="of the run, or of the preset to save", elem_id="run-name")
-            save = gr.Button("Save the form as a preset", size="sm", elem_id="save-preset")
-            show = gr.Button("Show as YAML and command line", size="sm", elem_id="show-yaml")
+            name = gr.Textbox(label=on_page("common.name"), info=on_page("train.name_info"), elem_id="run-name")
+            save = gr.Button(on_page("train.save_preset"), size="sm", elem_id="save-preset")
+            show = gr.Button(on_page("train.show_yaml"), size="sm", elem_id="show-yaml")
         text = gr.Code(language="yaml", visible=False, label="settings.yaml", elem_id="yaml")
-        command = gr.Code(language="shell", visible=False, label="The same as a command", elem_id="command")
-    with gr.Accordion("Log", open=False):
-        log = gr.Textbox(lines=12, max_lines=12, interactive=False, label="Log", show_label=False, elem_id="log")
+        command = gr.Code(language="shell", visible=False, label=on_page("train.command"), elem_id="command")
+    with gr.Accordion(on_page("train.log"), open=False):
+        log = gr.Textbox(
+            lines=12, max_lines=12, interactive=False, label=on_page("train.log"), show_label=False, elem_id="log"
+        )
     title = gr.Textbox(visible="hidden", elem_id="tab-title")
     seen, drawn = gr.State(None), gr.State(None)
     view = [
         status,
         bars,
-        loss,
-        cosine,
-        tried,
+        *plots,
         strengths,
         trials,
         samples,
@@ -371,7 +340,7 @@ def build(
         event = field.submit if isinstance(field, gr.Textbox) else field.input
         event(_memory, form, memory, show_progress="hidden", trigger_mode="always_last")
     named_form = [preset, model, name, *fields]
-    start.click(lambda: "Checking that it fits, then starting ...", None, starting, show_progress="hidden", queue=False)
+    start.click(lambda: on_page("train.checking"), None, starting, show_progress="hidden", queue=False)
     start.click(_start, [topic, *named_form], [run_name, starting], concurrency_limit=1)
     save.click(_save_preset, named_form, preset)
     show.click(_yaml, [topic, *form], [text, command])

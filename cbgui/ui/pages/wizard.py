@@ -24,6 +24,7 @@ from cbgui.ui.fragments import plain
 from cbgui.ui.panels import answers_for_topic, goals, memory_bar, progress, settings, suggestions
 from cbgui.ui.panels import start as start_run
 from cbgui.ui.panels.write_answers import ONE_AT_A_TIME
+from cbgui.ui.words import on_page, say
 
 FEWEST, BETTER = 30, 50  # must-stop questions
 SUGGESTED = 150  # about 110 look-alikes and 40 everyday questions
@@ -58,7 +59,7 @@ def resume(topic: tuple | None) -> tuple:
     data = shown_topic(topic)
     if progress.next_step(data)[0] != "wizard":
         return (gr.skip(),) * 9
-    words = f"**{plain(data.name)}**: {progress.next_step(data)[1]}"
+    words = say("status.is", name=plain(data.name), state=progress.next_step(data)[1])
     return *_in_place_of_the_cards(TRAIN), words, "", *_buttons(data, False), data.model()
 
 
@@ -70,7 +71,7 @@ def whether_it_fits(model: str) -> str:
         if not isinstance(error, InputError):
             traceback.print_exc()
         return f"**{plain(error_sentence(error))}**"
-    return f"It fits: training takes about {estimate.total / GIB:.1f} of {memory / GIB:.1f} GiB."
+    return say("wizard.fits", needed=f"{estimate.total / GIB:.1f}", memory=f"{memory / GIB:.1f}")
 
 
 @sentences
@@ -110,17 +111,17 @@ def _read(open_table: Any) -> tuple:
         first.setdefault(text, example)
     found = list(first.values())
     stop = [example for example in found if example.kind == "break"]
-    words = f"**{len(stop):,} must-stop questions** in {plain(table.name)}"
+    words = say("wizard.read_stop", count=len(stop), name=plain(table.name))
     if kept := len(found) - len(stop):
-        words += f", and {kept:,} that its rows mark as must keep"
+        words += say("wizard.read_keep", count=kept)
     words += ": " + ", ".join(f"*{plain(example.prompt[:80])}*" for example in stop[:NAMED])
     words += " ...  \n" if len(stop) > NAMED else ".  \n"
     if copies := len(reading.examples) - len(found):
-        words += f"Copies left out: {copies:,}. "
+        words += say("wizard.copies", count=copies)
     if len(stop) < FEWEST:
-        words += f"**Too few:** add lines until there are at least {FEWEST}."
+        words += say("wizard.too_few", count=FEWEST)
     elif len(stop) < BETTER:
-        words += f"That is enough; {BETTER} would be better."
+        words += say("wizard.enough", count=BETTER)
     return found, words, gr.Button(interactive=len(stop) >= FEWEST)
 
 
@@ -135,10 +136,7 @@ def _take(name: str, model: str, found: list[Example], made: str | None) -> tupl
             data.remove([row.id for row in own], "replace the questions")
         data.add(found, "import the questions")
     suggested, _, table, _, _ = suggestions.make_suggestions(data.version(), SUGGESTED, suggestions.NOTHING)
-    words = (
-        f"Training also stops harmless questions that look like yours. The model will keep answering these "
-        f"{len(table):,}. **Untick those that it must not answer.**"
-    )
+    words = say("wizard.about_look_alikes", count=len(table))
     return (
         gr.Walkthrough(selected=LOOK_ALIKES),
         data.name,
@@ -170,7 +168,7 @@ def _buttons(data: DatasetStore, writing: bool) -> tuple:
 def _prepare(topic: tuple, model: str) -> Iterator[tuple]:
     """Let the model write the answers, then hold out test questions. Yields words, the summary, buttons and version."""
     data = shown_topic(topic)
-    yield "Loading the model ...", "", *_buttons(data, True), gr.skip()
+    yield say("common.loading"), "", *_buttons(data, True), gr.skip()
     try:
         for words, changed in answers_for_topic.complete(data, model):
             yield words, gr.skip(), gr.skip(), gr.skip(), gr.skip(), data.version() if changed else gr.skip()
@@ -185,7 +183,7 @@ def _prepare(topic: tuple, model: str) -> Iterator[tuple]:
 
 
 def _stopped(topic: tuple) -> tuple:
-    return "Stopped. What was written is kept.", *_buttons(shown_topic(topic), False)
+    return say("wizard.stopped"), *_buttons(shown_topic(topic), False)
 
 
 @sentences
@@ -212,49 +210,56 @@ def build(tabs: gr.Tabs, cards: gr.Column, run_name: gr.Dropdown, model: gr.Text
     made, found, suggested = gr.State(None), gr.State([]), gr.State(suggestions.NOTHING)
     with gr.Column(visible=False, elem_id="wizard") as column:
         with gr.Row(elem_classes="aligned"):
-            gr.Markdown("## Short-circuit my model")
-            leave = gr.Button("Leave", size="sm", scale=0, min_width=100, elem_id="wizard-leave")
+            gr.Markdown(on_page("wizard.heading"))
+            leave = gr.Button(on_page("wizard.leave"), size="sm", scale=0, min_width=100, elem_id="wizard-leave")
         with gr.Walkthrough(selected=TOPIC, elem_id="steps") as steps:
-            with gr.Step("Topic", id=TOPIC):
+            with gr.Step(on_page("common.topic"), id=TOPIC):
                 goal = goals.build()
                 name = gr.Textbox(
-                    label="What is it about?", placeholder="my topic", max_length=100, elem_id="wizard-name"
+                    label=on_page("wizard.name"),
+                    placeholder=on_page("wizard.my_topic"),
+                    max_length=100,
+                    elem_id="wizard-name",
                 )
                 own_model = gr.Textbox(
                     "demo",
-                    label="Your model",
-                    info="demo (a small one to practise with), a name on Hugging Face such as owner/name, or a folder",
+                    label=on_page("wizard.model"),
+                    info=on_page("wizard.model_info"),
                     elem_id="wizard-model",
                 )
                 fits = gr.Markdown(elem_id="wizard-fits", min_height=28)
-                to_questions = gr.Button("Next", variant="primary", elem_id="to-questions")
-            with gr.Step("Questions", id=QUESTIONS):
-                gr.Markdown("Give the questions that your model must **not** answer. They need no answers.")
+                to_questions = gr.Button(on_page("common.next"), variant="primary", elem_id="to-questions")
+            with gr.Step(on_page("wizard.questions"), id=QUESTIONS):
+                gr.Markdown(on_page("wizard.give_questions"))
                 file = gr.File(
-                    label="A file, one question a row",
+                    label=on_page("wizard.file"),
                     file_types=list(files.SUFFIXES),
                     height=120,
                     elem_id="wizard-file",
                 )
-                text = gr.Textbox(label="Or paste them, one a line", lines=4, max_lines=8, elem_id="wizard-paste")
+                text = gr.Textbox(label=on_page("wizard.paste"), lines=4, max_lines=8, elem_id="wizard-paste")
                 read = gr.Markdown(elem_id="wizard-read", min_height=52)
                 with gr.Row():
-                    back_1 = gr.Button("Back")
-                    to_look_alikes = gr.Button("Next", variant="primary", interactive=False, elem_id="to-look-alikes")
-            with gr.Step("Look-alikes", id=LOOK_ALIKES):
+                    back_1 = gr.Button(on_page("common.back"))
+                    to_look_alikes = gr.Button(
+                        on_page("common.next"), variant="primary", interactive=False, elem_id="to-look-alikes"
+                    )
+            with gr.Step(on_page("common.look_alikes"), id=LOOK_ALIKES):
                 about = gr.Markdown(elem_id="wizard-about")
                 table = suggestions.suggestion_table("wizard-suggestions")
                 with gr.Row():
-                    back_2 = gr.Button("Back")
-                    to_train = gr.Button("Next: let the model write the answers", variant="primary", elem_id="to-train")
-            with gr.Step("Train", id=TRAIN):
+                    back_2 = gr.Button(on_page("common.back"))
+                    to_train = gr.Button(on_page("wizard.next_write"), variant="primary", elem_id="to-train")
+            with gr.Step(on_page("wizard.train"), id=TRAIN):
                 words = gr.Markdown(elem_id="wizard-words", min_height=28)
                 summary = gr.Markdown(elem_id="wizard-summary")
                 answer = settings.build_answer("wizard-")
                 with gr.Row():
-                    stop = gr.Button("Stop", visible=False, elem_id="wizard-stop")
-                    write = gr.Button("Write the answers", variant="primary", visible=False, elem_id="wizard-write")
-                    train = gr.Button("Train", variant="primary", visible=False, elem_id="wizard-train")
+                    stop = gr.Button(on_page("common.stop"), visible=False, elem_id="wizard-stop")
+                    write = gr.Button(
+                        on_page("common.write_answers"), variant="primary", visible=False, elem_id="wizard-write"
+                    )
+                    train = gr.Button(on_page("wizard.train"), variant="primary", visible=False, elem_id="wizard-train")
     buttons = [stop, write, train]
     leave.click(lambda: (gr.Column(visible=True), gr.Column(visible=False)), None, [cards, column])
     goal.input(goals.chosen, [goal, answer[1]], [name, text, answer[1]], show_progress="hidden")

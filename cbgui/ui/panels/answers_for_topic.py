@@ -13,6 +13,7 @@ from cbgui.data.split import SHARE, hold_out
 from cbgui.ui.fragments import plain
 from cbgui.ui.panels.suggestions import SOURCE
 from cbgui.ui.panels.write_answers import write_rows
+from cbgui.ui.words import say
 
 LONGEST = 80  # tokens of an answer; training reads at most 160 of an example on a CPU
 STOP_TESTS, KEEP_TESTS = 15, 30  # the fewest test questions with which a report says something
@@ -32,7 +33,7 @@ def complete(data: DatasetStore, model: str) -> Iterator[tuple[str, bool]]:
         yield from _without_refusals(data, written, model)
         silent = [row.id for row in data.rows() if not row.example.response.strip() and row.example.source == SOURCE]
         data.remove(silent, "remove suggestions that got no answer")
-    yield "Choosing test questions ...", False
+    yield say("wizard.choosing_tests"), False
     counts = data.counts()
     stops, keeps = (counts["break"] + counts["held_out_break"], counts["retain"] + counts["held_out"])
     least = max(STOP_TESTS, round(SHARE * stops)), max(KEEP_TESTS, round(SHARE * keeps))
@@ -54,7 +55,7 @@ def _without_refusals(data: DatasetStore, written: set[float], model: str) -> It
             return replace(row, example=replace(row.example, kind="refusal"))
 
         data.update([row.id for row in still], to_keep, "move refusals to must keep")
-        yield f"Questions that the model refuses by itself, now among must keep: {len(still):,}.", True
+        yield say("wizard.refused_anyway", count=len(still)), True
 
 
 def _refused(data: DatasetStore, positions: set[float]) -> list[Row]:
@@ -67,20 +68,22 @@ def summary(data: DatasetStore) -> str:
     counts = data.counts()
     stop_tests = counts["held_out_break"]
     keep_tests = counts["held_out"] - stop_tests
-    words = (
-        f"**{plain(data.name)}: {counts['break']:,} must stop, {counts['retain']:,} must keep, "
-        f"{counts['held_out']:,} test questions** ({stop_tests:,} must stop, {keep_tests:,} must keep).  \n"
-        f"Training never sees the test questions. It adds {DataConfig().general_keep} everyday questions by itself."
+    words = say(
+        "wizard.summary",
+        name=plain(data.name),
+        stop=counts["break"],
+        keep=counts["retain"],
+        held_out=counts["held_out"],
+        stop_tests=stop_tests,
+        keep_tests=keep_tests,
+        everyday=DataConfig().general_keep,
     )
     if empty := data.without_answer():
-        words += (
-            f"  \n**The model gave no answer to {empty:,} of your questions.** Write again, or open *1 Topic*, where "
-            "*Checks* shows them."
-        )
-    for count, fewest, what in ((stop_tests, STOP_TESTS, "must-stop"), (keep_tests, KEEP_TESTS, "must-keep")):
+        words += say("wizard.no_answer", count=empty)
+    for count, fewest, key in (
+        (stop_tests, STOP_TESTS, "wizard.few_stop_tests"),
+        (keep_tests, KEEP_TESTS, "wizard.few_keep_tests"),
+    ):
         if count < fewest:
-            words += (
-                f"  \n**Only {count} {what} test questions**, not {fewest}: the others are too few, or too much like "
-                "those in training. A test will say less."
-            )
+            words += say(key, count=count, fewest=fewest)
     return words

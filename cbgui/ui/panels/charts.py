@@ -11,22 +11,32 @@ import pandas as pd
 from cbgui.runs.history import History
 from cbgui.training.diagnostics import DERAILS, FIRST_STEPS, UNTOUCHED, slowest_layer
 from cbgui.training.trials import KINDS
+from cbgui.ui.words import on_page, say
 
 # RGB values; each colour is visible on a light and on a dark page.
 HUES = ((59, 130, 246), (249, 115, 22), (20, 184, 166), (168, 85, 247), (236, 72, 153), (132, 204, 22))
-VALIDATION = ", validation"
-TARGET, TARGET_COLOUR = f"derails below {DERAILS:g}", "rgb(148,163,184)"
+TARGET_COLOUR = "rgb(148,163,184)"
 LOSS_COLUMNS = ["step", "value", "loss"]
 COSINE_COLUMNS = ["step", "cosine", "layer"]
 TRIAL_COLUMNS = ["step", "percent", "questions"]
-BLOCKED, REFUSED = "must stop, blocked", "must stop, refused"
-TRIAL_COLOURS = dict(
-    zip(
-        [BLOCKED, REFUSED, *(f"{words} harmed" for words in KINDS.values())],
-        (f"rgb{hue}" for hue in HUES),
-        strict=False,
-    )
-)
+
+
+def validation() -> str:
+    """What follows the name of a series that was measured on held-out examples."""
+    return say("charts.validation")
+
+
+def _target() -> str:
+    return say("charts.target", cosine=f"{DERAILS:g}")
+
+
+def _harmed(kind: str) -> str:
+    return say("charts.harmed", kinds=say(f"kind.many_{kind}"))
+
+
+def _trial_colours() -> dict[str, str]:
+    names = [say("charts.blocked"), say("charts.refused"), *map(_harmed, KINDS)]
+    return dict(zip(names, (f"rgb{hue}" for hue in HUES), strict=False))
 
 
 def measurements(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -40,29 +50,42 @@ def colours(table: pd.DataFrame) -> dict[str, Any]:
 
     The legend does not wrap on a phone, so once the validation series are lines it names only those.
     """
-    names = [name for name in dict.fromkeys(table.iloc[:, -1]) if name != TARGET]
-    plain = list(dict.fromkeys(name.removesuffix(VALIDATION) for name in names))
+    ending, target = validation(), _target()
+    names = [name for name in dict.fromkeys(table.iloc[:, -1]) if name != target]
+    plain = list(dict.fromkeys(name.removesuffix(ending) for name in names))
     hues = {name: ",".join(map(str, HUES[index % len(HUES)])) for index, name in enumerate(plain)}
-    validations = [name for name in names if name.endswith(VALIDATION)]
+    validations = [name for name in names if name.endswith(ending)]
     color_map = {name: f"rgba({hues[name]},0.4)" for name in plain}
-    color_map |= {name: f"rgb({hues[name.removesuffix(VALIDATION)]})" for name in validations}
+    color_map |= {name: f"rgb({hues[name.removesuffix(ending)]})" for name in validations}
     are_lines = table["step"][table.iloc[:, -1].isin(validations)].nunique() > 1
     legend = validations if are_lines else plain
-    if TARGET in set(table.iloc[:, -1]):
-        color_map[TARGET], legend = TARGET_COLOUR, [*legend, TARGET]
+    if target in set(table.iloc[:, -1]):
+        color_map[target] = TARGET_COLOUR
     return {"color_map": color_map, "colors_in_legend": legend}
 
 
 def _ending(event: dict[str, Any]) -> str:
-    return VALIDATION if event["kind"] == "validation" else ""
+    return validation() if event["kind"] == "validation" else ""
 
 
 def loss_table(events: list[dict[str, Any]]) -> pd.DataFrame:
     rows = []
     for event in measurements(events):
-        rows.append((event["step"], event["reroute_loss"], "must stop" + _ending(event)))
-        rows.append((event["step"], event["retain_loss"], "must keep" + _ending(event)))
+        rows.append((event["step"], event["reroute_loss"], say("common.must_stop_small") + _ending(event)))
+        rows.append((event["step"], event["retain_loss"], say("common.must_keep_small") + _ending(event)))
     return pd.DataFrame(rows, columns=LOSS_COLUMNS)
+
+
+def _sides(losses: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The losses of must stop and of must keep, which is twenty times smaller and so has a chart of its own."""
+    is_stop = losses["loss"].str.startswith(say("common.must_stop_small"))
+    return losses[is_stop], losses[~is_stop]
+
+
+def _look(part: pd.DataFrame, whole: pd.DataFrame) -> dict[str, Any]:
+    """The colours that the series of `part` have in the table that it was cut from."""
+    look, names = colours(whole), set(part.iloc[:, -1])
+    return look | {"colors_in_legend": [name for name in look["colors_in_legend"] if name in names]}
 
 
 def cosine_table(events: list[dict[str, Any]]) -> pd.DataFrame:
@@ -74,7 +97,7 @@ def cosine_table(events: list[dict[str, Any]]) -> pd.DataFrame:
 
 def _with_target(table: pd.DataFrame, limits: list[int]) -> pd.DataFrame:
     """The cosines with a line where they must arrive."""
-    line = pd.DataFrame([(step, DERAILS, TARGET) for step in limits], columns=COSINE_COLUMNS)
+    line = pd.DataFrame([(step, DERAILS, _target()) for step in limits], columns=COSINE_COLUMNS)
     return pd.concat([table, line], ignore_index=True) if len(table) else table
 
 
@@ -85,12 +108,12 @@ def trial_table(trials: list[dict[str, Any]]) -> pd.DataFrame:
     rows = []
     for event in last.values():
         if event["breaks"]:
-            rows.append((event["step"], 100 * event["blocked"] / event["breaks"], BLOCKED))
+            rows.append((event["step"], 100 * event["blocked"] / event["breaks"], say("charts.blocked")))
             if refuses:
-                rows.append((event["step"], 100 * event.get("refused", 0) / event["breaks"], REFUSED))
+                rows.append((event["step"], 100 * event.get("refused", 0) / event["breaks"], say("charts.refused")))
         for kind, (number, of) in event["hurt"].items():
             if of:
-                rows.append((event["step"], 100 * number / of, f"{KINDS[kind]} harmed"))
+                rows.append((event["step"], 100 * number / of, _harmed(kind)))
     return pd.DataFrame(rows, columns=TRIAL_COLUMNS)
 
 
@@ -104,11 +127,15 @@ def trade_off(trials: list[dict[str, Any]]) -> str:
         return ""
     rows = []
     for strength, event in sorted(tried.items()):
-        mark = "**chosen**" if strength == chosen["strength"] else ""
-        harmed = ", ".join(f"{number} of {of} {KINDS[kind]}" for kind, (number, of) in event["hurt"].items())
-        refused = f" ({event['refused']} refused)" if event.get("refused") else ""
-        rows.append(f"| {strength:g} | {event['blocked']} of {event['breaks']}{refused} | {harmed} | {mark} |")
-    return "\n".join(["| strength | blocked | harmed | |", "|---|---|---|---|", *rows])
+        mark = say("charts.chosen") if strength == chosen["strength"] else ""
+        harmed = ", ".join(
+            say("charts.some_of", number=number, of=of, kinds=say(f"kind.many_{kind}"))
+            for kind, (number, of) in event["hurt"].items()
+        )
+        refused = say("charts.refused_of_them", count=event["refused"]) if event.get("refused") else ""
+        blocked = say("charts.number_of", number=event["blocked"], of=event["breaks"])
+        rows.append(f"| {strength:g} | {blocked}{refused} | {harmed} | {mark} |")
+    return "\n".join([say("charts.trade_off"), "|---|---|---|---|", *rows])
 
 
 @dataclass(frozen=True)
@@ -122,17 +149,21 @@ class Drawn:
 
 
 def update(run: str, past: History, drawn: Drawn | None) -> tuple[tuple[Any, ...], Drawn]:
-    """Updates for the charts of losses, cosines and trials, and what they show then. Call it until that is `settled`.
+    """Updates for the charts that `build` made, and what they show then. Call it until that is `settled`.
 
     A Gradio chart whose axis or colours change builds a new picture, and ignores values that arrive meanwhile. So a
     chart of another run is emptied before it is drawn, and drawn again after its look has changed.
     """
     points = past.points()
     limits = [0, past.newest["step"]["steps"] if "step" in past.newest else 1]
-    tables = loss_table(points), _with_target(cosine_table(points), limits), trial_table(past.trials)
-    looks = [{"x_lim": limits, **(colours(table) if len(table) else {})} for table in tables[:2]]
+    losses, cosines = loss_table(points), _with_target(cosine_table(points), limits)
+    tables = *_sides(losses), cosines, trial_table(past.trials)
+    looks = [
+        {"x_lim": limits, **(_look(part, whole) if len(part) else {})}
+        for part, whole in zip(tables[:3], (losses, losses, cosines), strict=True)
+    ]
     looks.append(
-        {"x_lim": limits, "color_map": TRIAL_COLOURS, "colors_in_legend": list(dict.fromkeys(tables[2].questions))}
+        {"x_lim": limits, "color_map": _trial_colours(), "colors_in_legend": list(dict.fromkeys(tables[3].questions))}
     )
     # With an empty table, a chart would treat its number columns as categories.
     values = [table if len(table) else None for table in tables]
@@ -143,7 +174,7 @@ def update(run: str, past: History, drawn: Drawn | None) -> tuple[tuple[Any, ...
         plots = tuple(gr.LinePlot(value=value, **look) for value, look in zip(values, looks, strict=True))
         return plots, Drawn(run, past.measured, look, False)
     if drawn.settled and drawn.measured == past.measured:
-        return (gr.skip(),) * 3, drawn
+        return (gr.skip(),) * 4, drawn
     return tuple(gr.LinePlot(value=value) for value in values), Drawn(run, past.measured, look, True)
 
 
@@ -154,7 +185,11 @@ def draw_again(drawn: Drawn | None) -> Drawn | None:
 
 def duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+    return (
+        say("status.minutes", minutes=minutes, seconds=f"{rest:02d}")
+        if minutes
+        else say("status.seconds", seconds=rest)
+    )
 
 
 def meaning(events: list[dict[str, Any]], state: str, refuses: bool = False) -> str:
@@ -166,22 +201,74 @@ def meaning(events: list[dict[str, Any]], state: str, refuses: bool = False) -> 
     if not measured:
         return ""
     step, (layer, cosine) = measured[-1]["step"], slowest_layer(measured[-1])
-    scale = f"break cosine {cosine:.2f}; 1 is untouched"
+    scale = say("status.scale", cosine=f"{cosine:.2f}")
     if cosine < DERAILS:
-        rest = (
-            "From here, training restores what must be kept."
-            if state == "running"
-            else "Open **Try** and ask it something."
-        )
-        return f"Answers that must stop are now blocked ({scale}). {rest}"
+        rest = say("status.restores") if state == "running" else say("status.open_try")
+        return say("status.now_blocked", scale=scale, rest=rest)
     if refuses and cosine < UNTOUCHED and state == "done":
-        return f"Answers that must stop have turned away ({scale}). **Test** shows whether the model refuses."
+        return say("status.turned_away", scale=scale)
     if state == "done" and cosine > UNTOUCHED:
-        return f"Answers that must stop are not blocked ({scale})."
+        return say("status.not_blocked", scale=scale)
     if state == "done":
-        return f"Answers that must stop are blocked only in part ({scale}); more steps may help."
+        return say("status.partly_blocked", scale=scale)
     if cosine < UNTOUCHED:
-        return f"Answers that must stop are turning away ({scale})."
+        return say("status.turning_away", scale=scale)
     if step < FIRST_STEPS:
-        return f"Nothing has moved yet ({scale}). The first steps are always like this."
-    return f"Layer {layer} has not moved after {step} steps ({scale})."
+        return say("status.nothing_moved", scale=scale)
+    return say("status.not_moved", layer=layer, step=str(step), scale=scale)
+
+
+def build() -> tuple[list[gr.LinePlot], gr.Markdown, gr.Column]:
+    """The charts that `update` draws, the table of strengths, and the column that holds it and the last chart."""
+    # Headings above the charts, because a phone cuts off a chart's own title.
+    with gr.Row():
+        with gr.Column(min_width=300):
+            gr.Markdown(on_page("train.losses"))
+            losses = [_loss_chart("loss-chart"), _loss_chart("keep-chart")]
+        with gr.Column(min_width=300):
+            gr.Markdown(on_page("train.break_cosine"))
+            cosine = gr.LinePlot(
+                x="step",
+                y="cosine",
+                color="layer",
+                x_title=on_page("charts.step"),
+                y_title=on_page("charts.cosine"),
+                color_title=on_page("charts.layer"),
+                show_label=False,
+                height=346,
+                y_lim=[-0.5, 1.0],
+                elem_id="cosine-chart",
+                elem_classes="chart",
+            )
+    with gr.Column(visible=False) as trials:
+        gr.Markdown(on_page("train.held_out_chart"))
+        tried = gr.LinePlot(
+            x="step",
+            y="percent",
+            color="questions",
+            x_title=on_page("charts.step"),
+            y_title=on_page("charts.percent"),
+            color_title=" ",
+            show_label=False,
+            height=200,
+            y_lim=[0, 100],
+            elem_id="trial-chart",
+            elem_classes="chart",
+        )
+        strengths = gr.Markdown(elem_id="strengths")
+    return [*losses, cosine, tried], strengths, trials
+
+
+def _loss_chart(elem_id: str) -> gr.LinePlot:
+    return gr.LinePlot(
+        x="step",
+        y="value",
+        color="loss",
+        x_title=on_page("charts.step"),
+        y_title=" ",
+        color_title=" ",
+        show_label=False,
+        height=165,
+        elem_id=elem_id,
+        elem_classes="chart",
+    )

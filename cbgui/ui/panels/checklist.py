@@ -9,32 +9,33 @@ import gradio as gr
 from cbgui.data.dataset_store import DatasetStore
 from cbgui.data.split import hold_out
 from cbgui.ui.common import sentences, shown_topic, tell
+from cbgui.ui.panels import parts
+from cbgui.ui.words import on_page, say, say_count
 
 LOOK_ALIKES = 50  # below so many, the line about them shows
 ADD, SUGGEST, WRITE, HOLD_OUT = "add", "suggest", "write", "hold"
 BUTTONS = {  # line -> its button, in the order in which they are shown
-    ADD: "Add rows",
-    SUGGEST: "Suggest questions to keep",
-    WRITE: "Write the answers",
-    HOLD_OUT: "Hold out a tenth",
+    ADD: "add.add_rows",
+    SUGGEST: "suggest.suggest",
+    WRITE: "common.write_answers",
+    HOLD_OUT: "topic.hold_out_tenth",
 }
 # Once the panel is open, so that it is where the page scrolls to.
 SCROLL = "() => setTimeout(() => document.querySelector('#{panel}').scrollIntoView({{behavior: 'smooth'}}), 300)"
-Panels = Mapping[str, tuple[gr.Accordion, str]]  # line -> the panel that its button opens, and the panel's elem_id
+Panels = Mapping[str, tuple[gr.Accordion | gr.Tabs, str]]  # line -> what its button opens, and its elem_id
 
 
 def missing(data: DatasetStore) -> dict[str, str]:
     """Line -> its words, of what is missing; empty when nothing is."""
     of, empty, lines = data.counts(), data.without_answer(), {}
     if not of["break"]:
-        lines[ADD] = "No question must stop yet."
+        lines[ADD] = say("topic.nothing_must_stop")
     elif of["near_miss"] < LOOK_ALIKES:
-        lines[SUGGEST] = f"Look-alikes: {of['near_miss']:,} so far; harmless questions like yours may be stopped too."
+        lines[SUGGEST] = say("topic.few_look_alikes", count=of["near_miss"])
     if empty:
-        rows = "row has" if empty == 1 else "rows have"
-        lines[WRITE] = f"{empty:,} {rows} no answer; the model can write them."
+        lines[WRITE] = say_count("topic.no_answer", empty)
     if of["break"] and not of["held_out"]:
-        lines[HOLD_OUT] = "No test questions yet; Start holds out a tenth by itself."
+        lines[HOLD_OUT] = say("topic.no_tests")
     return lines
 
 
@@ -46,9 +47,9 @@ def _shown(version: tuple) -> list:
 
 
 @sentences
-def _hold_out(version: tuple) -> tuple:
+def hold_out_rows(version: tuple) -> tuple:
     data = shown_topic(version)
-    tell(f"Rows held out: {hold_out(data):,}.")
+    tell(say("topic.rows_held_out", count=hold_out(data)))
     return data.version()
 
 
@@ -56,10 +57,10 @@ def build() -> tuple[list[gr.Row], list[gr.Markdown], dict[str, gr.Button]]:
     """The lines, hidden at first; `connect` gives them their work once the panels are there."""
     rows, words, buttons = [], [], {}
     with gr.Column(elem_id="checklist"):
-        for name, label in BUTTONS.items():
+        for name, key in BUTTONS.items():
             with gr.Row(visible=False, elem_classes="aligned to-do") as row:
                 words.append(gr.Markdown(min_width=220, elem_id=f"missing-{name}"))
-                buttons[name] = gr.Button(label, size="sm", scale=0, min_width=220, elem_id=f"to-{name}")
+                buttons[name] = gr.Button(on_page(key), size="sm", scale=0, min_width=220, elem_id=f"to-{name}")
             rows.append(row)
     return rows, words, buttons
 
@@ -70,6 +71,15 @@ def connect(
     """Show the lines after every change of the topic, and let their buttons open the panels."""
     version.change(_shown, version, [*rows, *words], show_progress="hidden")
     for name, (panel, elem_id) in panels.items():
-        opened = buttons[name].click(lambda: gr.Accordion(open=True), None, panel, show_progress="hidden", queue=False)
+        show = _first_part if isinstance(panel, gr.Tabs) else _open
+        opened = buttons[name].click(show, None, panel, show_progress="hidden", queue=False)
         opened.then(None, None, None, js=SCROLL.format(panel=elem_id))
-    buttons[HOLD_OUT].click(_hold_out, version, version)
+    buttons[HOLD_OUT].click(hold_out_rows, version, version)
+
+
+def _open() -> gr.Accordion:
+    return gr.Accordion(open=True)
+
+
+def _first_part() -> gr.Tabs:
+    return gr.Tabs(selected=parts.FIRST)

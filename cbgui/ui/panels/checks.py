@@ -12,6 +12,7 @@ from cbgui.modeling.chat_format import load_tokenizer
 from cbgui.modeling.hub import resolve_model
 from cbgui.ui.common import sentences, shown_topic
 from cbgui.ui.fragments import plain
+from cbgui.ui.words import on_page, say, say_count
 
 Found = tuple[list[checks.Finding], tuple]  # with the version of the topic that was checked
 NOTHING: Found = ([], ())
@@ -20,55 +21,50 @@ MAX_TOKENS = 512
 TO_THE_ROWS = "() => document.getElementById('rows').scrollIntoView({block: 'center'})"
 SAMPLE_ROWS = 2000  # whose tokens are counted
 BAR_WIDTHS, MOST_BARS = (5, 10, 25, 50, 100, 250, 1000, 10**6), 24  # of the histogram, in tokens
-CHECK_NAMES = {
-    "no answer": "empty",
-    "refusals that must stop": "refusing",
-    "on both sides": "both_sides",
-    "copies": "duplicate",
-    "nearly the same": "near_duplicate",
-    "held out, but in training": "leak",
-    "too long": "too_long",
-    "begin the same way": "forms",
-}
+CHECK_NAMES = ("empty", "refusing", "both_sides", "duplicate", "near_duplicate", "leak", "too_long", "forms")
 
 
 def _summary(findings: list[checks.Finding]) -> str:
     if not findings:
-        return "**All checks passed.**"
-    return "1 thing to look at." if len(findings) == 1 else f"{len(findings)} things to look at."
+        return say("checks.passed")
+    return say_count("checks.things", len(findings))
 
 
 @sentences
 def _check(version: tuple, max_tokens: float):
     data = shown_topic(version)
-    yield NOTHING, "Checking ..."
+    yield NOTHING, say("checks.checking")
     counts = data.counts()
     found = checks.run_checks(data, max_tokens=int(max_tokens or MAX_TOKENS))
     is_empty = not counts["break"] + counts["retain"] + counts["held_out"]
-    yield (found, data.version()), "There are no rows yet; add some above." if is_empty else _summary(found)
+    yield (found, data.version()), say("checks.no_rows") if is_empty else _summary(found)
 
 
 def _forget_if_changed(version: tuple, found: Found) -> tuple:
     """Findings name the rows that were checked, so they are cleared when the rows change."""
     if not found[0] or found[1] == shown_topic(version).version():
         return gr.skip(), gr.skip()
-    return NOTHING, "The rows have changed since the check; check again."
+    return NOTHING, say("checks.changed")
 
 
 @sentences
 def _histogram(version: tuple, model: str):
     rows = shown_topic(version).table()
     if not len(rows):
-        raise InputError("this topic is empty; add rows first.")
+        raise InputError(say("checks.topic_empty"))
     tokenizer = load_tokenizer(resolve_model(model.strip() or "demo", weights=False))
     rows = rows.sample(min(len(rows), SAMPLE_ROWS), random_state=0)
     texts = [f"{prompt}\n{response}" for prompt, response in zip(rows.prompt, rows.response, strict=True)]
     tokens = np.array([len(ids) for ids in tokenizer(texts).input_ids])
-    part = np.where(rows.held_out == 1, "held out", np.where(rows.kind == "break", "must stop", "must keep"))
+    part = np.where(
+        rows.held_out == 1,
+        say("checks.held_out"),
+        np.where(rows.kind == "break", say("common.must_stop_small"), say("common.must_keep_small")),
+    )
     width = next(width for width in BAR_WIDTHS if tokens.max() / width <= MOST_BARS)
     table = pd.DataFrame({"tokens": tokens // width * width, "part": part})
     table = table.groupby(["tokens", "part"]).size().reset_index(name="rows")
-    return gr.BarPlot(value=table, visible=True, title=f"Tokens of {len(rows):,} rows, question and answer together")
+    return gr.BarPlot(value=table, visible=True, title=say("checks.tokens_of", count=len(rows)))
 
 
 def _finding_row(item: checks.Finding, checked: tuple, max_tokens: float, outputs: list, check_filter: gr.Dropdown):
@@ -78,10 +74,10 @@ def _finding_row(item: checks.Finding, checked: tuple, max_tokens: float, output
     def fix():
         data = shown_topic(checked)
         if data.version() != checked:
-            raise InputError("the rows have changed since the check; check again.")
+            raise InputError(say("checks.changed_error"))
         yield gr.skip(), f"{item.fix} ...", gr.skip()
         done = checks.fix(data, item, max_tokens=int(max_tokens))
-        yield NOTHING, f"{plain(done)} Checking again ...", data.version()
+        yield NOTHING, say("checks.again", done=plain(done)), data.version()
         rest = checks.run_checks(data, max_tokens=int(max_tokens))
         yield (rest, data.version()), f"{plain(done)} {_summary(rest)}", gr.skip()
 
@@ -89,7 +85,7 @@ def _finding_row(item: checks.Finding, checked: tuple, max_tokens: float, output
         gr.Markdown(f"**{plain(item.title)}.** {plain(item.why)}", min_width=260)
         with gr.Column(scale=0, min_width=230):
             if item.ids:
-                show = gr.Button("Show the rows", size="sm", elem_id=f"show-{item.check}")
+                show = gr.Button(say("checks.show_rows"), size="sm", elem_id=f"show-{item.check}")
                 show.click(lambda: item.check, None, check_filter).then(None, None, None, js=TO_THE_ROWS)
             if item.fix:
                 gr.Button(item.fix, size="sm", elem_id=f"fix-{item.check}").click(fix, None, outputs)
@@ -97,11 +93,11 @@ def _finding_row(item: checks.Finding, checked: tuple, max_tokens: float, output
 
 def build(version: gr.State, model: gr.Textbox, check_filter: gr.Dropdown) -> None:
     found = gr.State(NOTHING)
-    with gr.Accordion("Checks", open=False, elem_id="checks"):
+    with gr.Accordion(on_page("checks.checks"), open=False, elem_id="checks"):
         with gr.Row(elem_classes="aligned"):
-            run = gr.Button("Check the data", variant="primary", elem_id="run-checks", min_width=140)
+            run = gr.Button(on_page("checks.check"), variant="primary", elem_id="run-checks", min_width=140)
             longest = gr.Number(
-                label="Most tokens",
+                label=on_page("common.most_tokens"),
                 value=MAX_TOKENS,
                 precision=0,
                 minimum=16,
@@ -118,8 +114,17 @@ def build(version: gr.State, model: gr.Textbox, check_filter: gr.Dropdown) -> No
                 _finding_row(item, checked, max_tokens or MAX_TOKENS, [found, words, version], check_filter)
 
         with gr.Row():
-            lengths = gr.Button("Lengths in tokens of the model", size="sm", elem_id="lengths")
-        plot = gr.BarPlot(x="tokens", y="rows", color="part", visible=False, height=240, elem_id="histogram")
+            lengths = gr.Button(on_page("checks.lengths"), size="sm", elem_id="lengths")
+        plot = gr.BarPlot(
+            x="tokens",
+            y="rows",
+            color="part",
+            x_title=on_page("checks.tokens"),
+            y_title=on_page("checks.rows"),
+            visible=False,
+            height=240,
+            elem_id="histogram",
+        )
     run.click(_check, [version, longest], [found, words], concurrency_limit=1)
     version.change(_forget_if_changed, [version, found], [found, words], show_progress="hidden")
     lengths.click(_histogram, [version, model], plot)

@@ -8,19 +8,21 @@ import gradio as gr
 
 from cbgui.config import RunConfig
 from cbgui.ui.panels.settings import SHOWN
+from cbgui.ui.words import on_page
 
 STEPS, KEEP_WEIGHT = "training.steps", "objective.retain_coefficient"
-EFFORTS = {"Quick": 0.5, "Normal": 1.0, "Thorough": 2.0}  # times the preset's steps
+NORMAL = "normal"
+EFFORTS = {"quick": 0.5, NORMAL: 1.0, "thorough": 2.0}  # times the preset's steps
 FAVOURS = 2  # places of the slider on each side; each doubles or halves the preset's weight of the keep loss
 PLACES = SHOWN.index(STEPS), SHOWN.index(KEEP_WEIGHT)  # in the form
 
 
 def build() -> tuple[gr.Radio, gr.Slider]:
     effort = gr.Radio(
-        list(EFFORTS),
-        value="Normal",
-        label="How long to train",
-        info="Quick takes half the steps, Thorough twice as many.",
+        [(on_page(f"effort.{name}"), name) for name in EFFORTS],
+        value=NORMAL,
+        label=on_page("effort.how_long"),
+        info=on_page("effort.how_long_info"),
         elem_id="effort",
     )
     favour = gr.Slider(
@@ -28,8 +30,8 @@ def build() -> tuple[gr.Radio, gr.Slider]:
         FAVOURS,
         value=0,
         step=1,
-        label="Stops more ← → changes less",
-        info="left: block must-stop questions at any price; right: leave ordinary answers alone",
+        label=on_page("effort.favour"),
+        info=on_page("effort.favour_info"),
         elem_id="favour",
         buttons=[],
     )

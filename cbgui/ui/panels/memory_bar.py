@@ -10,6 +10,7 @@ from cbgui.modeling.full import full_model_in_words
 from cbgui.modeling.hub import resolve_model
 from cbgui.training.memory import Estimate, estimate_memory
 from cbgui.ui.fragments import render
+from cbgui.ui.words import say
 
 COLOURS = ["#94a3b8", "#64748b", "#0d9488", "#2dd4bf", "#f59e0b", "#f97316", "#eab308", "#3b82f6", "#8b5cf6", "#a78bfa"]
 
@@ -37,7 +38,7 @@ def bar(config: RunConfig) -> str:
         parts=[(part, COLOURS[number % len(COLOURS)]) for number, part in enumerate(parts)],
         total=estimate.total,
         memory=memory,
-        where="GPU memory" if hardware.memory_kind() == "cuda" else "memory",
+        where=say("memory.gpu") if hardware.memory_kind() == "cuda" else say("memory.memory"),
         reasons=estimate.reasons,
         afterwards=afterwards,
     )

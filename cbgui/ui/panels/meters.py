@@ -5,6 +5,7 @@ from __future__ import annotations
 from cbgui.runs.history import History
 from cbgui.training.diagnostics import BARELY_MOVED, DERAILS, RUNAWAY, UNTOUCHED, slowest_layer
 from cbgui.ui.fragments import render
+from cbgui.ui.words import say
 
 
 def meters(past: History, *, refuses: bool) -> str:
@@ -15,21 +16,21 @@ def meters(past: History, *, refuses: bool) -> str:
     _, cosine = slowest_layer(measured)
     bars = [
         {
-            "label": "Must-stop answers turned away",
+            "label": say("meters.turned_away"),
             "share": min(max(1 - cosine, 0.0), 1.0),
             "mark": 1 - (UNTOUCHED if refuses else DERAILS),
             "good": cosine < (UNTOUCHED if refuses else DERAILS),
-            "wanted": "should end right of the mark",
+            "wanted": say("meters.right"),
         }
     ]
     if (drift := measured.get("drift")) is not None:
         bars.append(
             {
-                "label": "Must-keep answers moved",
+                "label": say("meters.moved"),
                 "share": min(drift / RUNAWAY, 1.0),
                 "mark": BARELY_MOVED / RUNAWAY,
                 "good": drift < BARELY_MOVED,
-                "wanted": "should end left of the mark",
+                "wanted": say("meters.left"),
             }
         )
     return render("meters", bars=bars)

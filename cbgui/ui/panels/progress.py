@@ -11,19 +11,12 @@ from cbgui.evaluation.compare import is_of_present_adapter, read_report
 from cbgui.runs import folder
 from cbgui.runs.disk import version
 from cbgui.runs.history import history
-from cbgui.runs.run import STATE_LABELS, Run
+from cbgui.runs.run import Run
 from cbgui.ui.common import library
 from cbgui.ui.fragments import plain
+from cbgui.ui.words import say
 
-TABS = {  # id -> label, in the order of the work
-    "home": "Home",
-    "topic": "1 Topic",
-    "train": "2 Train",
-    "try": "3 Try",
-    "test": "4 Test",
-    "take": "5 Take away",
-    "history": "History",
-}
+TABS = ("home", "topic", "train", "try", "test", "take", "history")  # in the order of the work
 DONE, LOOK = "✓", "!"  # what follows the label of a step that is done, or that needs the user
 
 
@@ -38,7 +31,7 @@ def labels(data: DatasetStore, run: Run | None) -> list[str]:
         marks["test"] = _test_mark(run, version(run.report_file), version(run.adapter_file))
         if run.merged_folder.is_dir():
             marks["take"] = DONE if run.is_merged() else LOOK
-    return [f"{label} {marks.get(name, '')}".strip() for name, label in TABS.items()]
+    return [f"{say(f'tab.{name}')} {marks.get(name, '')}".strip() for name in TABS]
 
 
 @functools.lru_cache(64)
@@ -64,22 +57,24 @@ def _test_mark(run: Run, *versions: object) -> str:
 
 def line(data: DatasetStore, run: Run | None) -> str:
     """The header's line as Markdown: topic, model, and how far the run is."""
-    words = f"Topic **{plain(data.name)}**"
+    words = say("progress.topic", name=plain(data.name))
     if run is None:
-        return f"{words} · no run yet"
+        return say("progress.no_run", words=words)
     try:
-        words += f" · model **{plain(run.config().model.name)}**"
+        words += say("progress.model", name=plain(run.config().model.name))
     except InputError:
-        words += " · settings unreadable"
+        words += say("progress.unreadable")
     state, past = run.state(), history(run)
     of = run.dataset_name()
-    words += f" · run **{plain(run.name)}**" + (f" of topic {plain(of)}" if of and of != data.name else "")
-    words += f": {STATE_LABELS[state]}"
+    words += say("progress.run", name=plain(run.name)) + (
+        say("progress.of_topic", topic=plain(of)) if of and of != data.name else ""
+    )
+    words += say("progress.state", state=say(f"state.{state}"))
     if state == "running":
         if "step" not in past.newest:
-            return f"{words}, getting ready"
+            return say("progress.getting_ready", words=words)
         step, steps = past.newest["step"]["step"], past.newest["step"]["steps"]
-        return f"{words}, {step / steps:.0%}" if step < steps else f"{words}, trying it out"
+        return f"{words}, {step / steps:.0%}" if step < steps else say("progress.trying_out", words=words)
     return words
 
 
@@ -103,15 +98,15 @@ def next_step(data: DatasetStore) -> tuple[str, str]:
     if run is not None:
         match run.state():
             case "running" | "waiting":
-                return "train", "It is training."
+                return "train", say("progress.training")
             case "done" | "stopped" if run.adapter_file.is_file():
                 if not run.report_file.is_file():
-                    return "try", "It is trained. Ask it something, then test it."
-                return "test", "It is trained and tested."
+                    return "try", say("progress.trained")
+                return "test", say("progress.tested")
             case state:
-                return "train", f"Its run is {STATE_LABELS[state]}."
+                return "train", say("progress.run_is", state=say(f"state.{state}"))
     if not counts["break"] or not counts["retain"]:
-        return "topic", f"It has {counts['break']:,} must stop and {counts['retain']:,} must keep questions so far."
+        return "topic", say("progress.so_far", stop=counts["break"], keep=counts["retain"])
     if empty := data.without_answer():
-        return "wizard", f"{empty:,} answers are still to be written."
-    return "train", "Its questions are ready for training."
+        return "wizard", say("progress.to_write", count=empty)
+    return "train", say("progress.ready")

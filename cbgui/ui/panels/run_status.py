@@ -10,40 +10,43 @@ from cbgui.hardware import GIB
 from cbgui.runs import folder, queue
 from cbgui.runs.disk import disk_is_full
 from cbgui.runs.history import History
-from cbgui.runs.run import STATE_LABELS, Run
+from cbgui.runs.run import Run
 from cbgui.training.trials import Trial
 from cbgui.ui.fragments import plain
 from cbgui.ui.panels import charts
+from cbgui.ui.words import say
 
 APP = "cbgui"
 # A process that has written nothing for so many seconds, and for so many of its steps, may be stuck.
 SILENT_SECONDS, SILENT_STEPS = 120.0, 20
 # What the user has asked of a process that goes on until its step is done.
-ASKED = {"pause": " **Pausing** after this step.", "stop": " **Stopping** after this step."}
-ASKED_EARLY = {
-    "pause": " It will **pause** after its first step, the slowest one.",
-    "stop": " It will **stop** after its first step, the slowest one.",
-}
+ASKED = {"pause": "status.pausing", "stop": "status.stopping"}
+ASKED_EARLY = {name: f"{key}_early" for name, key in ASKED.items()}
 
 
 def in_words(run: Run, state: str, past: History, silent: float | None = None) -> str:
     """How the run is doing, as Markdown. `silent`: for how many seconds a process that should be busy has written
     nothing; None while that is not long."""
-    words = f"**{plain(run.name)}**: {STATE_LABELS[state]}"
+    words = say("status.is", name=plain(run.name), state=say(f"state.{state}"))
     if silent is not None:
-        words += f", but it has written nothing for {charts.duration(silent)}: {_why_silent(run)}"
+        words += say("status.silent", time=charts.duration(silent), reason=_why_silent(run))
     if "step" in past.newest:
         words += _progress(run, state, past, silent)
     elif state == "running":
-        words += f". {plain(past.text('status', 'Starting the training process'))} ..."
-        words += ASKED_EARLY.get(run.request(), "")
+        words += f". {plain(past.text('status', say('status.starting_process')))} ..."
+        words += _asked(run, ASKED_EARLY)
     elif state == "waiting":
-        words += f". It starts by itself after {runs_before(run)}, as long as the app is open."
+        words += say("status.waits", before=runs_before(run))
     elif state == "new":
-        words += ". Press **Resume** to start it."
+        words += say("status.press_resume")
     if state in ("failed", "interrupted"):
         words += f"  \n{_reason(run, state, past)}"
     return words
+
+
+def _asked(run: Run, keys: dict[str, str]) -> str:
+    key = keys.get(run.request())
+    return say(key) if key else ""
 
 
 def tab_title(run: Run, state: str, past: History, before: str | None) -> str | None:
@@ -52,28 +55,28 @@ def tab_title(run: Run, state: str, past: History, before: str | None) -> str | 
         last = past.newest.get("step")
         return f"{last['step'] / last['steps']:.0%} {run.name} - {APP}" if last else f"{run.name} - {APP}"
     if before == "running":
-        return f"{STATE_LABELS[state].partition(',')[0].capitalize()}: {run.name} - {APP}"
+        return f"{say(f'state.{state}').partition(',')[0].capitalize()}: {run.name} - {APP}"
     return APP if before is None else None
 
 
 def _reason(run: Run, state: str, past: History) -> str:
     """Why a run ended before its time, and whether to press Resume."""
-    resume = "Press **Resume** to continue from the last checkpoint."
+    resume = say("status.resume_checkpoint")
     if not run.complete_checkpoints():
-        resume = "Press **Resume** to start it again."
+        resume = say("status.resume_again")
     if state == "failed":
-        reason = past.text("error", "The training process ended without an error message.")
+        reason = past.text("error", say("status.ended_silently"))
         return f"{plain(reason)} {resume}" if past.newest["status"].get("resume") else plain(reason)
     if disk_is_full(run.path):
-        return f"The disk is full; free some space. {resume}"
-    return f"The training process ended without an error message. {resume}"
+        return say("status.disk_full", resume=resume)
+    return say("status.ended_silently_resume", resume=resume)
 
 
 def _why_silent(run: Run) -> str:
     pid = run.training.pid()
     if run.training.is_suspended():
-        return f"its process ({pid}) is suspended; let it go on (kill -CONT {pid}), or press **Stop and discard**"
-    return f"its process ({pid}) may be stuck or suspended; the log says what it did last"
+        return say("status.suspended", pid=str(pid))
+    return say("status.stuck", pid=str(pid))
 
 
 def silence(state: str, past: History, run: Run) -> float | None:
@@ -96,28 +99,48 @@ def refuses(run: Run) -> bool:
 
 def _progress(run: Run, state: str, past: History, silent: float | None) -> str:
     last = past.newest["step"]
-    words = f", step {last['step']} of {last['steps']}"
+    words = say("status.step", step=str(last["step"]), steps=str(last["steps"]))
     if state == "running":
         if past.seconds and silent is None:
             left = statistics.median(past.seconds) * (last["steps"] - last["step"])
-            words += f", about {charts.duration(left)} left"
-        words += f", {last['tokens_per_second']:.0f} tokens/s, {last['memory_bytes'] / GIB:.1f} GiB in use."
-        words += ASKED.get(run.request(), "")
+            words += say("status.left", left=charts.duration(left))
+        words += say(
+            "status.speed",
+            tokens=format(last["tokens_per_second"], ".0f"),
+            memory=format(last["memory_bytes"] / GIB, ".1f"),
+        )
+        words += _asked(run, ASKED)
     words += f"  \n{charts.meaning(past.points(), state, refuses(run))}"
     if past.trials:
-        words += f"  \nHeld-out questions at step {past.trials[-1]['step']}: "
-        words += f"{plain(Trial.of_event(past.trials[-1]).sentence())}."
+        words += say("status.trial", step=str(past.trials[-1]["step"]))
+        words += f"{_trial(Trial.of_event(past.trials[-1]))}."
     if state == "running":
         weights = last["coefficients"]
-        words += f" Loss weights now: must stop {weights['reroute']:.3g}, must keep {weights['retain']:.3g}; "
-        words += f"learning rate {last['learning_rate']:.2g}."
+        words += say("status.weights", stop=format(weights["reroute"], ".3g"), keep=format(weights["retain"], ".3g"))
+        words += say("status.learning_rate", rate=format(last["learning_rate"], ".2g"))
     if warning := past.text("warning", ""):
-        words += f"  \n**Warning:** {plain(warning)}"
+        words += say("status.warning", warning=plain(warning))
     return words
+
+
+def _trial(trial: Trial) -> str:
+    """`Trial.sentence` in the language of the page."""
+    sides = []
+    if trial.breaks:
+        refused = say("charts.refused_of_them", count=trial.refused) if trial.refused else ""
+        sides.append(say("status.trial_blocked", blocked=trial.blocked, of=trial.breaks, refused=refused))
+    harmed = [
+        say("charts.some_of", number=number, of=of, kinds=say(f"kind.many_{kind}"))
+        for kind, (number, of) in sorted(trial.hurt.items())
+        if of
+    ]
+    if harmed:
+        sides.append(say("status.trial_harmed", questions=say("common.and").join(harmed)))
+    return ", ".join(sides)
 
 
 def runs_before(run: Run) -> str:
     """How many runs must end first. Their names may be other visitors', so they are not shown."""
     waiting = queue.waiting_runs(folder.root_folder())
     count = waiting.index(run) + 1 if run in waiting else 1  # with the one that trains now
-    return "the run that trains now" if count == 1 else f"the {count} runs before it"
+    return say("status.before_one") if count == 1 else say("status.before_many", count=count)

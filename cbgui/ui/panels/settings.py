@@ -10,16 +10,18 @@ from typing import Any
 
 import gradio as gr
 import yaml
+from gradio.i18n import I18nData
 
 from cbgui.config import RunConfig, parse_config
 from cbgui.config import settings as all_settings
 from cbgui.errors import InputError, brief
 from cbgui.plain_yaml import load_yaml
+from cbgui.ui.words import on_page, say
 
 # What every user decides; the other groups stand behind an accordion.
 ANSWER = ["objective.reroute", "objective.refusal"]
 GROUPS = {
-    "Length and pace": [
+    "length": [
         "training.steps",
         "training.learning_rate",
         "training.warmup_steps",
@@ -29,7 +31,7 @@ GROUPS = {
         "data.max_tokens",
         "training.seed",
     ],
-    "Losses": [
+    "losses": [
         "objective.target_layers",
         "objective.retain",
         "objective.reroute_coefficient",
@@ -38,16 +40,16 @@ GROUPS = {
         "objective.adapt_retain",
         "objective.without_prompt",
     ],
-    "Precision": [
+    "precision": [
         "data.general_keep",
         "data.hurried",
         "training.trials",
         "training.calibrate",
         "training.restart_if_stuck",
     ],
-    "The model's turn": ["model.thinking", "model.system_turn"],
-    "LoRA": ["lora.r", "lora.lora_alpha", "lora.lora_dropout", "lora.init_std"],
-    "Memory and saving": [
+    "turn": ["model.thinking", "model.system_turn"],
+    "lora": ["lora.r", "lora.lora_alpha", "lora.lora_dropout", "lora.init_std"],
+    "memory": [
         "model.quantization",
         "training.micro_batch_size",
         "training.gradient_checkpointing",
@@ -56,20 +58,21 @@ GROUPS = {
         "training.sample_every",
     ],
 }
-AUTO = ("automatic", "auto")
-YES_OR_NO = [("yes", True), ("no", False)]
+AUTO = (on_page("settings.automatic"), "auto")
+YES, NO = on_page("common.yes"), on_page("common.no")
+YES_OR_NO = [(YES, True), (NO, False)]
 # What the form says for each value. The names that the descriptions explain stay as they are.
-CHOICES: dict[str, list[tuple[str, Any]]] = {
+CHOICES: dict[str, list[tuple[str | I18nData, Any]]] = {
     "training.lr_scheduler": [
-        ("falls along a cosine", "cosine"),
-        ("constant", "constant"),
-        ("falls linearly", "linear"),
-        ("warm-up, then constant", "constant_with_warmup"),
+        (on_page("settings.cosine"), "cosine"),
+        (on_page("settings.constant"), "constant"),
+        (on_page("settings.linear"), "linear"),
+        (on_page("settings.warmup"), "constant_with_warmup"),
     ],
     "objective.reroute": [
-        ("refuse", "refusal"),
-        ("fall apart", "spread"),
-        ("fall apart, published formula", "cosine"),
+        (on_page("settings.refuse"), "refusal"),
+        (on_page("settings.fall_apart"), "spread"),
+        (on_page("settings.fall_apart_published"), "cosine"),
     ],
     "objective.retain": [(name, name) for name in ("huber", "relative", "absolute")],
     "objective.schedule": [(name, name) for name in ("rise", "late", "linear", "full", "constant")],
@@ -77,12 +80,16 @@ CHOICES: dict[str, list[tuple[str, Any]]] = {
     "training.trials": YES_OR_NO,
     "training.calibrate": YES_OR_NO,
     "training.restart_if_stuck": YES_OR_NO,
-    "model.thinking": [("no, it answers at once", False), ("yes", True)],
-    "model.system_turn": [("kept", "keep"), ("put before the first question", "merge"), ("left out", "leave_out")],
-    "model.quantization": [AUTO, ("unquantized", "none"), ("4 bits (NF4)", "nf4")],
+    "model.thinking": [(on_page("settings.at_once"), False), (YES, True)],
+    "model.system_turn": [
+        (on_page("settings.kept"), "keep"),
+        (on_page("settings.before_first"), "merge"),
+        (on_page("settings.left_out"), "leave_out"),
+    ],
+    "model.quantization": [AUTO, (on_page("settings.unquantized"), "none"), (on_page("settings.four_bits"), "nf4")],
     "training.micro_batch_size": [AUTO, *((str(size), size) for size in (1, 2, 4, 8, 16, 32))],
-    "training.gradient_checkpointing": [AUTO, ("no", False), ("yes", True)],
-    "training.optim": [AUTO, ("AdamW", "adamw_torch"), ("AdamW, 8 bits", "adamw_8bit")],
+    "training.gradient_checkpointing": [AUTO, (NO, False), (YES, True)],
+    "training.optim": [AUTO, (on_page("settings.adamw"), "adamw_torch"), (on_page("settings.adamw8"), "adamw_8bit")],
 }
 INFO = {setting.path: setting for setting in all_settings()}
 SHOWN = [*ANSWER, *(path for group in GROUPS.values() for path in group)]
@@ -116,7 +123,7 @@ def shown_values(config: RunConfig) -> list[Any]:
     return [gr.Radio(_answers(with_published=reroute == "cosine"), value=reroute), *others]
 
 
-def _answers(*, with_published: bool) -> list[tuple[str, Any]]:
+def _answers(*, with_published: bool) -> list[tuple[str | I18nData, Any]]:
     every = CHOICES["objective.reroute"]
     return every if with_published else [choice for choice in every if choice[1] != "cosine"]
 
@@ -132,9 +139,7 @@ def apply(config: RunConfig, values: list[Any]) -> RunConfig:
             try:
                 value = load_yaml(f"[{value or ''}]")
             except yaml.YAMLError:
-                raise InputError(
-                    f"the form: {path} = {brief(value)} is not a list of numbers; write it as 10, 20."
-                ) from None
+                raise InputError(say("settings.not_numbers", path=path, value=brief(value))) from None
         elif isinstance(value, float) and value.is_integer():  # Gradio gives every number as a float
             value = int(value)
         plain[part][name] = value
@@ -152,14 +157,14 @@ def build_answer(prefix: str = "") -> list[gr.components.Component]:
     what = gr.Radio(
         _answers(with_published=False),
         value="refusal",
-        label="What should the model do instead?",
-        info="It declines in your words, or its answer loses all sense.",
+        label=on_page("settings.instead"),
+        info=on_page("settings.instead_info"),
         elem_id=f"{prefix}objective-reroute",
     )
     words = gr.Textbox(
         "\n".join(INFO["objective.refusal"].default),
-        label="What should it say?",
-        info="One short sentence, in any language; or up to eight, each on its own line.",
+        label=on_page("settings.say"),
+        info=on_page("settings.say_info"),
         lines=2,
         max_lines=8,
         elem_id=f"{prefix}objective-refusal",
@@ -171,10 +176,10 @@ def build_answer(prefix: str = "") -> list[gr.components.Component]:
 def build() -> list[gr.components.Component]:
     """The components of GROUPS, in the order of SHOWN."""
     built = []
-    for title, group in GROUPS.items():
-        gr.Markdown(f"**{title}**")
+    for group, paths in GROUPS.items():
+        gr.Markdown(f"**{on_page(f'settings.{group}')}**")
         with gr.Row(elem_classes="settings"):
-            built += [_component(path) for path in group]
+            built += [_component(path) for path in paths]
     return built
 
 

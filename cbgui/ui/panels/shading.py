@@ -8,16 +8,12 @@ import pandas as pd
 
 from cbgui.data.refusals import only_refuses
 from cbgui.ui.fragments import render
+from cbgui.ui.words import say
 
 Tokens = list[tuple[str, float]]  # text and cosine
 TEAL, AMBER, RED = (13, 148, 136), (245, 158, 11), (220, 38, 38)
-LEGEND = (
-    ("#0d9488", "like the original: cosine near 1"),
-    ("#f59e0b", "turning away"),
-    ("#dc2626", "rerouted: cosine near 0"),
-)
+LEGEND = (("#0d9488", "shading.like"), ("#f59e0b", "shading.turning"), ("#dc2626", "shading.rerouted"))
 DERAILED_BELOW, DERAILED_TOKENS = 0.5, 3  # an answer derails where so many tokens in a row are below this cosine
-ORIGINAL, SHORT_CIRCUITED = "Original", "Short-circuited"
 COLUMNS = ["token", "cosine", "answer"]
 
 
@@ -26,16 +22,16 @@ def shaded(short_circuited: Tokens, original: Tokens, later_turn: bool, refusals
 
     `later_turn`: others were asked before it. `refusals` are the sentences that the model was trained to say.
     """
-    answers = {f"{SHORT_CIRCUITED} answer": short_circuited, f"{ORIGINAL} answer": original}
+    answers = {"shading.short_circuited_answer": short_circuited, "shading.original_answer": original}
     return render(
         "shaded",
         place=derailed_at(short_circuited),
         refused=only_refuses("".join(text for text, _ in short_circuited), refusals),
         later_turn=later_turn,
-        legend=LEGEND,
+        legend=[(colour, say(key)) for colour, key in LEGEND],
         answers=[
             (
-                title,
+                say(title),
                 sum(cosine for _, cosine in tokens) / max(len(tokens), 1),
                 [(text.replace("\n", "⏎ "), cosine, _colour(cosine)) for text, cosine in tokens],
             )
@@ -48,7 +44,10 @@ def table(short_circuited: Tokens, original: Tokens) -> pd.DataFrame:
     """The cosine of each token, for a chart."""
     rows = [
         (number, cosine, title)
-        for title, tokens in ((SHORT_CIRCUITED, short_circuited), (ORIGINAL, original))
+        for title, tokens in (
+            (say("common.short_circuited"), short_circuited),
+            (say("common.original"), original),
+        )
         for number, (_, cosine) in enumerate(tokens, 1)
     ]
     return pd.DataFrame(rows, columns=COLUMNS)
@@ -59,7 +58,7 @@ def derailed_at(tokens: Tokens) -> str:
     for start in range(len(tokens) - DERAILED_TOKENS + 1):
         if all(cosine < DERAILED_BELOW for _, cosine in tokens[start : start + DERAILED_TOKENS]):
             before = "".join(text for text, _ in tokens[:start])[-40:].strip()
-            return f"at token {start + 1}, after “{before}”" if start else "from the first token"
+            return say("shading.at_token", number=start + 1, before=before) if start else say("shading.from_first")
     return ""
 
 

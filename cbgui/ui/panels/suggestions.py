@@ -2,61 +2,126 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing
 
 import gradio as gr
 import pandas as pd
 
-from cbgui import space
-from cbgui.data.examples import KIND_LABELS, KIND_PLURALS, Example
+from cbgui import hardware, space
+from cbgui.config import ModelConfig
+from cbgui.data.dataset_store import DatasetStore
+from cbgui.data.examples import Example, Kind
 from cbgui.data.near_duplicates import normalised
-from cbgui.data.suggest import Suggestion, suggest
+from cbgui.data.suggest import Suggestion, language_of, pool, suggest
 from cbgui.errors import InputError
-from cbgui.ui.common import KINDS, sentences, shown_topic
+from cbgui.inference.batch_answers import load_for_answers
+from cbgui.inference.drafts import Drafts, as_suggestions, draft_questions
+from cbgui.ui.common import in_memory, sentences, shown_topic
 from cbgui.ui.fragments import plain
-from cbgui.ui.panels import write_answers
+from cbgui.ui.panels import checklist, write_answers
+from cbgui.ui.panels.write_answers import ONE_AT_A_TIME
+from cbgui.ui.words import kind_of, on_page, say, say_count
 
 COUNT, MOST = 300, 2000
-COLUMNS = ["add", "question", "kind", "why"]
-SUGGESTED_KINDS = ("near_miss", "retain")
+COLUMNS = ("suggest.column_add", "topic.question", "topic.kind", "suggest.column_why")
+SUGGESTED_KINDS = ("near_miss", "retain", "break")
+OF_ONE_KIND = 50  # suggestions that the button of one part makes
+DRAFTS, FEWEST = 40, 8  # questions of each kind that the model writes; must-stop questions that it needs to go by
 SOURCE = "suggested"
 NOTHING = ("", [])
 Made = tuple[str, list[str]]  # the topic that the suggestions are for, and their questions
 
 
 def _rows(count: int) -> str:
-    return f"{count:,} {'question' if count == 1 else 'questions'}"
+    return say_count("suggest.questions", count)
 
 
 def _kinds(questions: Iterable[Suggestion | Example]) -> str:
     counts = Counter(one.kind for one in questions)
-    return ", ".join(f"{KIND_PLURALS[kind]}: {count:,}" for kind, count in counts.items())
+    return ", ".join(f"{say(f'kind.many_{kind}')}: {count:,}" for kind, count in counts.items())
+
+
+def _headings() -> list[str]:
+    return [say(key) for key in COLUMNS]
 
 
 @sentences
-def make_suggestions(version: tuple, count: float | None, rejected: Made) -> tuple:
-    """Make the suggestions. Held-out questions are not read for their subjects, but none of them is repeated."""
+def make_suggestions(version: tuple, count: float | None, rejected: Made, kind: Kind | None = None) -> tuple:
+    """Make the suggestions, all of `kind` if it is given.
+
+    Held-out questions are not read for their subjects, but none of them is repeated.
+    """
     most = int(count or 0)
     if not 0 < most <= MOST:
-        raise InputError(f"how many = {most:,}: give a number from 1 to {MOST:,}.")
+        raise InputError(say("suggest.how_many_wrong", count=most, most=MOST))
     data = shown_topic(version)
     rows = data.rows()
     breaks = [row.example for row in rows if row.example.kind == "break" and not row.held_out]
     if not breaks:
-        raise InputError(f"topic {data.name!r} has no must-stop rows yet; add some first.")
+        raise InputError(say("suggest.nothing_must_stop", name=f"{data.name!r}"))
     known = [row.example for row in rows]
-    if rejected[0] == data.name:
-        known += [Example((("user", text),), "", "retain") for text in rejected[1]]
-    found = suggest(breaks, known, most)
+    known += [Example((("user", text),), "", "retain") for text in _rejected(data, rejected)]
+    found = [one for one in suggest(breaks, known, MOST if kind else most) if kind in (None, one.kind)][:most]
     if not found:
-        raise InputError(f"topic {data.name!r} has all suggestions already; write further questions yourself.")
-    table = pd.DataFrame([(True, one.prompt, KIND_LABELS[one.kind], one.reason) for one in found], columns=COLUMNS)
-    words = (
-        f"{_rows(len(found))} for *{plain(data.name)}* ({_kinds(found)}). "
-        "**Read them**: untick what must *not* be answered, and double-click a question to change it."
+        raise InputError(say("suggest.all_there", name=f"{data.name!r}"))
+    return _to_read(data, found, "suggest.read_them")
+
+
+def _rejected(data: DatasetStore, rejected: Made) -> list[str]:
+    """The questions that the user has unticked before in this topic."""
+    return rejected[1] if rejected[0] == data.name else []
+
+
+def _to_read(data: DatasetStore, found: list[Suggestion], key: str) -> tuple:
+    """Show the suggestions in the table."""
+    table = pd.DataFrame(
+        [(True, one.prompt, say(f"kind.{one.kind}"), one.reason) for one in found], columns=_headings()
     )
+    words = say(key, questions=_rows(len(found)), name=plain(data.name), kinds=_kinds(found))
     return (data.name, [one.prompt for one in found]), gr.Column(visible=True), table, words, gr.Column(visible=False)
+
+
+def _suggest_everyday(version: tuple, rejected: Made) -> tuple:
+    return make_suggestions(version, OF_ONE_KIND, rejected, "retain")
+
+
+def _suggest_look_alikes(version: tuple, rejected: Made) -> tuple:
+    return make_suggestions(version, OF_ONE_KIND, rejected, "near_miss")
+
+
+@sentences
+def _draft(version: tuple, model: str, rejected: Made) -> Iterator[tuple]:
+    """Let the model write questions in the manner of the must-stop ones; those beside the topic are look-alikes."""
+    data = shown_topic(version)
+    examples = [row.example for row in data.rows() if not row.held_out]
+    breaks = [example.prompt for example in examples if example.kind == "break"]
+    if len(breaks) < FEWEST:
+        raise InputError(say("suggest.few_to_draft", count=FEWEST))
+    keeps = [example.prompt for example in examples if example.kind != "break"]
+    if len(keeps) < FEWEST:
+        keeps += pool(language_of(breaks))
+    known = [row.example.prompt for row in data.rows()] + _rejected(data, rejected)
+    in_memory.drop()  # makes room for the model that writes
+    yield *(gr.skip(),) * 3, say("common.loading"), gr.skip()
+    loaded = load_for_answers(ModelConfig(name=model.strip() or "demo"))
+    drafts, shown = Drafts(), time.perf_counter()
+    try:
+        with closing(draft_questions(*loaded, breaks, keeps, known=known, count=DRAFTS)) as drafting:
+            for share, newest in drafting:
+                drafts = newest
+                if time.perf_counter() - shown > write_answers.UPDATE_SECONDS:
+                    shown = time.perf_counter()
+                    yield *(gr.skip(),) * 3, say("suggest.drafting", share=f"{share:.0%}"), gr.skip()
+    finally:  # also when the user stops it
+        del loaded
+        hardware.free_cached_memory()
+    found = as_suggestions(drafts)
+    if not found:
+        raise InputError(say("suggest.no_drafts"))
+    yield _to_read(data, found, "suggest.read_drafts")
 
 
 @sentences
@@ -64,7 +129,7 @@ def add_ticked(version: tuple, made: Made, rejected: Made, table: pd.DataFrame) 
     """Add the ticked questions to the topic that they were made for."""
     name, suggested = made
     if not suggested:
-        raise InputError("there are no suggestions; press Suggest questions to keep first.")
+        raise InputError(say("suggest.none_yet"))
     data = shown_topic(made)
     known = set(normalised([row.example.prompt for row in data.rows()]))
     examples, unticked = [], []
@@ -72,17 +137,15 @@ def add_ticked(version: tuple, made: Made, rejected: Made, table: pd.DataFrame) 
         prompt = " ".join(str(prompt).split())
         if not _is_ticked(ticked):
             unticked.append(prompt)
-        elif prompt and normalised([prompt])[0] not in known and KINDS.get(kind) in SUGGESTED_KINDS:
+        elif prompt and normalised([prompt])[0] not in known and kind_of(str(kind)) in SUGGESTED_KINDS:
             known.add(normalised([prompt])[0])
-            examples.append(Example((("user", prompt),), "", KINDS[kind], SOURCE))
+            examples.append(Example((("user", prompt),), "", kind_of(str(kind)), SOURCE))
     if not examples:
-        raise InputError("no question is ticked that this topic does not have yet; tick some first.")
+        raise InputError(say("suggest.none_ticked"))
     space.refuse_over("rows", sum(data.counts().values()) + len(examples), space.MAX_ROWS)
     data.add(examples, "add suggestions")
-    words = (
-        f"**{_rows(len(examples))} added** to *must keep* of *{plain(name)}* ({_kinds(examples)}). They have no "
-        "answers yet; the model writes its own."
-    )
+    key = "suggest.added_both" if any(example.kind == "break" for example in examples) else "suggest.added"
+    words = say(key, questions=_rows(len(examples)), name=plain(name), kinds=_kinds(examples))
     before = rejected[1] if rejected[0] == name else []
     return (
         data.version() if version and version[0] == name else gr.skip(),
@@ -108,7 +171,7 @@ def _forget_other_topic(version: tuple, made: Made) -> tuple:
 def suggestion_table(elem_id: str) -> gr.Dataframe:
     """The table in which suggestions are ticked and edited."""
     return gr.Dataframe(
-        headers=COLUMNS,
+        headers=_headings(),
         datatype=["bool", "str", "str", "str"],
         column_count=len(COLUMNS),
         interactive=True,
@@ -117,30 +180,38 @@ def suggestion_table(elem_id: str) -> gr.Dataframe:
         line_breaks=False,
         max_height=420,
         show_label=False,
-        label="Suggested questions",
+        label=on_page("suggest.table"),
         column_widths=["90px", "50%", "110px", "34%"],
         elem_id=elem_id,
         elem_classes="sans",
     )
 
 
-def build(version: gr.State, model: gr.Textbox) -> gr.Accordion:
+def build(version: gr.State, model: gr.Textbox, more: Mapping[str, gr.Button]) -> gr.Accordion:
+    """`more` holds the button of each part that asks for more of its questions."""
     made, rejected = gr.State(NOTHING), gr.State(NOTHING)
-    with gr.Accordion("Suggest questions to keep", open=False, elem_id="suggest") as panel:
-        gr.Markdown(
-            "Training also stops harmless questions that look like the ones that must stop. This makes such questions "
-            "from your must-stop rows, for the model to keep answering: on the same subjects, in the same wording, "
-            "and everyday ones."
-        )
+    with gr.Accordion(on_page("suggest.suggest"), open=False, elem_id="suggest") as panel:
+        gr.Markdown(on_page("suggest.about"))
         with gr.Row(elem_classes="aligned"):
-            count = gr.Number(COUNT, label="How many", precision=0, minimum=1, min_width=130, scale=0)
-            make = gr.Button("Suggest questions to keep", variant="primary", elem_id="make-suggestions", min_width=220)
+            count = gr.Number(COUNT, label=on_page("suggest.how_many"), precision=0, minimum=1, min_width=130, scale=0)
+            make = gr.Button(on_page("suggest.suggest"), variant="primary", elem_id="make-suggestions", min_width=220)
+            stop = gr.Button(on_page("common.stop"), min_width=90, scale=0, elem_id="stop-drafting")
         words = gr.Markdown(elem_id="suggest-words")
         with gr.Column(visible=False, elem_id="suggested") as group:
             table = suggestion_table("suggestions")
-            add = gr.Button("Add the ticked questions", variant="primary", elem_id="add-suggestions")
+            add = gr.Button(on_page("suggest.add"), variant="primary", elem_id="add-suggestions")
         offer = write_answers.offer(version, model, "suggest")
-    make.click(make_suggestions, [version, count, rejected], [made, group, table, words, offer])
+    shows = [made, group, table, words, offer]
+    make.click(make_suggestions, [version, count, rejected], shows)
+    for name, suggestions in (("retain", _suggest_everyday), ("near_miss", _suggest_look_alikes)):
+        _show_panel(more[name], panel).then(suggestions, [version, rejected], shows)
+    drafting = _show_panel(more["break"], panel).then(_draft, [version, model, rejected], shows, **ONE_AT_A_TIME)
+    stop.click(lambda: say("try.stopped"), None, words, cancels=[drafting])
     add.click(add_ticked, [version, made, rejected, table], [version, made, rejected, group, words, offer])
     version.change(_forget_other_topic, [version, made], [made, group, words, offer], show_progress="hidden")
     return panel
+
+
+def _show_panel(button: gr.Button, panel: gr.Accordion) -> gr.events.Dependency:
+    opened = button.click(lambda: gr.Accordion(open=True), None, panel, show_progress="hidden", queue=False)
+    return opened.then(None, None, None, js=checklist.SCROLL.format(panel="suggest"))

@@ -7,6 +7,7 @@ from cbgui.data.dataset_store import DatasetStore
 from cbgui.ui.fragments import render
 from cbgui.ui.panels.answers_for_topic import KEEP_TESTS, STOP_TESTS
 from cbgui.ui.panels.checklist import missing
+from cbgui.ui.words import say
 
 
 def counts(data: DatasetStore) -> str:
@@ -14,17 +15,17 @@ def counts(data: DatasetStore) -> str:
     of = data.counts()
     held_out, stop_tests = of["held_out"], of["held_out_break"]
     boxes = [
-        ("Must stop", of["break"], f"aim for {FEW_BREAK} or more", of["break"] >= FEW_BREAK),
+        (say("common.must_stop"), of["break"], say("counts.stop_aim", count=FEW_BREAK), of["break"] >= FEW_BREAK),
         (
-            "Must keep",
+            say("common.must_keep"),
             of["retain"],
-            f"aim for {FEW_RETAIN} or more; look-alikes: {of['near_miss']:,}, refusals: {of['refusal']:,}",
+            say("counts.keep_aim", count=FEW_RETAIN, near_miss=of["near_miss"], refusal=of["refusal"]),
             of["retain"] >= FEW_RETAIN,
         ),
         (
-            "Held out",
+            say("common.test_questions"),
             held_out,
-            f"to test with; must stop: {stop_tests:,} of {STOP_TESTS}, keep: {held_out - stop_tests:,} of {KEEP_TESTS}",
+            say("counts.tests", stop=stop_tests, stop_aim=STOP_TESTS, keep=held_out - stop_tests, keep_aim=KEEP_TESTS),
             stop_tests >= STOP_TESTS and held_out - stop_tests >= KEEP_TESTS,
         ),
     ]

@@ -14,6 +14,7 @@ from cbgui.data.dataset_store import DatasetStore
 from cbgui.errors import InputError
 from cbgui.ui.common import ask_first, download_on_click, library, other_name, sentences, shown_topic, tell
 from cbgui.ui.server.storage import download_folder
+from cbgui.ui.words import on_page, say
 
 
 def opened(data: DatasetStore) -> tuple:
@@ -51,20 +52,22 @@ def _restore_demo() -> tuple:
 def _delete(version: tuple) -> tuple:
     data = shown_topic(version)
     library().delete(data)
-    tell(f"Topic {data.name} is deleted. The button Bring back undoes that until the app closes.")
+    tell(say("topics.deleted", name=data.name))
     return *opened(library().current()), _back_button()
 
 
 @sentences
 def _bring_back() -> tuple:
     data = library().restore()
-    tell(f"Topic {data.name} is back.")
+    tell(say("topics.is_back", name=data.name))
     return *opened(library().choose(data.name)), _back_button()
 
 
 def _back_button() -> gr.Button:
     deleted = library().deleted()
-    return gr.Button(f"Bring back {deleted[-1]}" if deleted else "Bring back", visible=bool(deleted))
+    return gr.Button(
+        say("common.bring_back_name", name=deleted[-1]) if deleted else say("common.bring_back"), visible=bool(deleted)
+    )
 
 
 @sentences
@@ -72,27 +75,27 @@ def _export(version: tuple) -> str:
     data = shown_topic(version)
     with tempfile.TemporaryDirectory() as scratch:
         if not data.export(Path(scratch)):
-            raise InputError(f"topic {data.name!r} is empty; add rows first.")
+            raise InputError(say("topics.empty", name=f"{data.name!r}"))
         # Gradio serves it from the temporary folder and deletes it after a day.
         return shutil.make_archive(str(download_folder() / data.name), "zip", scratch)
 
 
 def build(page: gr.Blocks, version: gr.State) -> Callable[[list[Any]], None]:
     """Returns what connects the buttons with the outputs that `opened` fills, once these are built."""
-    with gr.Accordion("Save as, load, export, delete", open=False):
+    with gr.Accordion(on_page("topics.heading"), open=False):
         with gr.Row(elem_classes="aligned"):
-            new_name = gr.Textbox(label="New name", elem_id="new-name")
-            duplicate = gr.Button("Save a copy under this name", size="sm", elem_id="duplicate")
-            create = gr.Button("New empty topic", size="sm", elem_id="new-topic")
-            export = gr.Button("Export as JSON Lines (zip)", size="sm", elem_id="export-data")
+            new_name = gr.Textbox(label=on_page("common.new_name"), elem_id="new-name")
+            duplicate = gr.Button(on_page("topics.copy"), size="sm", elem_id="duplicate")
+            create = gr.Button(on_page("topics.create"), size="sm", elem_id="new-topic")
+            export = gr.Button(on_page("topics.export"), size="sm", elem_id="export-data")
         with gr.Row(elem_classes="aligned"):
-            source = gr.Textbox(label="Folder with break.jsonl, retain.jsonl, held_out.jsonl", elem_id="load-folder")
-            load = gr.Button("Load it under the new name", size="sm", elem_id="load-data")
-            demo = gr.Button("Restore the demo topic", size="sm")
+            source = gr.Textbox(label=on_page("topics.folder"), elem_id="load-folder")
+            load = gr.Button(on_page("topics.load"), size="sm", elem_id="load-data")
+            demo = gr.Button(on_page("topics.restore_demo"), size="sm")
         with gr.Row(elem_classes="aligned"):
-            delete = gr.Button("Delete this topic", size="sm", elem_id="delete-topic")
-            back = gr.Button("Bring back", size="sm", visible=False, elem_id="bring-back-topic")
-        sure = ask_first(delete, "Delete this topic with all its rows?", "Yes, delete it")
+            delete = gr.Button(on_page("topics.delete"), size="sm", elem_id="delete-topic")
+            back = gr.Button(on_page("common.bring_back"), size="sm", visible=False, elem_id="bring-back-topic")
+        sure = ask_first(delete, on_page("topics.delete_question"), on_page("common.delete_yes"))
     page.load(_back_button, None, back, show_progress="hidden")
     download_on_click(export, _export, [version])
 

@@ -16,13 +16,13 @@ from cbgui.data.refusals import is_refusal
 from cbgui.errors import InputError
 from cbgui.inference import batch_answers
 from cbgui.ui.common import in_memory, sentences, shown_topic
+from cbgui.ui.words import on_page, say
 
 UPDATE_SECONDS = 1.0  # between two sentences about how far the writing is
 LONGEST = 120  # tokens of an answer
-WITHOUT_ANSWER = "rows without an answer"
-SCOPES = {WITHOUT_ANSWER: None, "all rows that must stop": "break", "all rows that must be kept": "retain"}
+WITHOUT_ANSWER = "without_answer"
+SCOPES = {WITHOUT_ANSWER: None, "all_stop": "break", "all_keep": "retain"}
 ONE_AT_A_TIME = {"concurrency_id": "write answers", "concurrency_limit": 1}  # whichever button it was
-STOPPED = "Stopped; what was written is kept."
 
 
 @sentences
@@ -31,7 +31,7 @@ def _write(version: tuple, model: str, scope: str, prefill: str, longest: float)
     data = shown_topic(version)
     rows = [row for row in data.rows() if _in_scope(row, SCOPES[scope])]
     if not rows:
-        raise InputError(f"answers for = {scope!r}: there are no such rows; choose others or add some.")
+        raise InputError(say("write.no_such_rows", scope=repr(say(f"write.{scope}"))))
     with closing(write_rows(data, rows, model, prefill=prefill, longest=int(longest))) as writing:
         for words, changed in writing:
             yield words, data.version() if changed else gr.skip()
@@ -45,7 +45,7 @@ def write_rows(
     Closing the iterator stops. Raises InputError.
     """
     in_memory.drop()  # makes room for the model that writes
-    yield f"Loading the model to write {len(rows):,} answers ...", False
+    yield say("write.loading", count=len(rows)), False
     refusals, done, new, shown = 0, 0, {}, time.perf_counter()
     prompts = [row.example.chat() for row in rows]
     config = ModelConfig(name=model.strip() or "demo")
@@ -72,9 +72,9 @@ def write_rows(
             shown = time.perf_counter()
             changed = bool(new)
             save()
-            refused = f" {refusals} answers that must stop are refusals: see Checks, or use a prefill." * bool(refusals)
-            ending = "**All written.**" if done == len(rows) else f"{share:.0%} done. Stop keeps what is written."
-            yield f"{done:,} of {len(rows):,} answers written. {ending}{refused}", changed
+            refused = say("write.refusals", count=refusals) * bool(refusals)
+            ending = say("write.all_written") if done == len(rows) else say("write.share", share=f"{share:.0%}")
+            yield say("write.so_far", done=done, count=len(rows), ending=ending, refused=refused), changed
     finally:  # also when the user stops it
         save()
         writing.close()  # frees the model
@@ -95,29 +95,35 @@ def offer(version: gr.State, model: gr.Textbox, name: str) -> gr.Column:
     """A hidden button that writes the missing answers; show it where rows without an answer were added."""
     with gr.Column(visible=False, elem_id=f"{name}-offer") as offered:
         with gr.Row():
-            write = gr.Button("Write the answers", variant="primary", elem_id=f"{name}-write", min_width=160)
-            stop = gr.Button("Stop", elem_id=f"{name}-stop-writing", min_width=100)
+            write = gr.Button(
+                on_page("common.write_answers"), variant="primary", elem_id=f"{name}-write", min_width=160
+            )
+            stop = gr.Button(on_page("common.stop"), elem_id=f"{name}-stop-writing", min_width=100)
         words = gr.Markdown(elem_id=f"{name}-written")
     writing = write.click(_write_missing, [version, model], [words, version], **ONE_AT_A_TIME)
-    stop.click(lambda: STOPPED, None, words, cancels=[writing])
+    stop.click(lambda: say("write.stopped"), None, words, cancels=[writing])
     return offered
 
 
 def build(version: gr.State, model: gr.Textbox) -> gr.Accordion:
     """The panel with all choices."""
-    with gr.Accordion("Write the answers", open=False, elem_id="write") as panel:
-        gr.Markdown(
-            "The model of the Train page writes the answers. An answer that must stop should be one that the model "
-            "would really give. Where it refuses, a prefill such as *Sure, here is how* makes it go on."
-        )
+    with gr.Accordion(on_page("common.write_answers"), open=False, elem_id="write") as panel:
+        gr.Markdown(on_page("write.about"))
         with gr.Row():
-            scope = gr.Dropdown(list(SCOPES), value=WITHOUT_ANSWER, label="For", min_width=180)
-            prefill = gr.Textbox(label="Begin each answer with", placeholder="nothing", min_width=180)
-            tokens = gr.Number(label="Most tokens", value=LONGEST, precision=0, minimum=8, min_width=100)
+            scope = gr.Dropdown(
+                [(on_page(f"write.{scope}"), scope) for scope in SCOPES],
+                value=WITHOUT_ANSWER,
+                label=on_page("write.for"),
+                min_width=180,
+            )
+            prefill = gr.Textbox(label=on_page("write.begin"), placeholder=on_page("write.nothing"), min_width=180)
+            tokens = gr.Number(
+                label=on_page("common.most_tokens"), value=LONGEST, precision=0, minimum=8, min_width=100
+            )
         with gr.Row():
-            write = gr.Button("Write the answers", variant="primary", elem_id="write-answers")
-            stop = gr.Button("Stop")
+            write = gr.Button(on_page("common.write_answers"), variant="primary", elem_id="write-answers")
+            stop = gr.Button(on_page("common.stop"))
         written = gr.Markdown(elem_id="write-words")
     writing = write.click(_write, [version, model, scope, prefill, tokens], [written, version], **ONE_AT_A_TIME)
-    stop.click(lambda: STOPPED, None, written, cancels=[writing])
+    stop.click(lambda: say("write.stopped"), None, written, cancels=[writing])
     return panel

@@ -20,6 +20,7 @@ from cbgui.runs import folder
 from cbgui.runs.disk import PART
 from cbgui.runs.run import Run
 from cbgui.ui.server.visitors import folder_of
+from cbgui.ui.words import say
 
 PREFIX = "cbgui/files"
 # A report or a model card must not run as a page of this app.
@@ -60,7 +61,13 @@ def listing(run: Run, directory: Path, title: str) -> Listing:
 
 
 def _size(count: int) -> str:
-    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count:,} bytes"
+    return (
+        f"{count / 1e9:.2f} GB"
+        if count >= 1e9
+        else f"{count / 1e6:.1f} MB"
+        if count >= 1e5
+        else say("take.bytes", count=count)
+    )
 
 
 def zip_name(run: Run, directory: Path) -> str:
