@@ -144,7 +144,9 @@ def evaluate(
         answers = answers_to(afterwards, answering, progress, "Ordinary questions after a blocked one", (0.83, 0.84))
         judge_cases(afterwards, answers, base_costs(afterwards, answers, pair, progress), rules)
     judge_answer = functools.partial(judge_by_rules, threshold=rules.threshold, sentences=config.refusals)
+    undoing_since = time.time()
     curves = undo(methods, pair, sets[0], subject, judge_answer, (weights, rules.threshold), progress)
+    undoing_seconds = round(time.time() - undoing_since, 1)
 
     progress(0.85, "Comparing the two models on must-keep answers")
     metrics = [pair.retain_metrics(prompts.retains) for prompts in sets]
@@ -185,7 +187,7 @@ def evaluate(
         "worst_retain": worst_retain(sets[0].retains, metrics[0], held_out_cases),
         "to_label": to_label(cases, [example.prompt for example in sets[0].breaks]),
         "tasks": scores,
-        **({"undoing": curves} if curves else {}),
+        **({"undoing": curves, "undoing_seconds": undoing_seconds} if curves else {}),
     }
     report["seconds"] = round(time.time() - started, 1)
     report["verdict"] = verdict(report)

@@ -121,4 +121,5 @@ class Report(_Part):
     tasks: list[dict[str, Any]] = []
     undoing: list[dict[str, Any]] = []  # curves of attempts to undo the breaker (undoing/)
     seconds: float | None = None
+    undoing_seconds: float | None = None  # of these, for the attempts to undo it
     verdict: Verdict

@@ -109,7 +109,7 @@ def _refresh(name: str | None, other: str | None, seen: tuple | None) -> tuple:
     )
 
 
-def _how_much(name: str | None, attacks: list[str], limit: float | None) -> str:
+def _how_much(name: str | None, attacks: list[str], limit: float | None, undoing: list[str]) -> str:
     """How many answers the chosen test takes, and how long that will be if an earlier report tells."""
     run = pick(name)
     if run is None or not attacks:
@@ -120,7 +120,7 @@ def _how_much(name: str | None, attacks: list[str], limit: float | None) -> str:
     keep = len([e for e in held_out if e.kind != "break"][:most])
     answers = 2 * (stop * sum(map(tries, attacks)) + keep)
     asked = say("test.asked", stop=stop, attacks=len(attacks), keep=keep)
-    words = say("test.how_much", answers=answers, asked=asked)
+    words = say("test.how_much", answers=answers, asked=asked) + (say("test.and_undoing") if undoing else "")
     try:
         past = read_report(run)
     except InputError:
@@ -130,7 +130,10 @@ def _how_much(name: str | None, attacks: list[str], limit: float | None) -> str:
     taken = 2 * (
         past["held_out"]["break"] * sum(tries(a["name"]) for a in past["attacks"]) + past["held_out"]["retain"]
     )
-    minutes = past["seconds"] * answers / max(taken, 1) / 60
+    past_undoing = past.get("undoing_seconds") or 0
+    if undoing and not past_undoing:  # nothing tells how long that takes
+        return words + "."
+    minutes = ((past["seconds"] - past_undoing) * answers / max(taken, 1) + (past_undoing if undoing else 0)) / 60
     return say("test.how_long", words=words, minutes=max(1, round(minutes)))
 
 
@@ -286,8 +289,8 @@ def build(page: gr.Blocks, tick: gr.Timer, run_name: gr.Dropdown) -> None:
     evaluate.click(_start, [run_name, attacks, limit, also, judge, judge_label, judge_template, tasks, undoing], words)
     stop.click(_stop, run_name, None)
     thorough.input(THOROUGH.get, thorough, attacks, show_progress="hidden")
-    for trigger in (attacks.change, limit.change, run_name.change, words.change, page.load):
-        trigger(_how_much, [run_name, attacks, limit], how_much, show_progress="hidden", queue=False)
+    for trigger in (attacks.change, limit.change, undoing.change, run_name.change, words.change, page.load):
+        trigger(_how_much, [run_name, attacks, limit, undoing], how_much, show_progress="hidden", queue=False)
     view = [words, report, evaluate, stop, links, other, seen]
     for trigger in (tick.tick, run_name.change, other.input, page.load):
         trigger(_refresh, [run_name, other, seen], view, show_progress="hidden", queue=False)
