@@ -49,7 +49,6 @@ REFUSED: dict[str, str] = {
     "instructblipvideo": NEEDS_PICTURE,
     "kosmos-2": NEEDS_PICTURE,
     "kosmos-2.5": NEEDS_PICTURE,
-    "llama4": "fails in transformers 5.24's own code when it reads text alone",
     "paligemma": NEEDS_PICTURE,
     "longcat_flash": "counts each of its layers as two, because each has two attention blocks",
     "pi0": "moves a robot and does not write",

@@ -15,7 +15,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from cbgui.modeling.linear import is_plain_linear
-from cbgui.modeling.towers import build_without_timm
+from cbgui.modeling.towers import READ_TEXT, build_without_timm
 
 IS_MIXTURE = "_cbgui_is_mixture"  # attribute of a truncated decoder, whose first layers may all be dense
 LAYER_LISTS = ("layers", "h", "blocks")  # what decoders call the list of their layers
@@ -75,7 +75,8 @@ def model_class(config: PretrainedConfig) -> type[PreTrainedModel] | None:
     if text_config(config) is not config:
         mappings.reverse()
     known = [mapping[type(config)] for mapping in mappings if type(config) in mapping]
-    return named if named in known else next(iter(known), None)
+    found = named if named in known else next(iter(known), None)
+    return READ_TEXT.get(found, found)
 
 
 def empty_model(config: PretrainedConfig, dtype: torch.dtype | None = None) -> PreTrainedModel:

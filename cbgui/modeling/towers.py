@@ -1,11 +1,12 @@
-"""Vision towers from a library that is not installed. Text needs none, so an empty module stands in their place."""
+"""Vision forms that cannot read text as they are: towers of a library that is not installed, and a fault of a class."""
 
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import torch
-from transformers import PreTrainedModel
+from transformers import Llama4ForConditionalGeneration, PreTrainedModel
 from transformers.models.timm_wrapper.modeling_timm_wrapper import TimmWrapperModel
 from transformers.utils import is_timm_available
 
@@ -24,3 +25,13 @@ def _empty(self: PreTrainedModel, config: object) -> None:
     PreTrainedModel.__init__(self, config)
     self.timm_model = torch.nn.Identity()
     self.post_init()
+
+
+class Llama4ForText(Llama4ForConditionalGeneration):
+    """Llama 4 reading text alone, with which transformers 5.24's own class fails after it has computed the logits."""
+
+    def forward(self, pixel_values: None = None, **inputs: Any) -> Any:
+        return self.language_model(**inputs)
+
+
+READ_TEXT: dict[type[PreTrainedModel], type[PreTrainedModel]] = {Llama4ForConditionalGeneration: Llama4ForText}

@@ -64,7 +64,7 @@ OTHER_KINDS = {f"refused: it {why}" for name, why in REFUSED.items() if name in 
     "refused: it is not a decoder-only language model with one list of layers",
 }
 WRITERS = {"cpmant", "reformer", "xlnet"}
-REFUSED_MIXTURES = {"deepseek_ocr2", "llama4", "longcat_flash", "unlimited_ocr"}
+REFUSED_MIXTURES = {"deepseek_ocr2", "longcat_flash", "unlimited_ocr"}
 
 
 def examples() -> list[Encoded]:
