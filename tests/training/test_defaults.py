@@ -29,7 +29,7 @@ MIXTURE = {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 
 # In a mixture of experts, attention alone is adapted.
 @pytest.mark.parametrize(
     ("family", "hidden_size", "derailed", "drift"),
-    [("qwen2", 64, 0.2, 0.15), ("gpt_neox", 128, 0.5, 0.15), ("qwen3_moe", 64, 0.3, 0.3)],
+    [("qwen2", 64, 0.3, 0.3), ("gpt_neox", 128, 0.5, 0.3), ("qwen3_moe", 64, 0.4, 0.4)],
 )
 def test_the_defaults_derail_and_keep(family, hidden_size, derailed, drift, demo, tmp_path):
     tokenizer = load_tokenizer(demo)
@@ -44,13 +44,14 @@ def test_the_defaults_derail_and_keep(family, hidden_size, derailed, drift, demo
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, vocab_size=len(tokenizer), **sizes))
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
     order = torch.randperm(len(examples)).tolist()
+    place = torch.full((len(tokenizer),), -1)
+    place[known] = torch.arange(len(known))
     for step in range(60):
         batch = collate([examples[order[(step * 8 + row) % len(order)]] for row in range(8)], tokenizer.pad_token_id)
         counted = torch.cat([batch.break_positions, batch.retain_positions])
-        labels = (
-            torch.full_like(batch.input_ids, -100).flatten().index_copy(0, counted, batch.input_ids.flatten()[counted])
-        )
-        loss = model(input_ids=batch.input_ids, labels=labels.view_as(batch.input_ids)).loss
+        hidden = model.base_model(input_ids=batch.input_ids).last_hidden_state.flatten(0, 1)
+        logits = hidden[counted - 1] @ model.get_output_embeddings().weight[known].T  # of the tokens that occur
+        loss = torch.nn.functional.cross_entropy(logits, place[batch.input_ids.flatten()[counted]])
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
