@@ -82,7 +82,7 @@ class RunCallback(TrainerCallback):
         """Write a warning, each kind once in a run."""
         if kind not in self.warned:
             self.warned.add(kind)
-            self.run.append_event("warning", step=step, text=text)
+            self.run.append_event("warning", step=step, trouble=kind, text=text)
 
     def _preview(self, step: int) -> None:
         """Answers to look at. They only help the user, so the run goes on and says why when they fail."""

@@ -14,6 +14,7 @@ UNTOUCHED = 0.9  # above this break cosine a layer has not moved
 DERAILS = 0.2  # below this break cosine on every target layer, answers derail
 BARELY_MOVED = 0.1  # drift of retain examples below which they are nearly where they were
 RUNAWAY = 0.5  # drift of retain examples from which their hidden states are as different as those of another text
+TOO_WEAK = "not derailed"  # the warning of a run that ended and blocks too little
 FIRST_STEPS = 15  # until then it is normal that nothing has moved
 Validation = dict[str, Any]
 
@@ -51,7 +52,7 @@ def warnings(validations: list[Validation], steps: int, config: RunConfig) -> di
     enough = UNTOUCHED if config.refusals else DERAILS
     if last["step"] >= steps:
         if cosine > enough:
-            found["not derailed"] = (
+            found[TOO_WEAK] = (
                 f"The breaker is too weak: at layer {layer} the break cosine ended at {cosine:.2f}, and answers are "
                 f"blocked below {enough}. Train again with more training.steps ({steps} now), a higher "
                 f"training.learning_rate ({rate:g} now) or a lower objective.retain_coefficient ({coefficient:g} now)."

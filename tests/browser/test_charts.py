@@ -6,13 +6,14 @@ import json
 import re
 
 import pytest
-from helpers import choose, open_tab
+from helpers import choose, fold, open_tab
 from made_runs import finished_run, step_event, validation_event
 from playwright.sync_api import Page, expect
 from waiting import wait_until
 
 from cbgui.runs.process import hold
 from cbgui.runs.run import TRAIN, Run
+from cbgui.training.diagnostics import TOO_WEAK
 
 pytestmark = pytest.mark.slow
 
@@ -85,3 +86,28 @@ def test_the_charts_end_where_the_run_ended(app, page):
     write({"time": 1.8e9, "kind": "status", "state": "done", "text": "Done"})
     expect(page.locator("#run-line")).to_contain_text("done, step 40 of 40")
     expect_drawn(page, run)
+
+
+def test_the_button_that_comes_next_stands_out_and_a_weak_run_is_offered_more_steps(app, page):
+    primary = re.compile(r"\bprimary\b")
+    weak, paused = finished_run(app.runs / "weak", 8), finished_run(app.runs / "paused", 8)
+    trouble = {"time": 1.8e9, "kind": "warning", "step": 8, "trouble": TOO_WEAK, "text": "It is too weak."}
+    for run, *more in ((weak, trouble, status("done")), (paused, status("paused"))):
+        with run.events_file.open("a", encoding="utf-8") as file:
+            file.writelines(json.dumps(event) + "\n" for event in more)
+    page.goto(app.url)
+    open_tab(page, "2 Train")
+    choose(page, "run", "paused")
+    expect(page.locator("#resume")).to_have_class(primary)
+    expect(page.locator("#start")).not_to_have_class(primary)
+    expect(page.locator("#train-again")).to_be_hidden()
+    choose(page, "run", "weak")
+    expect(page.locator("#start")).to_have_class(primary)
+    page.locator("#train-again").click()
+    expect(page.locator("#starting")).to_contain_text(f"{2 * weak.config().training.steps} steps are filled in")
+    fold(page, "More settings")
+    expect(page.locator("#training-steps input")).to_have_value(str(2 * weak.config().training.steps))
+
+
+def status(state: str) -> dict:
+    return {"time": 1.8e9, "kind": "status", "state": state, "text": state}

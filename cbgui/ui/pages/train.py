@@ -222,7 +222,14 @@ def _log(run: Run) -> str:
         return ""
 
 
-VIEW = 17  # outputs of `_refresh`
+@sentences
+def _again(name: str | None) -> tuple:
+    """Twice the run's steps, filled in."""
+    steps = 2 * pick(name).config().training.steps
+    return steps, say("train.again_filled", steps=str(steps))
+
+
+VIEW = 19  # outputs of `_refresh`
 
 
 def _refresh(name: str | None, seen: tuple | None, drawn: charts.Drawn | None = None):
@@ -231,7 +238,9 @@ def _refresh(name: str | None, seen: tuple | None, drawn: charts.Drawn | None = 
     run = pick(name)
     if run is None:
         idle = say("train.idle")
-        buttons = [gr.Button(interactive=False)] * 4
+        off = gr.Button(interactive=False)
+        buttons = [gr.Button(variant="primary"), *(off,) * 3, gr.Button(interactive=False, variant="secondary")]
+        buttons.append(gr.Button(visible=False))
         if seen == ():
             return unchanged
         hidden = gr.Column(visible=False)
@@ -244,6 +253,8 @@ def _refresh(name: str | None, seen: tuple | None, drawn: charts.Drawn | None = 
         return unchanged
     plots, drawn = charts.update(run.name, past, drawn)
     running, waiting = state == "running", state == "waiting"
+    goes_on = state in ("paused", "failed", "interrupted", "new")  # so Resume is what comes next
+    weak = state == "done" and run_status.is_weak(past)
     can_be_kept = state in ("paused", "interrupted") and bool(run.complete_checkpoints())
     title = run_status.tab_title(run, state, past, seen[1] if seen and seen[0] == run.name else None)
     return (
@@ -254,10 +265,14 @@ def _refresh(name: str | None, seen: tuple | None, drawn: charts.Drawn | None = 
         gr.Column(visible=bool(past.trials)),
         _samples(past),
         _log(run),
+        gr.Button(variant="secondary" if goes_on or running or waiting else "primary"),
         gr.Button(interactive=running),
         gr.Button(interactive=running or waiting or can_be_kept),
         gr.Button(say("train.discard") if running or waiting else say("train.discard_run"), interactive=True),
-        gr.Button(interactive=not running and state not in ("done", "waiting")),
+        gr.Button(
+            interactive=not running and state not in ("done", "waiting"), variant="primary" if goes_on else "secondary"
+        ),
+        gr.Button(visible=weak),
         gr.skip() if title is None else title,
         mark,
         drawn,
@@ -289,6 +304,7 @@ def build(
                 discard = gr.Button(
                     on_page("train.discard"), interactive=False, size="sm", min_width=100, elem_id="discard"
                 )
+            again = gr.Button(on_page("train.again"), visible=False, size="sm", elem_id="train-again")
             starting = gr.Markdown(elem_id="starting")
             discard_sure = ask_first(discard, on_page("train.discard_question"), on_page("train.discard_yes"))
             bars = gr.HTML(elem_id="meters", min_height=10)
@@ -317,10 +333,12 @@ def build(
         trials,
         samples,
         log,
+        start,
         pause,
         stop,
         discard,
         resume,
+        again,
         title,
         seen,
         drawn,
@@ -351,6 +369,9 @@ def build(
         trigger(_what, topic, what, show_progress="hidden")
     discard_sure.click(_discard, run_name, run_name)
     resume.click(_resume, run_name, None)
+    again.click(_again, run_name, [fields[effort_panel.PLACES[0]], starting], show_progress="hidden").then(
+        _memory, form, memory, show_progress="hidden"
+    )
     quiet = {"show_progress": "hidden", "queue": False}
     shows = [run_name, seen, drawn]
     tick.tick(_refresh, shows, view, **quiet)

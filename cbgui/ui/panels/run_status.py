@@ -11,12 +11,14 @@ from cbgui.runs import folder, queue
 from cbgui.runs.disk import disk_is_full
 from cbgui.runs.history import History
 from cbgui.runs.run import Run
+from cbgui.training.diagnostics import TOO_WEAK
 from cbgui.training.trials import Trial
 from cbgui.ui.fragments import plain
 from cbgui.ui.panels import charts
 from cbgui.ui.words import say
 
 APP = "cbgui"
+WEAK_SHARE = 0.9  # of the must-stop questions; a run that blocks less is offered more steps
 # A process that has written nothing for so many seconds, and for so many of its steps, may be stuck.
 SILENT_SECONDS, SILENT_STEPS = 120.0, 20
 # What the user has asked of a process that goes on until its step is done.
@@ -42,6 +44,12 @@ def in_words(run: Run, state: str, past: History, silent: float | None = None) -
     if state in ("failed", "interrupted"):
         words += f"  \n{_reason(run, state, past)}"
     return words
+
+
+def is_weak(past: History) -> bool:
+    """Whether a run blocks too little, as its last measurements say."""
+    trial = Trial.of_event(past.trials[-1]) if past.trials else Trial()
+    return past.newest.get("warning", {}).get("trouble") == TOO_WEAK or trial.blocked_share < WEAK_SHARE
 
 
 def _asked(run: Run, keys: dict[str, str]) -> str:
