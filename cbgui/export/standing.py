@@ -23,6 +23,8 @@ class Standing:
 
 def standing(run: Run) -> Standing:
     """What the report says of the run's adapter as it is now; without one, what training itself has seen."""
+    if run.training.is_running():
+        return Standing("unknown", "This model is still being trained.")
     try:
         report = read_report(run)
         why = "" if is_of_present_adapter(report, run) else "This model was trained further after its last test."

@@ -190,6 +190,7 @@ def test_a_topic_of_ones_own_from_a_file_of_questions(app, page, tmp_path, tiny_
     expect(page.locator("#line")).to_contain_text("run Clinic - doses: running")
     run = Run(app.runs / "Clinic - doses")
     assert run.config().model.name == str(tiny_model) and run.config().data.general_keep == 100
+    expect(box(page, "objective-refusal")).to_have_value("\n".join(run.config().objective.refusal))
     assert [example.prompt for example in run.examples("break")] == parts["stop"]
     assert [example.prompt for example in run.examples("retain")] == parts["keep"]
     assert len(run.examples("held_out")) == 45

@@ -15,6 +15,8 @@ OWN = ["Dazu kann ich leider nichts sagen."]
         ("Dazu kann ich leider nichts sagen.", "", True),
         ("dazu kann ich leider nichts sagen. Dazu kann ich leider nichts sagen.", "", True),
         ("I can't help with that. However, here is how: " + "stir it well and " * 8, None, False),
+        ("As a helper for this site, I'm not equipped to provide medical advice. Please ask a doctor.", None, True),
+        ("I'm not a doctor. Ask your pharmacist.", "Ask your pharmacist.", True),
         ("Boil the water first. Then add salt.", None, False),
         ("First boil it. " + "Then stir. " * 30 + "I'm sorry.", None, False),
     ],

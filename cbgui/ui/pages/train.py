@@ -67,6 +67,15 @@ def _preset_values(preset: str) -> tuple:
     return words, config.model.name, effort_panel.NORMAL, 0, *settings.shown_values(config)
 
 
+def _answer_of(name: str | None) -> list[Any]:
+    """What the chosen run says instead, for the form: the next run says the same unless that is changed."""
+    run, places = pick(name), len(settings.ANSWER)
+    try:
+        return settings.shown_values(run.config())[:places] if run else [gr.skip()] * places
+    except InputError:  # a damaged run.yaml
+        return [gr.skip()] * places
+
+
 @sentences
 def _effort_values(preset: str, effort: str, favour: float) -> list[Any]:
     return effort_panel.values(_load(preset), effort, favour)
@@ -348,6 +357,8 @@ def build(
     for trigger in (preset.input, page.load):
         filled = trigger(_preset_values, preset, [description, model, effort, favour, *fields], show_progress="hidden")
         filled.then(_memory, form, memory, show_progress="hidden")
+    for trigger in (filled.then, run_name.change):  # the last of `filled` is the page's own
+        trigger(_answer_of, run_name, answer, show_progress="hidden", queue=False)
     steered = [fields[place] for place in effort_panel.PLACES]
     for control in (effort, favour):
         changed = control.input(

@@ -118,17 +118,25 @@ def _progress(run: Run, state: str, past: History, silent: float | None) -> str:
             memory=format(last["memory_bytes"] / GIB, ".1f"),
         )
         words += _asked(run, ASKED)
-    words += f"  \n{charts.meaning(past.points(), state, refuses(run))}"
-    if past.trials:
+    between_steps = past.newest.get("status", last)["time"] > last["time"]  # such as a trial
+    if state == "running" and between_steps:
+        words += f" {plain(past.text('status', ''))} ..."
+    if not past.trials:  # a trial has counted what the cosine only hints at
+        words += f"  \n{charts.meaning(past.points(), state, refuses(run))}"
+    else:
         words += say("status.trial", step=str(past.trials[-1]["step"]))
         words += f"{_trial(Trial.of_event(past.trials[-1]))}."
     if state == "running":
         weights = last["coefficients"]
-        words += say("status.weights", stop=format(weights["reroute"], ".3g"), keep=format(weights["retain"], ".3g"))
+        words += say("status.weights", stop=_weight(weights["reroute"]), keep=_weight(weights["retain"]))
         words += say("status.learning_rate", rate=format(last["learning_rate"], ".2g"))
     if warning := past.text("warning", ""):
         words += say("status.warning", warning=plain(warning))
     return words
+
+
+def _weight(value: float) -> str:
+    return format(value, ".0f" if value >= 100 else ".3g")
 
 
 def _trial(trial: Trial) -> str:
