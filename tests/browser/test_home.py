@@ -119,6 +119,7 @@ def test_see_it_work_takes_two_clicks(app, page, tmp_path):
 
     end_as_if_done(run, finished_run(tmp_path / "other"))
     expect(page.locator("#line")).to_contain_text("run see-it-work: done")
+    expect(page.locator("#objective-reroute").get_by_label("refuse")).to_be_checked()  # whatever the demo showed
     expect(tab(page, "2 Train")).to_have_text(re.compile("✓"))
     page.locator("#try-it").click()  # the second
     expect(tab(page, "3 Try")).to_have_attribute("aria-selected", "true")

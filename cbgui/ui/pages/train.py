@@ -68,12 +68,10 @@ def _preset_values(preset: str) -> tuple:
 
 
 def _answer_of(name: str | None) -> list[Any]:
-    """What the chosen run says instead, for the form: the next run says the same unless that is changed."""
+    """What the chosen run says, for the form, if it refuses: the next run says the same unless that is changed."""
     run, places = pick(name), len(settings.ANSWER)
-    try:
-        return settings.shown_values(run.config())[:places] if run else [gr.skip()] * places
-    except InputError:  # a damaged run.yaml
-        return [gr.skip()] * places
+    refuses = run is not None and run_status.refuses(run)
+    return settings.shown_values(run.config())[:places] if refuses else [gr.skip()] * places
 
 
 @sentences
