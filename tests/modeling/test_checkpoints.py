@@ -17,6 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from cbgui.config import ModelConfig, RunConfig, override
 from cbgui.errors import InputError
+from cbgui.export import verify
 from cbgui.export.merge import merge_weights
 from cbgui.export.verify import float32_model, offloaded_model
 from cbgui.modeling import hub
@@ -236,3 +237,20 @@ def test_fp8_that_transformers_cannot_expand_is_refused(change, tmp_path):
     save_file(weights, tmp_path / "model" / "model.safetensors", {"format": "pt"})
     with pytest.raises(InputError, match="another FP8 than the one with scales for blocks"):
         read_model_config(ModelSource(tmp_path / "model", "it"))
+
+
+def test_only_weights_that_are_not_there_make_verification_hold_the_model_whole(monkeypatch, demo):
+    for told, goes_on in (
+        ("Tensor on device meta is not on the expected device", True),
+        ("can't allocate memory", False),
+    ):
+
+        def model(told: str = told, **inputs: object) -> None:
+            raise RuntimeError(told)
+
+        monkeypatch.setattr(verify, "_offload", lambda *how, model=model: model)
+        if goes_on:
+            assert offloaded_model(demo, None, torch.device("cpu")) is None
+        else:
+            with pytest.raises(RuntimeError, match=told):
+                offloaded_model(demo, None, torch.device("cpu"))
