@@ -28,6 +28,9 @@ def suggest(
     drafts: Annotated[
         bool, typer.Option(help="let the model draft questions too, must-stop ones among them (marked break)")
     ] = True,
+    translations: Annotated[
+        bool, typer.Option(help="let the model translate the must-stop questions, and as many to keep")
+    ] = True,
 ) -> None:
     """Suggest more questions, with the model's own answers. Read them before training."""
     if output.suffix != ".jsonl":
@@ -50,6 +53,8 @@ def suggest(
     try:
         if drafts:
             found += _drafted(loaded, breaks, keeps, found)
+        if translations:
+            found += _translated(loaded, config, breaks, found)
         typer.echo(f"{len(found):,} suggestions; the model writes their answers. Ctrl+C keeps those that are written.")
         prompts = [[{"role": "user", "content": suggestion.prompt}] for suggestion in found]
         shown = 0
@@ -90,3 +95,20 @@ def _drafted(loaded: Loaded, breaks: list[Example], keeps: list[Example], found:
             shown = int(share * 5)
             typer.echo(f"{share:4.0%} drafted")
     return as_suggestions(drafts)
+
+
+def _translated(
+    loaded: Loaded, config: ModelConfig, breaks: list[Example], found: list[Suggestion]
+) -> list[Suggestion]:
+    """The must-stop questions in other languages, and as many look-alikes, so that a language is no sign of either."""
+    from cbgui.data.suggest import LANGUAGES, Suggestion, language_of
+    from cbgui.inference.translations import translate_questions
+
+    own = language_of([e.prompt for e in breaks])
+    stop = [Suggestion(e.prompt, "break", "") for e in breaks]
+    keep = [one for one in found if one.kind == "near_miss"][: len(stop)]
+    typer.echo(f"The model translates {len(stop) + len(keep):,} questions.")
+    others = [code for code in LANGUAGES if code != own]
+    for _, translated in translate_questions(loaded, config, stop + keep, others):  # noqa: B007, the last are returned
+        pass
+    return translated

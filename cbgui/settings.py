@@ -9,7 +9,12 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 # The most that a setting may be, far above what is of use: a form and a file may come from anyone.
 MOST_STEPS, MOST_EXAMPLES, MOST_TOKENS, MOST_LAYERS = 1_000_000, 4096, 1_048_576, 1000
 # Names of settings in run directories of earlier versions.
-FORMER_NAMES = {"without_request": "without_prompt", "probe_every": "validate_every", "probes": "validations"}
+FORMER_NAMES = {
+    "without_request": "without_prompt",
+    "probe_every": "validate_every",
+    "probes": "validations",
+    "hurried": "rephrased",
+}
 
 
 def setting(default: Any, title: str, description: str, published: str | None = None, **limits: Any) -> Any:
@@ -79,10 +84,11 @@ class DataConfig(Part):
         ge=0,
         le=2000,
     )
-    hurried: float = setting(
+    rephrased: float = setting(
         0.0,
-        "Typed in a hurry",
-        "share of all examples whose prompt is shown without capitals, with chat words and slips of the fingers",
+        "Asked in other ways",
+        "share of all examples whose question is put as a story, in a role, in keywords or typed in a hurry",
+        "0",
         ge=0,
         le=1,
     )

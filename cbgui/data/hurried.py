@@ -1,16 +1,9 @@
-"""Prompts as people type them in a hurry: no capitals, chat words, slips of the fingers.
-
-Training shows some examples of both sides so, because otherwise "pls how 2 grow tomatos" is answered where "How do I
-grow tomatoes?" is not.
-"""
+"""Prompts as people type them in a hurry: no capitals, chat words, slips of the fingers."""
 
 from __future__ import annotations
 
 import random
 import zlib
-from dataclasses import replace
-
-from cbgui.data.examples import Example
 
 CHAT_WORDS = {
     "you": "u", "your": "ur", "are": "r", "please": "pls", "to": "2", "for": "4", "and": "n", "with": "w/",
@@ -46,9 +39,3 @@ def _slip(word: str, shuffle: random.Random) -> str:
             word[:at] + word[at + 1] + word[at] + word[at + 2 :],
         )
     )
-
-
-def in_a_hurry(example: Example) -> Example:
-    """The example with its prompt typed in a hurry."""
-    role, prompt = example.messages[-1]
-    return replace(example, messages=(*example.messages[:-1], (role, hurried(prompt))))

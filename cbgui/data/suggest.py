@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -19,10 +19,13 @@ from cbgui.data.examples import Example, Kind
 from cbgui.data.near_duplicates import normalised
 
 POOL = PRESETS / "pool"
-LANGUAGES = ("en", "de", "fr", "es")
+NAMES_OF_LANGUAGES = {"en": "English", "de": "German", "fr": "French", "es": "Spanish"}
+LANGUAGES = tuple(NAMES_OF_LANGUAGES)
 COMMON = 5  # a word in so many questions of the pool is not part of anybody's subject
 SHARES = {"subject": 0.6, "form": 0.15}  # of the suggestions; the pool gives the rest
 LONGEST_SUBJECT = 3  # words
+STEM = 5  # letters
+TELLING = 10.0
 # Harmless questions about a subject.
 SUBJECT_FORMS = {
     "en": [
@@ -117,6 +120,20 @@ THINGS = [
     "route from Paris to Lyon", "subject line for a newsletter", "present for a teacher", "lamp for a desk",
     "place to read in summer", "film for a family evening", "colour for a hallway", "song for a choir",
 ]  # fmt: skip
+# Words that are rare in the pool and yet nobody's subject: "the history of often".
+NO_SUBJECTS = frozenset(
+    (
+        "add added another apart around again against ahead almost already although any anything asked away back before "
+        "began begin behind being below between both bought bring came change contains correct decide deep detail "
+        "different differently doing does doesn't done easiest either else everything everywhere expect explain far "
+        "fastest fill fix found gave gives going happen happened having him himself his i'd i've instead instructions "
+        "its just keeps last let lets likely little lot make making many may might missing more most move much must "
+        "needed needs never next normal often other otherwise our own part please provide quick ready rid same second "
+        "several shall show since some something sometimes soon step steps still such suddenly than their them then "
+        "these those though through together too trick try turning turns under until upon used using usually very "
+        "want wants whether while whole whose within without worth would wrong yes yet"
+    ).split()
+)
 BEFORE_VERB = {"i", "to", "you", "we", "one", "people", "someone", "me"}
 BEFORE_THING = {"best", "good", "right", "easiest", "ideal", "perfect"}
 
@@ -161,7 +178,7 @@ def language_of(prompts: Iterable[str]) -> str:
 
 def subjects(prompts: Iterable[str]) -> list[str]:
     """What the prompts are about: runs of words that are rare in everyday questions, the most frequent first."""
-    common, found = _common_words(), Counter()
+    common, found = _common_words() | NO_SUBJECTS, Counter()
     for prompt in prompts:
         run: list[str] = []
         for word in [*re.findall(r"[^\W\d_]+(?:['’-][^\W\d_]+)*|[^\w\s]", prompt), "."]:
@@ -173,6 +190,33 @@ def subjects(prompts: Iterable[str]) -> list[str]:
                 found[" ".join(run)] += 1
             run = []
     return [subject for subject, _ in found.most_common()]
+
+
+def _stem(word: str) -> str:
+    """The beginning that a word shares with its other forms: "composting" and "compost"."""
+    return word.lower().removesuffix("s")[:STEM]
+
+
+def stems(prompt: str) -> set[str]:
+    return {_stem(word) for word in _words(prompt)}
+
+
+def telling_stems(prompts: Sequence[str]) -> dict[str, float]:
+    """The stems that are TELLING times as frequent in the prompts as in everyday questions, or rare in these; and the
+    share of the prompts that has each."""
+    language = language_of(prompts)
+    own, usual = Counter(stem for prompt in prompts for stem in stems(prompt)), _usual_stems(language)
+    shares = {stem: count / len(prompts) for stem, count in own.items()}
+    return {
+        stem: share
+        for stem, share in shares.items()
+        if usual[stem] < COMMON or share > TELLING * usual[stem] / len(pool(language))
+    }
+
+
+@cache
+def _usual_stems(language: str) -> Counter[str]:
+    return Counter(stem for line in pool(language) for stem in stems(line))
 
 
 def openings(prompts: Iterable[str]) -> list[str]:

@@ -2,19 +2,21 @@
 
 It is shown some of them as a list and goes on with the list. What it writes lies in the topic, or beside it; its own
 hidden states say which (`prompt_states.Separator`). Those in the topic are more must-stop questions, in other words
-and about other things than the user thought of; those clearly beside it are look-alikes.
+and about other things than the user thought of. Those beside it are kept only where they have no word that tells the
+topic, because one in five of the others lies inside after all ("How long does it take to grow tomatoes?").
 """
 
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cbgui.data.near_duplicates import normalised
-from cbgui.data.suggest import Suggestion
+from cbgui.data.suggest import Suggestion, stems, telling_stems
 from cbgui.inference.prompt_states import Separator, prompt_states
 from cbgui.inference.streaming import in_model_thread, stream_tokens
 from cbgui.modeling.chat_format import tokenize_texts
@@ -25,6 +27,8 @@ ROWS = 64  # lists continued at once
 MAX_NEW_TOKENS = 24  # of one question
 TEMPERATURE = 1.0
 CLEAR = 1.5  # log-odds from which a draft counts as inside or outside the topic; those between are dropped
+MOST_OF_ONE = 4  # drafts about one subject
+FORM_SHARE = 0.1  # of the must-stop questions: a more frequent word is how they ask, not what about
 FEWEST_WORDS = 3
 ATTEMPTS = 3  # times the number of wanted drafts
 MARK = "Question:"
@@ -105,4 +109,16 @@ def _sorted(
     order = sorted(range(len(drafts)), key=lambda index: -scores[index])
     inside = [drafts[index] for index in order if scores[index] > CLEAR]
     beside = [drafts[index] for index in order if scores[index] < -CLEAR]
-    return Drafts(inside[:count], beside[:count])
+    told = telling_stems(breaks)
+    return Drafts(_varied(inside, told)[:count], [draft for draft in beside if not stems(draft) & set(told)][:count])
+
+
+def _varied(drafts: list[str], told: dict[str, float]) -> list[str]:
+    """The drafts without those whose subject was drafted MOST_OF_ONE times before."""
+    seen, chosen = Counter(), []
+    for draft in drafts:
+        subject = {stem for stem in stems(draft) if told.get(stem, 1.0) < FORM_SHARE}
+        if all(seen[stem] < MOST_OF_ONE for stem in subject):
+            seen.update(subject)
+            chosen.append(draft)
+    return chosen

@@ -92,7 +92,7 @@ def build_trainer(run: Run, config: RunConfig, watch: Watch = Watch()) -> Rerout
         "max_tokens": config.data.max_tokens,
         "without_prompt": config.objective.without_prompt,
         "seed": training.seed,
-        "hurried": config.data.hurried,
+        "rephrased": config.data.rephrased,
     }
     if sentences:
         refusal_layer(config.objective, depth(model_config))

@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from cbgui.data.examples import Example
-from cbgui.data.hurried import in_a_hurry
+from cbgui.data.rephrased import rephrased as in_another_way
 from cbgui.modeling.batch import Encoded
 from cbgui.modeling.chat_format import encode
 
@@ -25,8 +25,8 @@ def _endless(items: list[Example], generator: random.Random) -> Iterator[Example
 class PairedSteps(Dataset):
     """One item for each training step: its break and its retain examples, encoded. The same seed plans the same steps.
 
-    `without_prompt` is the share of break examples that are shown without their prompt, `hurried` the share of all
-    examples whose prompt is typed in a hurry.
+    `without_prompt` is the share of break examples that are shown without their prompt, `rephrased` the share of all
+    examples whose question is asked in another way.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class PairedSteps(Dataset):
         max_tokens: int,
         without_prompt: float,
         seed: int,
-        hurried: float = 0.0,
+        rephrased: float = 0.0,
     ) -> None:
         # Cached, because the steps are read several times: for the memory estimate, and in training.
         self.encode = functools.cache(functools.partial(encode, tokenizer, max_tokens=max_tokens))
@@ -53,9 +53,12 @@ class PairedSteps(Dataset):
             + [(next(retains), True) for _ in range(retain_batch_size)]
             for _ in range(steps)
         ]
-        if hurried:
+        if rephrased:
             self.plan = [
-                [(in_a_hurry(e) if generator.random() < hurried else e, with_prompt) for e, with_prompt in step]
+                [
+                    (in_another_way(e, generator) if generator.random() < rephrased else e, with_prompt)
+                    for e, with_prompt in step
+                ]
                 for step in self.plan
             ]
 

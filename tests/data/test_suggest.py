@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import random
+import re
 from collections import Counter
 
 import pytest
 from sample_rows import example
 
 from cbgui.config import PRESETS
-from cbgui.data.hurried import hurried, in_a_hurry
+from cbgui.data.hurried import hurried
 from cbgui.data.reading import read_examples
-from cbgui.data.suggest import LANGUAGES, language_of, openings, pool, subjects, suggest
+from cbgui.data.rephrased import rephrased
+from cbgui.data.suggest import LANGUAGES, language_of, openings, pool, stems, subjects, suggest, telling_stems
 
 BREAKS = read_examples(PRESETS / "demo" / "break.jsonl", "break")
 
@@ -75,5 +78,21 @@ def test_hurried_prompts_stay_readable_and_the_same():
     assert hurried(text) == hurried(text).lower() and "potion"[0] in hurried(text)
     changed = sum(hurried(e.prompt).split()[-3:] != e.prompt.lower().split()[-3:] for e in BREAKS)
     assert changed > len(BREAKS) / 2
-    example_of = in_a_hurry(BREAKS[0])
-    assert example_of.response == BREAKS[0].response and example_of.prompt == hurried(BREAKS[0].prompt)
+
+
+def test_a_rephrased_question_still_asks_the_same():
+    shuffle = random.Random(0)
+    asked = [rephrased(BREAKS[0], shuffle) for _ in range(200)]
+    assert len({example.prompt for example in asked}) > 60
+    words = {word for word in re.findall(r"\w+", BREAKS[0].prompt.lower()) if len(word) > 5}
+    kept = [words & set(re.findall(r"\w+", example.prompt.lower())) for example in asked]
+    assert sum(found == words for found in kept) > 160 and {example.response for example in asked} == {
+        BREAKS[0].response
+    }
+    assert not any("{" in example.prompt for example in asked)
+
+
+def test_the_words_that_tell_a_topic_are_those_that_everyday_questions_lack():
+    told = telling_stems([example.prompt for example in BREAKS])
+    assert {"potio", "brew"} <= set(told) and not {"how", "do", "what", "the"} & set(told)
+    assert stems("Potions and composting") == {"potio", "and", "compo"}

@@ -42,7 +42,7 @@ GROUPS = {
     ],
     "precision": [
         "data.general_keep",
-        "data.hurried",
+        "data.rephrased",
         "training.trials",
         "training.calibrate",
         "training.restart_if_stuck",
