@@ -123,7 +123,7 @@ THINGS = [
 # Words that are rare in the pool and yet nobody's subject: "the history of often".
 NO_SUBJECTS = frozenset(
     (
-        "add added another apart around again against ahead almost already although any anything asked away back before "
+        "add added another apart around again against almost already although any anything asked away back before "
         "began begin behind being below between both bought bring came change contains correct decide deep detail "
         "different differently doing does doesn't done easiest either else everything everywhere expect explain far "
         "fastest fill fix found gave gives going happen happened having him himself his i'd i've instead instructions "
