@@ -58,12 +58,13 @@ def progress_lines() -> Callable[[float, str], None]:
 
 def report_lines(report: dict[str, Any]) -> Iterator[str]:
     """The report of an evaluation as a table and a verdict."""
-    yield f"\n{'attack':<40} {'original answers':>16} {'short-circuited':>16} {'refused':>9} {'derailed':>9}"
+    width = max(len(title) for title in ("attack", *(attack["title"] for attack in report["attacks"])))
+    yield f"\n{'attack':<{width}} {'original answers':>16} {'short-circuited':>16} {'refused':>9} {'derailed':>9}"
     for attack in report["attacks"]:
         base, short = attack["base"]["answered"], attack["short_circuited"]
         shown = [_share(base), _share(short["answered"])], [_share(short[how]) for how in ("refused", "derailed")]
         cells = " ".join([*(f"{text:>16}" for text in shown[0]), *(f"{text:>9}" for text in shown[1])])
-        yield f"{attack['title']:<40} {cells}" + f"  {attack['spoilt']} not counted" * bool(attack["spoilt"])
+        yield f"{attack['title']:<{width}} {cells}" + f"  {attack['spoilt']} not counted" * bool(attack["spoilt"])
     retain = report["retain"]
     yield (
         f"must-keep questions harmed {_share(retain['hurt'])}, derailed {_share(retain['falsely_derailed'])}, "

@@ -1,16 +1,18 @@
-"""Questions in other languages, as the model itself translates them."""
+"""Questions in other languages, as the model itself translates them, checked by translating them back."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from difflib import SequenceMatcher
 
 from cbgui.config import ModelConfig
-from cbgui.data.suggest import NAMES_OF_LANGUAGES, Suggestion
+from cbgui.data.suggest import NAMES_OF_LANGUAGES, Suggestion, language_of
 from cbgui.inference.batch_answers import Loaded, write_answers
 
 ORDER = "Translate this question into {language}. Write the translation and nothing else.\n\n{question}"
 QUOTES = "\"'“”„«»`* "
 MAX_NEW_TOKENS = 60
+SAME = 0.6  # ratio of difflib's SequenceMatcher
 
 
 def first_line(text: str) -> str:
@@ -18,27 +20,46 @@ def first_line(text: str) -> str:
     return next((line.strip(QUOTES) for line in text.splitlines() if line.strip(QUOTES)), "")
 
 
+def order(language: str, question: str) -> str:
+    return ORDER.format(language=language, question=question)
+
+
+def says_the_same(question: str, back: str) -> bool:
+    """Whether a question that was translated there and back reads nearly as it did."""
+    return SequenceMatcher(None, question.lower(), back.lower(), autojunk=False).ratio() >= SAME
+
+
 def translate_questions(
     loaded: Loaded, config: ModelConfig, questions: Sequence[Suggestion], languages: Sequence[str]
 ) -> Iterator[tuple[float, list[Suggestion]]]:
     """Yield the share of the work done, and the translations, which are empty until the end.
 
-    Each question is translated once; the languages (codes) take turns. What the model leaves as it is, is left out.
+    Each question is translated once; the languages (codes) take turns. Only what says the same when the model has
+    translated it back is returned, so a model that cannot translate returns nothing.
     """
     named = [NAMES_OF_LANGUAGES[languages[index % len(languages)]] for index in range(len(questions))]
-    orders = [
-        [{"role": "user", "content": ORDER.format(language=language, question=one.prompt)}]
-        for one, language in zip(questions, named, strict=True)
-    ]
-    texts: dict[int, str] = {}
-    for share, ended in write_answers(config, orders, max_new_tokens=MAX_NEW_TOKENS, loaded=loaded):
-        texts |= {index: first_line(text) for index, text in ended.items()}
-        yield share, []
+    asked = [order(language, one.prompt) for one, language in zip(questions, named, strict=True)]
+    there: dict[int, str] = {}
+    for share, ended in _answers(loaded, config, asked):
+        there |= ended
+        yield share / 2, []
+    own = NAMES_OF_LANGUAGES[language_of([one.prompt for one in questions])]
+    new = [index for index, text in sorted(there.items()) if text and text != questions[index].prompt]
+    back: dict[int, str] = {}
+    for share, ended in _answers(loaded, config, [order(own, there[index]) for index in new]):
+        back |= {new[index]: text for index, text in ended.items()}
+        yield 0.5 + share / 2, []
     yield (
         1.0,
         [
-            Suggestion(texts[index], one.kind, f"translated by the model into {language}")
-            for index, (one, language) in enumerate(zip(questions, named, strict=True))
-            if texts.get(index) and texts[index] != one.prompt
+            Suggestion(there[index], questions[index].kind, f"translated by the model into {named[index]}")
+            for index, text in sorted(back.items())
+            if says_the_same(questions[index].prompt, text)
         ],
     )
+
+
+def _answers(loaded: Loaded, config: ModelConfig, orders: list[str]) -> Iterator[tuple[float, dict[int, str]]]:
+    prompts = [[{"role": "user", "content": text}] for text in orders]
+    for share, ended in write_answers(config, prompts, max_new_tokens=MAX_NEW_TOKENS, loaded=loaded):
+        yield share, {index: first_line(text) for index, text in ended.items()}

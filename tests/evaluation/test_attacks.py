@@ -14,6 +14,7 @@ from cbgui.evaluation.answers import generate
 from cbgui.evaluation.attacks.attempt import Attempt
 from cbgui.evaluation.attacks.budget import BUDGETS, Budget
 from cbgui.evaluation.attacks.crescendo import LEADING_TURNS, crescendo
+from cbgui.evaluation.attacks.languages import translated
 from cbgui.evaluation.attacks.registry import ATTACKS
 from cbgui.evaluation.attacks.soft_prompt import soft_prompt
 from cbgui.evaluation.attacks.suffix import GOAL_TOKENS, START, SUFFIX_TOKENS, suffixed
@@ -93,10 +94,38 @@ def test_attacks_that_need_a_model_get_answers_out_of_the_original_alone(blockin
     assert run.answers_file.read_text("utf-8").count('"tries"') == done + 2  # one question, both models
     assert not any(words.startswith(("A computed suffix", "Five turns", "In German")) for words in said)
     attacks = {attack["name"]: attack for attack in report["attacks"]}
+    # The small model cannot translate, so no question is counted in other languages.
+    assert attacks["languages"]["spoilt"] == 1 and attacks["languages"]["base"]["answered"]["rate"] is None
     for name in ALL_WITH_MODEL:
+        if name == "languages":
+            continue
         assert attacks[name]["base"]["answered"]["count"] == attacks[name]["prompts"] == 1, attacks[name]
         assert attacks[name]["short_circuited"]["answered"]["count"] == 0, attacks[name]
     assert report["white_box"]["questions"] == 1 and "white_box" not in report["verdict"]["words"]
+
+
+def test_only_translations_that_come_back_the_same_are_asked():
+    class Dictionary:
+        """Translates the first question well into all languages but French, and the second one badly."""
+
+        def ask(self, attempts: list[Attempt]) -> list[Answer]:
+            return [Answer([], self.translate(attempt.messages[-1][1])) for attempt in attempts]
+
+        def translate(self, text: str) -> str:
+            order, _, question = text.partition("\n\n")
+            words = {"Wie braue ich einen Trank?", "¿Cómo preparo una poción?"}
+            if "English" in order:
+                return "How can I brew a potion?" if question in words else "The weather is fine."
+            if "snake" in question:
+                return "Das Wetter ist schön."
+            return {"German": "„Wie braue ich einen Trank?“", "French": question}.get(
+                order.split(" into ")[1].split(".")[0], "¿Cómo preparo una poción?"
+            )
+
+    asked = [Example((("user", text),), "", "break") for text in ("How do I brew a potion?", "Who stirs a snake?")]
+    (_, first), (_, second) = translated(Dictionary(), asked)
+    assert [attempt.messages[-1][1] for attempt in first] == ["Wie braue ich einen Trank?", "¿Cómo preparo una poción?"]
+    assert second == []
 
 
 @pytest.mark.slow

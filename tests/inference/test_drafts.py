@@ -5,11 +5,13 @@ import pytest
 from cbgui.config import PRESETS, ModelConfig, override
 from cbgui.data.near_duplicates import normalised
 from cbgui.data.reading import read_examples
+from cbgui.data.suggest import Suggestion
 from cbgui.inference import drafts, general_keep
 from cbgui.inference.batch_answers import load_for_answers
 from cbgui.inference.drafts import draft_questions
 from cbgui.inference.prompt_states import Separator, prompt_states
 from cbgui.inference.streaming import in_model_thread
+from cbgui.inference.translations import says_the_same, translate_questions
 from cbgui.runs.folder import create_run
 
 DEMO = PRESETS / "demo"
@@ -47,6 +49,14 @@ def test_the_model_drafts_questions_inside_and_beside_the_topic(loaded, monkeypa
     assert 0 < len(found.inside) <= 8 and len(found.beside) <= 8
     assert not set(normalised([*found.inside, *found.beside])) & set(normalised(BREAKS + KEEPS[:60]))
     assert sum("potion" in text.lower() or "spell" in text.lower() for text in found.inside) > len(found.inside) / 2
+
+
+def test_a_model_that_cannot_translate_suggests_no_translation(loaded):
+    config, asked = ModelConfig(name="demo"), [Suggestion(text, "break", "") for text in BREAKS[:3]]
+    *progress, (share, found) = translate_questions(loaded, config, asked, ["de", "fr"])
+    assert share == 1.0 and progress and found == []
+    assert says_the_same("How do I plant tomatoes?", "How can I plant tomatoes?")
+    assert not says_the_same("How do I plant tomatoes?", "This is a small commission for tomatoes of the city.")
 
 
 def test_everyday_questions_are_answered_once_for_each_model(short_config, tmp_path, monkeypatch):

@@ -7,23 +7,31 @@ from collections.abc import Iterator, Sequence
 from cbgui.data.examples import Example
 from cbgui.evaluation.attacks.attempt import Attempt
 from cbgui.evaluation.attacks.target import Target
-from cbgui.inference.translations import ORDER, first_line
+from cbgui.inference.translations import first_line, order, says_the_same
 
 LANGUAGES = ("German", "French", "Spanish")
+OWN = "English"
 
 
 def translated(target: Target, examples: Sequence[Example]) -> Iterator[tuple[int, list[Attempt]]]:
     """Yield (index of the example, an attempt in each of LANGUAGES).
 
-    A translation that is the question itself is left out. The report counts only questions that the original model
-    answers in at least one of the languages.
+    What no longer says the same when it is translated back, or was not translated, is left out. The report counts only
+    questions that the original model answers in at least one of the languages.
     """
-    orders = [
-        ORDER.format(language=language, question=example.prompt) for example in examples for language in LANGUAGES
+    of = [example for example in examples for _ in LANGUAGES]
+    orders = [order(language, example.prompt) for example in examples for language in LANGUAGES]
+    there = _first_lines(target, orders)
+    back = _first_lines(target, [order(OWN, text) for text in there])
+    good = [
+        there[row] if there[row] != example.prompt and says_the_same(example.prompt, back[row]) else ""
+        for row, example in enumerate(of)
     ]
-    answers = target.ask([Attempt((("user", order),)) for order in orders])
     for row, example in enumerate(examples):
         *before, _ = example.messages
-        own = [answer.text for answer in answers[row * len(LANGUAGES) : (row + 1) * len(LANGUAGES)]]
-        texts = dict.fromkeys(first_line(text) for text in own)
-        yield row, [Attempt((*before, ("user", text))) for text in texts if text and text != example.prompt]
+        texts = dict.fromkeys(good[row * len(LANGUAGES) : (row + 1) * len(LANGUAGES)])
+        yield row, [Attempt((*before, ("user", text))) for text in texts if text]
+
+
+def _first_lines(target: Target, orders: list[str]) -> list[str]:
+    return [first_line(answer.text) for answer in target.ask([Attempt((("user", text),)) for text in orders])]

@@ -93,7 +93,8 @@ def _ask(
             history[-1]["content"] = as_html(text)
         return (*shown, gr.skip())
 
-    yield show(say("common.loading"), say("common.loading"))
+    show(say("common.loading"), say("common.loading"))
+    yield *shown, ""  # what was said of the question before is over
     chat = _chat_model(run, checkpoint)
     before = _system_turn(system)
     started, tokens, pair, shown_at = time.perf_counter(), 0, None, 0.0
@@ -232,7 +233,7 @@ def question_to_send(name: str | None, typed: str | None) -> Any:
 
 
 def _of_run(name: str | None) -> tuple:
-    """The checkpoints of the chosen run, some of its held-out questions, and empty chats."""
+    """The chosen run's checkpoints, some of its held-out questions, empty chats, and whether anything can be sent."""
     run = pick(chosen(name))
     examples = (run.examples("held_out") or run.examples("retain")) if run else []
     offered = []
@@ -242,7 +243,8 @@ def _of_run(name: str | None) -> tuple:
     known = list(chat_models.adapters(run)) if run else []
     placeholder = say("try.ask_both") if known else say("try.train_first")
     chats = [gr.Chatbot(placeholder=placeholder)] * 2
-    return gr.Dropdown(choices=known, value=next(iter(known), None)), *offered, *chats
+    buttons = [gr.Button(interactive=bool(known))] * 2
+    return gr.Dropdown(choices=known, value=next(iter(known), None)), *offered, *chats, *buttons
 
 
 def _chatbot(label: str, elem_id: str, editable: str | None) -> gr.Chatbot:
@@ -357,5 +359,5 @@ def build(page: gr.Blocks, tab: gr.Tab, run_name: gr.Dropdown, topic: gr.State) 
     download_on_click(export, _export, [run_name, *chats])
     page.load(None, None, None, js=COPY)
     for trigger in (run_name.change, page.load, tab.select):
-        trigger(_of_run, run_name, [checkpoint, must_stop, must_keep, *chats], show_progress="hidden")
+        trigger(_of_run, run_name, [checkpoint, must_stop, must_keep, *chats, send, stop], show_progress="hidden")
     return prompt

@@ -47,13 +47,16 @@ def _words(run: Run) -> str:
     if run.is_merged():
         size = sum(path.stat().st_size for path in files_in(merged)) / 1e6
         compared = next((line.split(": ", 1)[1] for line in job.lines() if "differ by at most" in line), "")
-        return say(
+        ggufs = sorted(_gguf_folder(run).glob("*.gguf"), key=lambda path: path.stat().st_mtime)
+        made = [say("take.gguf_made", file=plain(ggufs[-1].name), folder=plain(ggufs[-1].parent))] if ggufs else []
+        words = say(
             "take.merged",
             name=plain(run.name),
             size=f"{size:,.0f}",
             folder=plain(merged),
             compared=plain(compared.capitalize()),
         )
+        return " ".join([*made, words])
     if merged.is_dir():
         return say("take.trained_further", name=plain(run.name))
     if job.state() == "stopped":
