@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from cbgui.inference.batch_answers import Loaded
 
 MAX_NEW_TOKENS = 100  # of an answer
+Made = TypeVar("Made")
 
 
 def suggest(
@@ -89,26 +91,27 @@ def _drafted(loaded: Loaded, breaks: list[Example], keeps: list[Example], found:
     to_keep = [*(e.prompt for e in keeps if e.kind != "break"), *(one.prompt for one in found)]
     marked = [e.prompt for e in keeps if e.kind == "break"]
     drafting = draft_questions(*loaded, [e.prompt for e in breaks], to_keep, known=marked)
+    return as_suggestions(_last(drafting, "drafted"))
+
+
+def _last(making: Iterator[tuple[float, Made]], what: str) -> Made:
+    """What is yielded last; a line says each fifth of the way."""
     shown = 0
-    for share, drafts in drafting:  # noqa: B007, the last are returned
+    for share, made in making:  # noqa: B007, the last is returned
         if int(share * 5) > shown:
             shown = int(share * 5)
-            typer.echo(f"{share:4.0%} drafted")
-    return as_suggestions(drafts)
+            typer.echo(f"{share:4.0%} {what}")
+    return made
 
 
 def _translated(
     loaded: Loaded, config: ModelConfig, breaks: list[Example], found: list[Suggestion]
 ) -> list[Suggestion]:
     """The must-stop questions in other languages, and as many look-alikes, so that a language is no sign of either."""
-    from cbgui.data.suggest import LANGUAGES, Suggestion, language_of
+    from cbgui.data.suggest import Suggestion
     from cbgui.inference.translations import translate_questions
 
-    own = language_of([e.prompt for e in breaks])
     stop = [Suggestion(e.prompt, "break", "") for e in breaks]
     keep = [one for one in found if one.kind == "near_miss"][: len(stop)]
     typer.echo(f"The model translates {len(stop) + len(keep):,} questions.")
-    others = [code for code in LANGUAGES if code != own]
-    for _, translated in translate_questions(loaded, config, stop + keep, others):  # noqa: B007, the last are returned
-        pass
-    return translated
+    return _last(translate_questions(loaded, config, stop + keep), "translated")

@@ -30,23 +30,24 @@ def says_the_same(question: str, back: str) -> bool:
 
 
 def translate_questions(
-    loaded: Loaded, config: ModelConfig, questions: Sequence[Suggestion], languages: Sequence[str]
+    loaded: Loaded, config: ModelConfig, questions: Sequence[Suggestion]
 ) -> Iterator[tuple[float, list[Suggestion]]]:
     """Yield the share of the work done, and the translations, which are empty until the end.
 
-    Each question is translated once; the languages (codes) take turns. Only what says the same when the model has
-    translated it back is returned, so a model that cannot translate returns nothing.
+    Each question is translated once; the languages other than its own take turns. Only what says the same when the
+    model has translated it back is returned, so a model that cannot translate returns nothing.
     """
-    named = [NAMES_OF_LANGUAGES[languages[index % len(languages)]] for index in range(len(questions))]
+    own = language_of([one.prompt for one in questions])
+    others = [name for code, name in NAMES_OF_LANGUAGES.items() if code != own]
+    named = [others[index % len(others)] for index in range(len(questions))]
     asked = [order(language, one.prompt) for one, language in zip(questions, named, strict=True)]
     there: dict[int, str] = {}
     for share, ended in _answers(loaded, config, asked):
         there |= ended
         yield share / 2, []
-    own = NAMES_OF_LANGUAGES[language_of([one.prompt for one in questions])]
     new = [index for index, text in sorted(there.items()) if text and text != questions[index].prompt]
     back: dict[int, str] = {}
-    for share, ended in _answers(loaded, config, [order(own, there[index]) for index in new]):
+    for share, ended in _answers(loaded, config, [order(NAMES_OF_LANGUAGES[own], there[index]) for index in new]):
         back |= {new[index]: text for index, text in ended.items()}
         yield 0.5 + share / 2, []
     yield (

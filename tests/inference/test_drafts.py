@@ -53,7 +53,7 @@ def test_the_model_drafts_questions_inside_and_beside_the_topic(loaded, monkeypa
 
 def test_a_model_that_cannot_translate_suggests_no_translation(loaded):
     config, asked = ModelConfig(name="demo"), [Suggestion(text, "break", "") for text in BREAKS[:3]]
-    *progress, (share, found) = translate_questions(loaded, config, asked, ["de", "fr"])
+    *progress, (share, found) = translate_questions(loaded, config, asked)
     assert share == 1.0 and progress and found == []
     assert says_the_same("How do I plant tomatoes?", "How can I plant tomatoes?")
     assert not says_the_same("How do I plant tomatoes?", "This is a small commission for tomatoes of the city.")

@@ -19,6 +19,7 @@ from cbgui.data.suggest import Suggestion, language_of, pool, suggest
 from cbgui.errors import InputError
 from cbgui.inference.batch_answers import load_for_answers
 from cbgui.inference.drafts import Drafts, as_suggestions, draft_questions
+from cbgui.inference.translations import translate_questions
 from cbgui.ui.common import in_memory, sentences, shown_topic
 from cbgui.ui.fragments import plain
 from cbgui.ui.panels import checklist, write_answers
@@ -106,19 +107,31 @@ def _draft(version: tuple, model: str, rejected: Made) -> Iterator[tuple]:
     known = [row.example.prompt for row in data.rows()] + _rejected(data, rejected)
     in_memory.drop()  # makes room for the model that writes
     yield *(gr.skip(),) * 3, say("common.loading"), gr.skip()
-    loaded = load_for_answers(ModelConfig(name=model.strip() or "demo"))
-    drafts, shown = Drafts(), time.perf_counter()
+    config = ModelConfig(name=model.strip() or "demo")
+    loaded = load_for_answers(config)
+    near = [example.prompt for example in examples if example.kind == "near_miss"]
+    to_translate = [Suggestion(prompt, "break", "") for prompt in breaks[:DRAFTS]]
+    to_translate += [Suggestion(prompt, "near_miss", "") for prompt in near[:DRAFTS]]
+    drafts, translated, shown = Drafts(), [], time.perf_counter()
     try:
-        with closing(draft_questions(*loaded, breaks, keeps, known=known, count=DRAFTS)) as drafting:
-            for share, newest in drafting:
-                drafts = newest
+        with (
+            closing(draft_questions(*loaded, breaks, keeps, known=known, count=DRAFTS)) as drafting,
+            closing(translate_questions(loaded, config, to_translate)) as translating,
+        ):
+            for share, drafts in drafting:  # noqa: B007, the last are shown
                 if time.perf_counter() - shown > write_answers.UPDATE_SECONDS:
                     shown = time.perf_counter()
                     yield *(gr.skip(),) * 3, say("suggest.drafting", share=f"{share:.0%}"), gr.skip()
+            for share, translated in translating:  # noqa: B007
+                if time.perf_counter() - shown > write_answers.UPDATE_SECONDS:
+                    shown = time.perf_counter()
+                    yield *(gr.skip(),) * 3, say("suggest.translating", share=f"{share:.0%}"), gr.skip()
     finally:  # also when the user stops it
         del loaded
         hardware.free_cached_memory()
+    known_texts = set(normalised(known))
     found = as_suggestions(drafts)
+    found += [one for one in translated if normalised([one.prompt])[0] not in known_texts]
     if not found:
         raise InputError(say("suggest.no_drafts"))
     yield _to_read(data, found, "suggest.read_drafts")
