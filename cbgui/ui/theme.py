@@ -119,6 +119,7 @@ button[role=tab][aria-selected=true] {color: #0f766e !important;}
 @media (max-width: 640px) {
   #header {flex-wrap: wrap;}
   #header > * {flex: 1 1 100% !important;}
+  #train-columns > :last-child {order: -1;}
   #page-words, #hold-all-out, #report-files {min-width: 100% !important;}
   #chat-buttons button {flex: 1 1 40%; min-width: 0 !important;}
   .sans {max-width: calc(100vw - 34px); overflow-x: auto;}

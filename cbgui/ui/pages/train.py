@@ -32,7 +32,7 @@ from cbgui.ui.common import (
     tell,
 )
 from cbgui.ui.fragments import plain, render
-from cbgui.ui.panels import charts, memory_bar, run_status, settings
+from cbgui.ui.panels import charts, expected_time, memory_bar, run_status, settings
 from cbgui.ui.panels import effort as effort_panel
 from cbgui.ui.panels import start as start_run
 from cbgui.ui.panels.meters import meters
@@ -95,11 +95,13 @@ def _write_data(topic: tuple, config: RunConfig) -> DatasetStore:
     return data
 
 
-def _memory(preset: str, model: str, *values: Any) -> str:
+def _memory(preset: str, model: str, *values: Any) -> tuple[str, str]:
+    """What the run will take, of memory and of time."""
     try:
-        return memory_bar.bar(_config(preset, model, values))
+        config = _config(preset, model, values)
+        return memory_bar.bar(config), expected_time.in_words(config)
     except InputError as error:
-        return render("problem", text=str(error))
+        return render("problem", text=str(error)), ""
 
 
 def _start(topic: tuple, preset: str, model: str, name: str, *values: Any) -> tuple:
@@ -289,7 +291,7 @@ def _refresh(name: str | None, seen: tuple | None, drawn: charts.Drawn | None = 
 def build(
     page: gr.Blocks, tab: gr.Tab, tick: gr.Timer, run_name: gr.Dropdown, model: gr.Textbox, topic: gr.State
 ) -> None:
-    with gr.Row():
+    with gr.Row(elem_id="train-columns"):
         with gr.Column(scale=1, min_width=300):
             preset = gr.Dropdown(_presets(), value="demo", label=on_page("train.preset"), elem_id="preset")
             description = gr.Markdown(elem_id="preset-words", min_height=44)
@@ -298,6 +300,7 @@ def build(
             what = gr.Markdown(elem_id="what")
             answer = settings.build_answer()
             effort, favour = effort_panel.build()
+            time = gr.Markdown(elem_id="expected-time")
             memory = gr.HTML(elem_id="memory", min_height=120)
         with gr.Column(scale=3, min_width=300):
             status = gr.Markdown(elem_id="run-line")
@@ -350,11 +353,11 @@ def build(
         seen,
         drawn,
     ]
-    form = [preset, model, *fields]
+    form, needs = [preset, model, *fields], [memory, time]
     page.load(_choices, preset, preset, show_progress="hidden")
     for trigger in (preset.input, page.load):
         filled = trigger(_preset_values, preset, [description, model, effort, favour, *fields], show_progress="hidden")
-        filled.then(_memory, form, memory, show_progress="hidden")
+        filled.then(_memory, form, needs, show_progress="hidden")
     for trigger in (filled.then, run_name.change):  # the last of `filled` is the page's own
         trigger(_answer_of, run_name, answer, show_progress="hidden", queue=False)
     steered = [fields[place] for place in effort_panel.PLACES]
@@ -362,10 +365,10 @@ def build(
         changed = control.input(
             _effort_values, [preset, effort, favour], steered, show_progress="hidden", trigger_mode="always_last"
         )
-        changed.then(_memory, form, memory, show_progress="hidden")
+        changed.then(_memory, form, needs, show_progress="hidden")
     for field in (model, *fields):
         event = field.submit if isinstance(field, gr.Textbox) else field.input
-        event(_memory, form, memory, show_progress="hidden", trigger_mode="always_last")
+        event(_memory, form, needs, show_progress="hidden", trigger_mode="always_last")
     named_form = [preset, model, name, *fields]
     start.click(lambda: on_page("train.checking"), None, starting, show_progress="hidden", queue=False)
     start.click(_start, [topic, *named_form], [run_name, starting], concurrency_limit=1)
@@ -379,7 +382,7 @@ def build(
     discard_sure.click(_discard, run_name, run_name)
     resume.click(_resume, run_name, None)
     again.click(_again, run_name, [fields[effort_panel.PLACES[0]], starting], show_progress="hidden").then(
-        _memory, form, memory, show_progress="hidden"
+        _memory, form, needs, show_progress="hidden"
     )
     quiet = {"show_progress": "hidden", "queue": False}
     shows = [run_name, seen, drawn]

@@ -71,7 +71,8 @@ def whether_it_fits(model: str) -> str:
         if not isinstance(error, InputError):
             traceback.print_exc()
         return f"**{plain(error_sentence(error))}**"
-    return say("wizard.fits", needed=f"{estimate.total / GIB:.1f}", memory=f"{memory / GIB:.1f}")
+    words = say("wizard.fits", needed=f"{estimate.total / GIB:.1f}", memory=f"{memory / GIB:.1f}")
+    return words if (model or "").strip() not in ("", "demo") else f"{words} {say('wizard.practice')}"
 
 
 @sentences
