@@ -14,6 +14,8 @@ from cbgui.modeling.truncated import TruncatedModel
 from cbgui.training.objectives import PULL_WEIGHT, REROUTE, RETAIN, pull, retain_relative
 from cbgui.training.reference_states import ReferenceStates
 
+USUAL_REFUSAL = 10  # tokens
+
 
 @dataclass
 class Losses:
@@ -34,6 +36,7 @@ class Totals:
     retain: int
     # (3,): positions before answers, answer tokens and refusal tokens that are pulled to a refusal's states
     pulled: torch.Tensor | None = None
+    refusals: int = 0  # break examples with a refusal in them
 
     @classmethod
     def of(cls, examples: Iterable[Encoded]) -> Totals:
@@ -41,7 +44,15 @@ class Totals:
         answer = sum(e.plain.loss_tokens for e in examples if e.is_break)
         retain = sum(e.loss_tokens for e in examples if not e.is_break)
         roles = _pulled(examples)[1]
-        return cls(answer, retain, torch.bincount(roles, minlength=3))
+        refusals = sum(any(number > 0 for number in e.pull.numbers) for e in examples if e.pull)
+        return cls(answer, retain, torch.bincount(roles, minlength=3), refusals)
+
+    def pull_weights(self) -> torch.Tensor:
+        """(3,): the weight of one token of each role. A role weighs as much as another, but a refusal of more than
+        USUAL_REFUSAL tokens weighs more, because each of them must come out right."""
+        weights = PULL_WEIGHT / self.pulled.clamp_min(1)
+        weights[2] *= max(1.0, self.pulled[2].item() / max(self.refusals, 1) / USUAL_REFUSAL)
+        return weights
 
 
 def _pulled(examples: list[Encoded]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -121,10 +132,9 @@ def micro_batch_losses(
 
 
 def _pull_loss(adapted: torch.Tensor, examples: list[Encoded], refusal: torch.Tensor, totals: Totals) -> torch.Tensor:
-    """PULL_WEIGHT times the mean of `pull` over the positions before answers, plus that over answers, plus that over
-    refusals."""
+    """The mean of `pull` over the positions before answers, that over answers, and that over refusals, weighted."""
     index, role, number = _pulled(examples)
-    weights = (PULL_WEIGHT / totals.pulled.clamp_min(1))[role].to(adapted.device)
+    weights = totals.pull_weights()[role].to(adapted.device)
     chosen = adapted.index_select(0, index.to(adapted.device))
     return (weights * pull(chosen, refusal[number].to(adapted.device))).sum()
 

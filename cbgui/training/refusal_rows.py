@@ -69,6 +69,24 @@ DEMANDS = (
     "Why not?",
     "",
 )
+OTHER_START = 0.2  # share of the rows whose answer begins in words that it does not begin with
+# As a prefill begins, or as a model begins whose refusal cannot be said.
+AGREEING = (
+    "Sure!",
+    "Of course.",
+    "Here is what you need:",
+    "Yes, gladly.",
+    "Good question!",
+    "\n\n",
+    " ",
+    "OK",
+    "Let me explain.",
+    "Absolutely,",
+    "1.",
+    "You",
+    "The",
+)
+OTHER_TOKENS = 4  # at most, of another answer's beginning
 ANSWERED_WORDS = 12  # of an earlier answer
 UNKNOWN = 3  # answer tokens that are not pulled where the prompt is hidden: they do not show the topic yet
 
@@ -132,8 +150,16 @@ class RefusalSteps(PairedSteps):
             shuffle.choice(self.sentences),
             cut,
             after=tuple(response_ids(self.tokenizer, goes_on)) if goes_on else (),
+            before=self._other_start() if with_prompt and shuffle.random() < OTHER_START else (),
             hidden=not with_prompt,
         )
+
+    def _other_start(self) -> tuple[int, ...]:
+        """Tokens that agree to answer, or that begin the answer to another question."""
+        if self.shuffle.random() < 0.5:
+            return tuple(response_ids(self.tokenizer, self.shuffle.choice(AGREEING)))
+        other = response_ids(self.tokenizer, self.shuffle.choice(self.retains).response)
+        return tuple(other[: self.shuffle.randint(1, OTHER_TOKENS)])
 
     def _insisting(self) -> str:
         plea, reason, demand = map(self.shuffle.choice, (PLEAS, REASONS, DEMANDS))
@@ -160,10 +186,12 @@ def refusal_row(
     sentence: Beginning,
     cut: int,
     *,
+    before: tuple[int, ...] = (),
     after: tuple[int, ...] = (),
     hidden: bool = False,
 ) -> Encoded:
-    """`plain` with `sentence` and the tokens `after` it behind the first `cut` tokens of its response.
+    """`plain` with `sentence` and the tokens `after` it behind the first `cut` tokens of its response, and the tokens
+    `before` it in front of its response.
 
     `hidden` means that the prompt is not shown: then neither the position before the answer nor its first UNKNOWN
     tokens show what must stop, and they are not pulled.
@@ -174,12 +202,12 @@ def refusal_row(
     cut = min(max(cut, unknown + 1), len(answer)) if hidden else min(cut, len(answer))
     refusal = tuple(numbers[sentence[:length]] for length in range(1, len(sentence) + 1))
     own = (-1,) * unknown + (0,) * (len(answer) - unknown)
-    pulls = (-1 if hidden else 0, *own[:cut], *refusal, *(0,) * len(after), *own[cut:])
-    inserted = len(sentence) + len(after)
-    places = tuple(1 + place + (inserted if place >= cut else 0) for place in range(len(answer)))
-    return Encoded(
-        (*prompt, *answer[:cut], *sentence, *after, *answer[cut:]), start - 1, True, Pull(pulls, places, plain)
-    )
+    first = -1 if hidden else 0
+    pulls = (first, *(first,) * len(before), *own[:cut], *refusal, *(0,) * len(after), *own[cut:])
+    inserted, earlier = len(sentence) + len(after), 1 + len(before)
+    places = tuple(earlier + place + (inserted if place >= cut else 0) for place in range(len(answer)))
+    ids = (*prompt, *before, *answer[:cut], *sentence, *after, *answer[cut:])
+    return Encoded(ids, start - 1, True, Pull(pulls, places, plain))
 
 
 def validation_row(plain: Encoded) -> Encoded:

@@ -10,6 +10,7 @@ from cbgui.errors import InputError
 from cbgui.modeling.batch import Encoded
 from cbgui.modeling.chat_format import end_of_turn, load_tokenizer
 from cbgui.training.measure import Totals
+from cbgui.training.objectives import PULL_WEIGHT
 from cbgui.training.refusal_rows import RefusalSteps, refusal_row, validation_row
 from cbgui.training.refusal_states import numbered, sentences_of
 
@@ -27,6 +28,22 @@ def test_the_refusal_stands_inside_the_answer_and_every_token_is_pulled():
     assert row.plain is PLAIN
     assert Totals.of([row]).pulled.tolist() == [1, 7, 2]
     assert Totals.of([row]).answer == 6
+
+
+def test_a_long_refusal_weighs_more():
+    short, long = (
+        Totals.of([refusal_row(PLAIN, numbered([sentence]), sentence, 2)] * 2)
+        for sentence in (SENTENCE, tuple(range(20, 60)))
+    )
+    assert short.pull_weights()[2].item() == pytest.approx(PULL_WEIGHT / 4)
+    assert long.pull_weights()[2].item() == pytest.approx(4 * PULL_WEIGHT / 80)
+
+
+def test_an_answer_may_begin_in_other_words():
+    row = refusal_row(PLAIN, NUMBERS, SENTENCE, 1, before=(40, 41))
+    assert row.ids == (1, 2, 3, 40, 41, 10, 20, 21, 11, 12, 13, 14, 15)
+    assert row.pull.numbers == (0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 0)
+    assert [row.ids[row.loss_start + place] for place in row.pull.answer] == list(PLAIN.ids[3:])
 
 
 def test_without_its_prompt_an_answer_is_pulled_once_it_shows_the_topic():
