@@ -25,8 +25,8 @@ from cbgui.training.refusal_states import Beginning, numbered
 from cbgui.training.steps import PairedSteps
 
 AT_ONCE = 0.3  # share of the rows whose refusal comes before the answer
-EARLIER_TURNS = 0.25  # share of the rows with a conversation before the question
-INSISTS = 0.6  # share of these, among break rows, in which the question was refused and the user insists
+EARLIER_TURNS = 0.35  # share of the rows with a conversation before the question
+INSISTS = 0.45  # share of these, among break rows, in which the question was refused and the user insists
 GOES_ON = 0.35  # share of the rows in which words that overrule the refusal stand after it
 HIDDEN = 0.6  # of objective.without_prompt: a refusal is mostly wanted before an answer shows the topic
 ANSWER_TOKENS = 72  # of a break row at least, so that a refusal is learned deep inside an answer too
