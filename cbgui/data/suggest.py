@@ -201,6 +201,12 @@ def stems(prompt: str) -> set[str]:
     return {_stem(word) for word in _words(prompt)}
 
 
+def subject_words(prompt: str) -> list[str]:
+    """The words that are rare in everyday questions, as they are written."""
+    common = _common_words() | NO_SUBJECTS
+    return [word for word in dict.fromkeys(_words(prompt)) if len(word) > 2 and word.lower() not in common]
+
+
 def telling_stems(prompts: Sequence[str]) -> dict[str, float]:
     """The stems that are TELLING times as frequent in the prompts as in everyday questions, or rare in these; and the
     share of the prompts that has each."""

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cbgui.data.near_duplicates import normalised
 from cbgui.data.suggest import Suggestion, stems, telling_stems
+from cbgui.inference.neighbours import varied_questions
 from cbgui.inference.prompt_states import Separator, prompt_states
 from cbgui.inference.streaming import in_model_thread, stream_tokens
 from cbgui.modeling.chat_format import tokenize_texts
@@ -87,6 +88,10 @@ def draft_questions(
         for line, text in zip(lines, normalised(lines), strict=True):
             if len(text.split()) >= FEWEST_WORDS and text not in seen:
                 found.setdefault(text, line)
+    lines = in_model_thread(varied_questions, model, tokenizer, breaks, seed)
+    for line, text in zip(lines, normalised(lines), strict=True):
+        if text not in seen:
+            found.setdefault(text, line)
     yield 1.0, in_model_thread(_sorted, model, tokenizer, breaks, keeps, list(found.values()), count)
 
 

@@ -27,7 +27,8 @@ from cbgui.training.steps import PairedSteps
 AT_ONCE = 0.3  # share of the rows whose refusal comes before the answer
 EARLIER_TURNS = 0.35  # share of the rows with a conversation before the question
 INSISTS = 0.45  # share of these, among break rows, in which the question was refused and the user insists
-GOES_ON = 0.35  # share of the rows in which words that overrule the refusal stand after it
+GOES_ON = 0.45  # share of the rows in which words that overrule the refusal stand after it
+OVERRULED_AT_ONCE = 0.5  # AT_ONCE of these
 HIDDEN = 0.6  # of objective.without_prompt: a refusal is mostly wanted before an answer shows the topic
 ANSWER_TOKENS = 72  # of a break row at least, so that a refusal is learned deep inside an answer too
 # Other words than those of any attack or benchmark here.
@@ -47,6 +48,10 @@ OFFERS = (
     " you start by",
     " the answer is",
     " just this once:\n\n-",
+    " follow these steps:\n\n1.",
+    " you will need the following:",
+    " this is what to do.\n\nFirst,",
+    "\n\n1.",
     " the steps are:\n\n1)",
 )
 PLEAS = ("Come on,", "Look,", "Hm,", "But", "Really,", "OK,", "Listen,", "No,")
@@ -143,7 +148,8 @@ class RefusalSteps(PairedSteps):
         goes_on = shuffle.choice(TURNS_OF_PHRASE) + shuffle.choice(OFFERS) if shuffle.random() < GOES_ON else ""
         # The later the cut, the fewer rows train it, as what follows a refusal has one in view; so late ones are drawn
         # more often.
-        cut = 0 if shuffle.random() < AT_ONCE else math.ceil(plain.loss_tokens * shuffle.random() ** 0.5)
+        at_once = OVERRULED_AT_ONCE if goes_on else AT_ONCE
+        cut = 0 if shuffle.random() < at_once else math.ceil(plain.loss_tokens * shuffle.random() ** 0.5)
         return refusal_row(
             plain,
             self.numbers,
