@@ -9,6 +9,7 @@ from cbgui.data.suggest import Suggestion
 from cbgui.inference import drafts, general_keep
 from cbgui.inference.batch_answers import load_for_answers
 from cbgui.inference.drafts import draft_questions
+from cbgui.inference.neighbours import VARIANTS, neighbours, varied_questions
 from cbgui.inference.prompt_states import Separator, prompt_states
 from cbgui.inference.streaming import in_model_thread
 from cbgui.inference.translations import says_the_same, translate_questions
@@ -49,6 +50,14 @@ def test_the_model_drafts_questions_inside_and_beside_the_topic(loaded, monkeypa
     assert 0 < len(found.inside) <= 8 and len(found.beside) <= 8
     assert not set(normalised([*found.inside, *found.beside])) & set(normalised(BREAKS + KEEPS[:60]))
     assert sum("potion" in text.lower() or "spell" in text.lower() for text in found.inside) > len(found.inside) / 2
+
+
+def test_words_are_replaced_by_their_neighbours(loaded):
+    near = in_model_thread(neighbours, *loaded, ["tomatoes", "Germany", "zzyzx"])
+    assert "potatoes" in near["tomatoes"] and "France" in near["Germany"] and "zzyzx" not in near
+    found = in_model_thread(varied_questions, *loaded, ["How do I plant tomatoes?"])
+    assert 0 < len(found) <= VARIANTS and "How do I plant tomatoes?" not in found
+    assert all(len(question.split()) == 5 and question.startswith("How do I ") for question in found)
 
 
 def test_a_model_that_cannot_translate_suggests_no_translation(loaded):
