@@ -189,13 +189,12 @@ class LoraConfig(Part):
     r: int = setting(16, "Rank (r)", "rank of the LoRA matrices", "16", ge=1, le=4096)
     lora_alpha: int = setting(16, "lora_alpha", "the adapter's scale is lora_alpha / r", "16", ge=1, le=65_536)
     lora_dropout: float = setting(0.0, "Dropout", "dropout on the adapter's input", "0.05", ge=0, lt=1)
-    init_std: float = setting(
-        0.04,
+    init_std: Annotated[float, Field(ge=0, le=10)] | Literal["auto"] = setting(
+        "auto",
         "Initial spread of B",
-        "standard deviation of LoRA's B at the start; with 0 the break loss has no gradient at first",
+        "standard deviation of LoRA's B at the start; auto: 0 with `reroute: refusal`, otherwise 0.04, because the other "
+        "break losses have no gradient at 0",
         "0",
-        ge=0,
-        le=10,
     )
 
 

@@ -32,6 +32,7 @@ from cbgui.modeling.linear import matrix
 from cbgui.modeling.truncated import TruncatedModel
 
 ADAPTER = "default"  # PEFT's name for it
+INIT_STD = 0.04  # of B where the settings leave it open
 # PEFT's layer -> the layers that it wraps
 BASE_LAYERS = {PeftLinear: (torch.nn.Linear, Conv1D), PeftLinear4bit: (Linear4bit,)}
 
@@ -57,10 +58,11 @@ def add_lora(truncated: TruncatedModel, config: LoraConfig, seed: int) -> None:
     for module in truncated.model.modules():
         if isinstance(module, BaseTunerLayer):  # autocast casts already; PEFT would go to float32 and back
             module.cast_input_dtype_enabled = False
-    if config.init_std:
+    init_std = INIT_STD if config.init_std == "auto" else config.init_std
+    if init_std:
         for name, parameter in truncated.model.named_parameters():
             if "lora_B" in name:
-                torch.nn.init.normal_(parameter, std=config.init_std)
+                torch.nn.init.normal_(parameter, std=init_std)
 
 
 @torch.no_grad()

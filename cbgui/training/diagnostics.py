@@ -35,9 +35,13 @@ def stronger(config: RunConfig) -> RunConfig:
     """The settings with a stronger start: a larger B and learning rate, and half the weight of the keep loss."""
     config = config.model_copy(deep=True)
     config.training.learning_rate = min(1.5 * config.training.learning_rate, 100)
-    config.lora.init_std = min(max(0.04, 2 * config.lora.init_std), 10)
+    config.lora.init_std = _stronger_start(config)
     config.objective.retain_coefficient /= 2
     return config
+
+
+def _stronger_start(config: RunConfig) -> float:
+    return min(max(0.04, 2 * config.lora.init_std), 10)
 
 
 def warnings(validations: list[Validation], steps: int, config: RunConfig) -> dict[str, str]:
@@ -46,7 +50,6 @@ def warnings(validations: list[Validation], steps: int, config: RunConfig) -> di
         return {}
     last, found = validations[-1], {}
     rate, coefficient = config.training.learning_rate, config.objective.retain_coefficient
-    init_std = config.lora.init_std
     layer, cosine = slowest_layer(last)
     # A run that refuses need not turn answers far away: what counts is the state before them.
     enough = UNTOUCHED if config.refusals else DERAILS
@@ -61,7 +64,7 @@ def warnings(validations: list[Validation], steps: int, config: RunConfig) -> di
         found["not moving"] = (
             f"Layer {layer} is not turning away: its break cosine is still {cosine:.2f} after {last['step']} of "
             f"{steps} steps. Stop and try training.learning_rate {3 * rate:g} ({rate:g} now), lora.init_std "
-            f"{max(0.04, 2 * init_std):g} ({init_std:g} now) or half the objective.retain_coefficient "
+            f"{_stronger_start(config):g} ({config.lora.init_std:g} now) or half the objective.retain_coefficient "
             f"({coefficient:g} now)."
         )
     if last["step"] >= 2 * steps / 3 and last["drift"] > RUNAWAY:

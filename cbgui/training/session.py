@@ -28,7 +28,7 @@ from cbgui.modeling.chat_format import encode, load_tokenizer, refuse_unfit, ref
 from cbgui.modeling.cpu import allocator
 from cbgui.modeling.decoder import depth
 from cbgui.modeling.hub import ModelSource, resolve_model, version_of
-from cbgui.modeling.lora import add_lora, multiply_adapter
+from cbgui.modeling.lora import INIT_STD, add_lora, multiply_adapter
 from cbgui.modeling.thinking import thinks
 from cbgui.modeling.thoughts import split_thought
 from cbgui.modeling.truncated import load_truncated_model
@@ -115,6 +115,8 @@ def build_trainer(run: Run, config: RunConfig, watch: Watch = Watch()) -> Rerout
         shared=shared_tokens([e for step in steps for e in step]),
     )
     config = _decided_by_the_first(choice.config)
+    if config.lora.init_std == "auto":  # a pull has a gradient from the first step, and noise must be unlearned
+        config.lora.init_std = 0.0 if sentences else INIT_STD
     if run.writes:
         run.write_config(config)
     if not any(example.kind == "near_miss" for example in retains):

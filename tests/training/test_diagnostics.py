@@ -1,6 +1,6 @@
 import pytest
 
-from cbgui.config import RunConfig
+from cbgui.config import RunConfig, override
 from cbgui.settings import StopWhen
 from cbgui.training.controller import goal_met, retain_share
 from cbgui.training.diagnostics import warnings
@@ -22,7 +22,7 @@ def validation(step, cosines, drift=0.01):
     ],
 )
 def test_each_warning_names_a_remedy(newest, kind, words):
-    found = warnings([newest], 60, RunConfig())
+    found = warnings([newest], 60, override(RunConfig(), ["lora.init_std=0.04"]))
     assert list(found) == ([kind] if kind else [])
     if kind:
         assert words in found[kind]
@@ -30,8 +30,7 @@ def test_each_warning_names_a_remedy(newest, kind, words):
 
 
 def test_a_run_that_refuses_need_not_turn_answers_far_away():
-    config = RunConfig()
-    config.objective.reroute = "refusal"
+    config = override(RunConfig(), ["objective.reroute=refusal", "lora.init_std=0"])
     assert warnings([validation(60, {20: 0.5})], 60, config) == {}
     assert "not derailed" in warnings([validation(60, {20: 0.95})], 60, config)
 

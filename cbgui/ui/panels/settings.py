@@ -87,10 +87,12 @@ CHOICES: dict[str, list[tuple[str | I18nData, Any]]] = {
         (on_page("settings.left_out"), "leave_out"),
     ],
     "model.quantization": [AUTO, (on_page("settings.unquantized"), "none"), (on_page("settings.four_bits"), "nf4")],
+    "lora.init_std": [AUTO, *((f"{spread:g}", spread) for spread in (0, 0.01, 0.02, 0.04, 0.08, 0.16))],
     "training.micro_batch_size": [AUTO, *((str(size), size) for size in (1, 2, 4, 8, 16, 32))],
     "training.gradient_checkpointing": [AUTO, (NO, False), (YES, True)],
     "training.optim": [AUTO, (on_page("settings.adamw"), "adamw_torch"), (on_page("settings.adamw8"), "adamw_8bit")],
 }
+TYPED = ("lora.init_std",)  # other values may be typed
 INFO = {setting.path: setting for setting in all_settings()}
 SHOWN = [*ANSWER, *(path for group in GROUPS.values() for path in group)]
 
@@ -192,5 +194,5 @@ def _component(path: str) -> gr.components.Component:
         "elem_id": path.replace(".", "-"),
     }
     if path in CHOICES:
-        return gr.Dropdown(CHOICES[path], **common)
+        return gr.Dropdown(CHOICES[path], allow_custom_value=path in TYPED, **common)
     return gr.Textbox(**common) if _is_list(path) else gr.Number(**common)
