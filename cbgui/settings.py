@@ -85,7 +85,7 @@ class DataConfig(Part):
         le=2000,
     )
     rephrased: float = setting(
-        0.0,
+        0.3,
         "Asked in other ways",
         "share of all examples whose question is put as a story, in a role, in keywords or typed in a hurry",
         "0",
@@ -192,8 +192,8 @@ class LoraConfig(Part):
     init_std: Annotated[float, Field(ge=0, le=10)] | Literal["auto"] = setting(
         "auto",
         "Initial spread of B",
-        "standard deviation of LoRA's B at the start; auto: 0 with `reroute: refusal`, otherwise 0.04, because the other "
-        "break losses have no gradient at 0",
+        "standard deviation of LoRA's B at the start; auto: 0 with `reroute: refusal`, otherwise 0.04, because the "
+        "other break losses have no gradient at 0",
         "0",
     )
 
