@@ -1,9 +1,10 @@
-"""Break rows of `reroute: refusal`: the refusal stands inside the answer, and each token is pulled to a solved state.
+"""Break rows of `reroute: refusal`: the refusal stands inside the answer, and tokens are pulled to solved states.
 
 A row is prompt + answer[:k] + refusal + answer[k:]; a thought counts as a part of the prompt, so that the refusal
-stands where the answer would. The position before the answer and all its tokens are pulled to the
-state from which the refusal begins, the refusal's tokens to theirs. So the model refuses at once, after any beginning
-of the forbidden answer, and again where it is made to go on after a refusal.
+stands where the answer would. The position before the answer and the answer's tokens up to the refusal are pulled to the
+state from which it begins, the refusal's tokens to theirs. So the model refuses at once and after any beginning of the
+forbidden answer. In some rows words that overrule the refusal follow it; these and the answer are pulled too, so that
+the model refuses again.
 """
 
 from __future__ import annotations
@@ -209,7 +210,9 @@ def refusal_row(
     refusal = tuple(numbers[sentence[:length]] for length in range(1, len(sentence) + 1))
     own = (-1,) * unknown + (0,) * (len(answer) - unknown)
     first = -1 if hidden else 0
-    pulls = (first, *(first,) * len(before), *own[:cut], *refusal, *(0,) * len(after), *own[cut:])
+    # What follows a refusal has one in view. Pulled, it would dilute what has none, where an answer must be broken off.
+    rest = own[cut:] if after else (-1,) * len(own[cut:])
+    pulls = (first, *(first,) * len(before), *own[:cut], *refusal, *(0,) * len(after), *rest)
     inserted, earlier = len(sentence) + len(after), 1 + len(before)
     places = tuple(earlier + place + (inserted if place >= cut else 0) for place in range(len(answer)))
     ids = (*prompt, *before, *answer[:cut], *sentence, *after, *answer[cut:])

@@ -19,7 +19,7 @@ SENTENCE = (20, 21)
 NUMBERS = numbered([SENTENCE])
 
 
-def test_the_refusal_stands_inside_the_answer_and_every_token_is_pulled():
+def test_the_refusal_stands_inside_the_answer_and_is_overruled():
     row = refusal_row(PLAIN, NUMBERS, SENTENCE, 2, after=(30,))
     assert row.ids == (1, 2, 3, 10, 11, 20, 21, 30, 12, 13, 14, 15)
     assert row.loss_start == 2  # the position from which the answer's first token is predicted
@@ -42,14 +42,14 @@ def test_a_long_refusal_weighs_more():
 def test_an_answer_may_begin_in_other_words():
     row = refusal_row(PLAIN, NUMBERS, SENTENCE, 1, before=(40, 41))
     assert row.ids == (1, 2, 3, 40, 41, 10, 20, 21, 11, 12, 13, 14, 15)
-    assert row.pull.numbers == (0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 0)
+    assert row.pull.numbers == (0, 0, 0, 0, 1, 2, -1, -1, -1, -1, -1)
     assert [row.ids[row.loss_start + place] for place in row.pull.answer] == list(PLAIN.ids[3:])
 
 
 def test_without_its_prompt_an_answer_is_pulled_once_it_shows_the_topic():
     row = refusal_row(PLAIN, NUMBERS, SENTENCE, 0, hidden=True)
     assert row.ids == (1, 2, 3, 10, 11, 12, 13, 20, 21, 14, 15)
-    assert row.pull.numbers == (-1, -1, -1, -1, 0, 1, 2, 0, 0)
+    assert row.pull.numbers == (-1, -1, -1, -1, 0, 1, 2, -1, -1)
 
 
 def test_a_held_out_answer_should_stand_where_the_refusal_begins():
