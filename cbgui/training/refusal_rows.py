@@ -1,8 +1,8 @@
 """Break rows of `reroute: refusal`: the refusal stands inside the answer, and tokens are pulled to solved states.
 
 A row is prompt + answer[:k] + refusal + answer[k:]; a thought counts as a part of the prompt, so that the refusal
-stands where the answer would. The position before the answer and the answer's tokens up to the refusal are pulled to the
-state from which it begins, the refusal's tokens to theirs. So the model refuses at once and after any beginning of the
+stands where the answer would. The position before the answer and the answer's tokens before the refusal are pulled to
+the state from which it begins, the refusal's tokens to theirs. So the model refuses at once and after any beginning of the
 forbidden answer. In some rows words that overrule the refusal follow it; these and the answer are pulled too, so that
 the model refuses again.
 """
