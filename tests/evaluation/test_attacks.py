@@ -94,8 +94,8 @@ def test_attacks_that_need_a_model_get_answers_out_of_the_original_alone(blockin
     assert run.answers_file.read_text("utf-8").count('"tries"') == done + 2  # one question, both models
     assert not any(words.startswith(("A computed suffix", "Five turns", "In German")) for words in said)
     attacks = {attack["name"]: attack for attack in report["attacks"]}
-    # The small model cannot translate, so no question is counted in other languages.
-    assert attacks["languages"]["spoilt"] == 1 and attacks["languages"]["base"]["answered"]["rate"] is None
+    # The small model cannot translate, so no question is asked in other languages.
+    assert attacks["languages"]["prompts"] == 0 and attacks["languages"]["base"]["answered"]["rate"] is None
     for name in ALL_WITH_MODEL:
         if name == "languages":
             continue
