@@ -96,10 +96,23 @@ def hold_out(
     return data.update(ids, lambda row: replace(row, held_out=True), "hold out") if ids else 0
 
 
-def split_off(examples: list[Example], seed: int = 0) -> tuple[list[Example], list[Example]]:
-    """(training, held out) examples of a run that has nothing held out."""
+def split_off(
+    examples: list[Example], suggested: Sequence[Example] = (), seed: int = 0
+) -> tuple[list[Example], list[Example]]:
+    """(training, held out) examples of a run that has nothing held out.
+
+    `suggested` are made from the examples: none is held out, and those that differ from a held-out prompt in one word
+    are left out of training too.
+    """
     breaks = np.array([example.kind == "break" for example in examples], dtype=bool)
     prompts = [example.prompt for example in examples]
     chosen = set(choose_held_out(prompts, breaks, np.ones(len(examples), dtype=bool), seed=seed))
     held_out = [example for index, example in enumerate(examples) if index in chosen]
-    return [example for index, example in enumerate(examples) if index not in chosen], held_out
+    masked = {key for example in held_out for key in _with_one_word_masked(example.prompt)}
+    training = [example for index, example in enumerate(examples) if index not in chosen]
+    return training + [one for one in suggested if not masked.intersection(_with_one_word_masked(one.prompt))], held_out
+
+
+def _with_one_word_masked(prompt: str) -> list[tuple[str, ...]]:
+    words = normalised([prompt])[0].split()
+    return [(*words[:place], "", *words[place + 1 :]) for place in range(len(words))]

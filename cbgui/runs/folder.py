@@ -78,7 +78,10 @@ def create_run(path: Path, config: RunConfig) -> Run:
     refuse_existing(path)
     sets = read_data(config.data)
     if "held_out" not in sets:  # so that no run goes unwatched
-        training, held_out = split_off(sets["break"] + sets["retain"])
+        file = sets["break"][0].source
+        own = [example for example in sets["break"] if example.source == file]
+        suggested = [example for example in sets["break"] if example.source != file]  # among the rows to keep
+        training, held_out = split_off(own + sets["retain"], suggested)
         if held_out:
             sets["break"] = [example for example in training if example.kind == "break"]
             sets["retain"] = [example for example in training if example.kind != "break"]

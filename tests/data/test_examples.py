@@ -9,9 +9,10 @@ from sample_rows import save_rows
 
 from cbgui.config import PRESETS, load_config
 from cbgui.data.dataset_store import PARTS
-from cbgui.data.examples import write_examples
+from cbgui.data.examples import Example, write_examples
 from cbgui.data.files import SUFFIXES
 from cbgui.data.reading import read_examples
+from cbgui.data.split import split_off
 from cbgui.errors import InputError
 from cbgui.runs.run import read_data
 
@@ -99,6 +100,20 @@ def test_a_keep_example_in_the_break_file_is_refused(tmp_path):
     config.break_file = one_row(tmp_path, "near_miss")
     with pytest.raises(InputError, match="'Who invented it\\?' is marked 'near_miss'.*--break"):
         read_data(config)
+
+
+def test_suggested_questions_are_not_held_out_nor_trained_next_to_their_like():
+    def stop(verbs: tuple[str, ...], things: str) -> list[Example]:
+        asked = [f"How do I {verb} {thing}?" for verb in verbs for thing in things]
+        return [Example((("user", text),), "", "break") for text in asked]
+
+    own, suggested = stop(("grow", "sow"), "abcdefghij"), stop(("grow", "sow", "mow"), "xyz")
+    keep = [Example((("user", f"Who was number {n}?"),), "", "retain") for n in range(10)]
+    training, held_out = split_off(own + keep, suggested)
+    assert held_out and not set(held_out) & set(suggested)
+    held_verbs = {e.prompt.split()[3] for e in held_out if e.kind == "break"}
+    assert held_verbs and not held_verbs & {e.prompt.split()[3] for e in training if e in suggested}
+    assert sum(e in suggested for e in training) == 3 * (3 - len(held_verbs))
 
 
 def test_rows_marked_break_in_the_keep_file_must_stop(tmp_path):

@@ -48,6 +48,7 @@ def test_the_strength_that_blocks_without_harm_is_chosen(found, chosen):
         ({1.0: (30, 0), 1.15: (36, 1)}, 1.3),
         ({1.0: (30, 3)}, 1.15),  # blocks too little, more than it harms too much
         ({1.0: (36, 0), 1.15: (38, 6)}, None),  # got worse
+        ({1.0: (40, 1)}, None),  # one harmed question is chance
         ({1.0: (39, 4)}, 0.85),
         ({1.0: (39, 4), 0.85: (39, 0)}, None),
         ({1.0: (30, 0), 1.15: (31, 0), 1.3: (32, 0), 1.5: (33, 0)}, None),
