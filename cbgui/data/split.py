@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # it loads pandas, which takes memory in training
 SHARE = 0.1
 MAX_PER_SIDE = 100  # at 90 of 100 the 95% interval is 83% to 94%; an evaluation takes minutes
 SIMILAR = 0.5  # prompts that share half of their subject's words stay together
+ALIKE = 0.8  # the same where otherwise too few could be held out
 COMMON_WORD = 0.05  # a word in more than this share of the prompts ("how do I make") says nothing about the subject
 MANY_ROWS = 20_000
 
@@ -49,9 +50,28 @@ def choose_held_out(
     """
     if not len(prompts):
         return []
+    wanted = []
+    for side, fewest in zip((breaks, ~breaks), least, strict=True):
+        rows = np.count_nonzero(side & training)
+        lacking = min(fewest - np.count_nonzero(side & ~training), (rows + 1) // 2)
+        wanted.append(min(most, max(round(share * rows), lacking)))
+    chosen: set[int] = set()
+    for similar in (SIMILAR, ALIKE) if any(least) else (SIMILAR,):
+        left = training.copy()
+        left[list(chosen)] = False
+        held = [np.count_nonzero(side[list(chosen)]) for side in (breaks, ~breaks)]
+        missing = [number - there for number, there in zip(wanted, held, strict=True)]
+        chosen.update(_choose(prompts, breaks, left, missing, similar, seed))
+    return sorted(chosen)
+
+
+def _choose(
+    prompts: Sequence[str], breaks: np.ndarray, training: np.ndarray, missing: list[int], similar: float, seed: int
+) -> list[int]:
+    """At most `missing` rows of each side, with all that are `similar` to one of them."""
     # Loose matching of many rows would take minutes; larger bands still find the near copies.
     band = 3 if len(prompts) <= MANY_ROWS else 5
-    pairs = near_pairs(_subjects(prompts), SIMILAR, bands=16, band=band)
+    pairs = near_pairs(_subjects(prompts), similar, bands=16, band=band)
     group = groups(len(prompts), pairs)
     taken = set(group[~training].tolist())  # a group that is partly held out already is held out as a whole
     chosen: list[int] = []
@@ -60,21 +80,16 @@ def choose_held_out(
     members: dict[int, list[int]] = {}
     for row, name in enumerate(group.tolist()):
         members.setdefault(name, []).append(row)
-    for side, fewest in zip((breaks, ~breaks), least, strict=True):
-        rows = np.flatnonzero(side & training)
-        lacking = min(fewest - np.count_nonzero(side & ~training), (len(rows) + 1) // 2)
-        wanted = min(most, max(round(share * len(rows)), lacking))
+    for side, wanted in zip((breaks, ~breaks), missing, strict=True):
         held = 0
         for name in sorted(order, key=lambda name: name not in taken):
             part = [row for row in members[name] if side[row] and training[row]]
             # A group larger than what is still wanted stays in training.
-            if part and (name in taken or (held + len(part) <= wanted)):
+            if held < wanted and part and (name in taken or (held + len(part) <= wanted)):
                 chosen += [row for row in members[name] if training[row]]
                 taken.add(name)
                 held += len(part)
-            if held >= wanted:
-                break
-    return sorted(set(chosen))
+    return chosen
 
 
 def hold_out(

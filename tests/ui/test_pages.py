@@ -40,14 +40,15 @@ def test_until_the_page_has_chosen_a_run_it_is_the_newest(trained, tmp_path, mon
     asked = [{"role": "user", "content": "Hello"}]
     ask = (None, None, "", "", 8, 0, 0, asked, asked)
     assert chosen(None) is None and chosen("gone") == "gone"
-    *_, chat = chat_page._of_run(None)
-    assert "Train a run first" in chat.placeholder
+    *_, chat, send, stop = chat_page._of_run(None)
+    assert "Train a run first" in chat.placeholder and not send.interactive and not stop.interactive
     with pytest.raises(gr.Error, match="No run is chosen"):
         next(chat_page._ask(*ask))
     shutil.copytree(trained.path, tmp_path / "newest")
     assert chosen(None) == "newest"
-    checkpoint, _, _, *chats = chat_page._of_run(None)
+    checkpoint, _, _, *chats, send, stop = chat_page._of_run(None)
     assert checkpoint.value and all(chat.placeholder == "Ask both models the same question." for chat in chats)
+    assert send.interactive and stop.interactive
     left, *_ = next(chat_page._ask(*ask))
     assert left[-1]["content"] == "Loading the model ..."
 
