@@ -108,6 +108,7 @@ def test_other_families_say_the_refusal(family, hidden_size, demo, tmp_path, mon
     tokenizer.save_pretrained(tmp_path / "model")
     config.model.name = str(tmp_path / "model")
     config.data.max_tokens, config.data.general_keep, config.training.sample_every = 64, 0, 0
+    config.training.steps = 75
     run = create_run(tmp_path / "run", config)
     train(run)
     chat = load_chat_model(run)
