@@ -102,7 +102,7 @@ def test_impossible_settings_are_refused_in_words(url, page):
     page.locator("#effort").get_by_label("Quick").click()
     expect(steps).to_have_value("160")
     page.locator("#favour input[type=range]").press("ArrowRight")
-    expect(weight).to_have_value("2000")
+    expect(weight).to_have_value("1400")
     choose(page, "preset", "published")
     expect(steps).to_have_value("150")  # a preset begins anew, whatever was chosen before
     expect(page.locator("#effort").get_by_label("Normal")).to_be_checked()
