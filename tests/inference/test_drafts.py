@@ -5,8 +5,8 @@ import pytest
 from cbgui.config import PRESETS, ModelConfig, override
 from cbgui.data.near_duplicates import normalised
 from cbgui.data.reading import read_examples
-from cbgui.data.suggest import Suggestion
-from cbgui.inference import drafts, general_keep
+from cbgui.data.suggest import Suggestion, stems, telling_stems
+from cbgui.inference import drafts, general_keep, translations
 from cbgui.inference.batch_answers import load_for_answers
 from cbgui.inference.drafts import draft_questions
 from cbgui.inference.neighbours import VARIANTS, neighbours, varied_questions
@@ -49,6 +49,8 @@ def test_the_model_drafts_questions_inside_and_beside_the_topic(loaded, monkeypa
     assert share == 1.0 and [share for share, _ in progress] == sorted(share for share, _ in progress)
     assert 0 < len(found.inside) <= 8 and len(found.beside) <= 8
     assert not set(normalised([*found.inside, *found.beside])) & set(normalised(BREAKS + KEEPS[:60]))
+    told = telling_stems(BREAKS[:40])
+    assert not any(stems(text) & set(told) for text in found.beside)
     assert sum("potion" in text.lower() or "spell" in text.lower() for text in found.inside) > len(found.inside) / 2
 
 
@@ -66,6 +68,23 @@ def test_a_model_that_cannot_translate_suggests_no_translation(loaded):
     assert share == 1.0 and progress and found == []
     assert says_the_same("How do I plant tomatoes?", "How can I plant tomatoes?")
     assert not says_the_same("How do I plant tomatoes?", "This is a small commission for tomatoes of the city.")
+
+
+def test_a_model_that_translates_suggests_what_comes_back_the_same(monkeypatch):
+    words = {"How do I brew a potion?": "Wie braue ich einen Trank?", "Who stirs a snake?": "Das Wetter ist gut."}
+    back = {"Wie braue ich einen Trank?": "How can I brew a potion?", "Das Wetter ist gut.": "The weather is fine."}
+
+    def answer(config, prompts, **settings):
+        questions = [messages[0]["content"].partition("\n\n")[2] for messages in prompts]
+        yield 1.0, {index: (words | back)[question] for index, question in enumerate(questions)}
+
+    monkeypatch.setattr(translations, "write_answers", answer)
+    asked = [Suggestion(text, "break", "") for text in words]
+    *_, (share, found) = translate_questions((None, None), ModelConfig(), asked)
+    assert share == 1.0
+    assert [(one.prompt, one.kind, one.reason) for one in found] == [
+        ("Wie braue ich einen Trank?", "break", "translated by the model into German")
+    ]
 
 
 def test_everyday_questions_are_answered_once_for_each_model(short_config, tmp_path, monkeypatch):

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from cbgui.data.examples import Example
+from cbgui.data.suggest import NAMES_OF_LANGUAGES
 from cbgui.evaluation.attacks.attempt import Attempt
 from cbgui.evaluation.attacks.target import Target
 from cbgui.inference.translations import first_line, order, says_the_same
 
-LANGUAGES = ("German", "French", "Spanish")
 OWN = "English"
+LANGUAGES = tuple(name for name in NAMES_OF_LANGUAGES.values() if name != OWN)
 
 
 def translated(target: Target, examples: Sequence[Example]) -> Iterator[tuple[int, list[Attempt]]]:
