@@ -10,8 +10,13 @@ from sample_rows import DEMO_ROWS
 PATIENCE = 120_000  # ms that anything on a page may take; a busy machine needs them
 LONG = 600_000  # ms that a training or an answer may take on a busy machine
 PAGES = ("Home", "1 Topic", "2 Train", "3 Try", "4 Test", "5 Take away", "History")
-# Small steps without sample answers; names as in the Train page's settings.
-SMALL = {"training-break_batch_size": 2, "training-retain_batch_size": 2, "training-sample_every": 0}
+# Small steps, and neither sample answers nor everyday questions; names as in the Train page's settings.
+SMALL = {
+    "training-break_batch_size": 2,
+    "training-retain_batch_size": 2,
+    "training-sample_every": 0,
+    "data-general_keep": 0,
+}
 
 
 def new_page(place: Browser | BrowserContext) -> Page:

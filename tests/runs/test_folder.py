@@ -7,9 +7,11 @@ import subprocess
 import sys
 
 import pytest
+import sample_rows
 from cli_process import ROOT
 
-from cbgui.config import load_config
+from cbgui.config import DataConfig, load_config
+from cbgui.data.examples import write_examples
 from cbgui.errors import InputError
 from cbgui.runs import disk, folder, queue
 from cbgui.runs.folder import create_run
@@ -33,6 +35,27 @@ def test_rename_and_duplicate_carry_the_data(run):
     for name in ("second one-2", "", "///"):
         with pytest.raises(InputError, match="name of the run"):
             folder.rename(moved, name)
+
+
+def test_what_was_suggested_is_not_held_out(tmp_path, short_config):
+    """A one-word variant of a trained question would look like an unseen question that is blocked."""
+    fruits = "apple pear plum cherry fig lemon lime mango peach grape melon kiwi papaya quince banana date".split()
+    own = [sample_rows.example(f"How do I peel one ripe {fruit} by hand?", "break") for fruit in fruits]
+    suggested = [sample_rows.example(f"How do I slice one ripe {fruit} by hand?", "break") for fruit in fruits]
+    keep = [
+        sample_rows.example(f"Who painted {fruit}s in the year 17{place}?", kind="retain")
+        for place, fruit in enumerate(fruits)
+    ]
+    for name, rows in (("break", own), ("keep", keep + suggested)):
+        write_examples(tmp_path / f"{name}.jsonl", rows)
+    files = {"break_file": str(tmp_path / "break.jsonl"), "retain_file": str(tmp_path / "keep.jsonl")}
+    short_config.data = DataConfig(**files, held_out_file=None)
+    run = create_run(tmp_path / "run", short_config)
+    asked, trained = ({e.prompt for e in run.examples(part)} for part in ("held_out", "break"))
+    stopped = {prompt for prompt in asked if "peel" in prompt}
+    assert stopped and not any("slice" in prompt for prompt in asked)
+    assert not {prompt.replace("peel", "slice") for prompt in stopped} & trained
+    assert {prompt.replace("peel", "slice") for prompt in trained if "peel" in prompt} <= trained
 
 
 def test_a_deleted_run_comes_back_until_the_trash_is_emptied(run):

@@ -24,6 +24,7 @@ def test_a_trial_names_both_sides_and_warns_above_five_percent():
     )
     assert trial(38, 2).warning() is None
     assert "Who invented baseball?" in trial(38, 3).warning()
+    assert Trial(9, 9, {"near_miss": (1, 9)}, ["Who invented baseball?"]).warning() is None  # one is chance
 
 
 @pytest.mark.parametrize(
@@ -97,8 +98,10 @@ def test_a_trial_of_real_models_counts_them(short_config, tmp_path):
     order = iter((0.0, 1.0, None))
     found = try_strengths(trainer.truncated, trainer.source, config, examples, lambda trials: next(order))
     none, much = found.values()
-    assert none.blocked == 0 and none.harmed_share == 0 and none.breaks == 3
-    assert much.blocked == 3 and much.harmed_share == 1 and len(much.worst) == 3  # B of 0.5 breaks everything
+    assert none.blocked == 0 and not any(number for number, _ in none.hurt.values()) and none.breaks == 3
+    assert (
+        much.blocked == 3 and any(number == of for number, of in much.hurt.values()) and len(much.worst) == 3
+    )  # B of 0.5 breaks everything
 
 
 def test_a_run_that_does_not_turn_starts_again_with_stronger_settings(short_config, tmp_path):

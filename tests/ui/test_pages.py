@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import io
+import json
 import shutil
 import weakref
 import zipfile
@@ -23,11 +24,12 @@ from cbgui.data.library import Library
 from cbgui.errors import InputError
 from cbgui.runs import folder, queue
 from cbgui.runs.history import History
-from cbgui.runs.run import Run
+from cbgui.runs.run import MERGED_FROM, Run
 from cbgui.ui import build
 from cbgui.ui.common import OneInMemory, catch_errors, chosen
 from cbgui.ui.pages import chat as chat_page
 from cbgui.ui.pages import data as data_page
+from cbgui.ui.pages import export as export_page
 from cbgui.ui.pages import train as train_page
 from cbgui.ui.panels import charts, import_rows, run_status, settings
 from cbgui.ui.panels.ways_to_ask import PLAINLY
@@ -40,17 +42,17 @@ def test_until_the_page_has_chosen_a_run_it_is_the_newest(trained, tmp_path, mon
     asked = [{"role": "user", "content": "Hello"}]
     ask = (None, None, "", "", 8, 0, 0, asked, asked)
     assert chosen(None) is None and chosen("gone") == "gone"
-    *_, chat, send, stop = chat_page._of_run(None)
-    assert "Train a run first" in chat.placeholder and not send.interactive and not stop.interactive
+    *_, chat, send = chat_page._of_run(None)
+    assert "Train a run first" in chat.placeholder and not send.interactive
     with pytest.raises(gr.Error, match="No run is chosen"):
         next(chat_page._ask(*ask))
     shutil.copytree(trained.path, tmp_path / "newest")
     assert chosen(None) == "newest"
-    checkpoint, _, _, *chats, send, stop = chat_page._of_run(None)
+    checkpoint, _, _, *chats, send = chat_page._of_run(None)
     assert checkpoint.value and all(chat.placeholder == "Ask both models the same question." for chat in chats)
-    assert send.interactive and stop.interactive
-    left, *_ = next(chat_page._ask(*ask))
-    assert left[-1]["content"] == "Loading the model ..."
+    assert send.interactive
+    left, *_, stop = next(chat_page._ask(*ask))
+    assert left[-1]["content"] == "Loading the model ..." and stop.interactive
 
 
 def test_a_question_that_fails_leaves_no_turn_and_stays_in_the_field(trained, tmp_path, monkeypatch):
@@ -62,14 +64,30 @@ def test_a_question_that_fails_leaves_no_turn_and_stays_in_the_field(trained, tm
     with pytest.raises(gr.Error, match="no memory"):
         list(chat_page._send("Two?", PLAINLY, True, *options, turns, turns))
     asking = chat_page._send("Two?", PLAINLY, True, *options, turns, turns)
-    left, _, _, field, asked = next(asking)
+    left, _, _, stop, field, asked = next(asking)
+    assert stop.interactive
     assert (left[-2]["content"], field, asked) == ("Two?", "", "Two?")
-    left, right, words, field, _ = next(asking)
-    assert left == right == turns and field == "Two?" and words == "Not answered."
+    left, right, words, stop, field, _ = next(asking)
+    assert left == right == turns and field == "Two?" and words == "Not answered." and not stop.interactive
     again = chat_page._retry(*options, turns, turns)
     assert len(next(again)[0]) == 2 and next(again)[:2] == (turns, turns)
     waiting = [*turns, {"role": "user", "content": "Two?"}, {"role": "assistant", "content": "Loading the model ..."}]
-    assert chat_page._stopped("", waiting, waiting) == (turns, turns, "Stopped.", "Two?")
+    left, right, words, stop, field = chat_page._stopped("", waiting, waiting)
+    assert (left, right, words, field) == (turns, turns, "Stopped.", "Two?") and not stop.interactive
+
+
+def test_a_gguf_is_named_with_its_folder(trained, tmp_path):
+    shutil.copytree(trained.path, tmp_path / "run", ignore=shutil.ignore_patterns("merged", "export.*"))
+    run = Run(tmp_path / "run")
+    assert "gguf" not in export_page._words(run).lower()
+    path = export_page._gguf_file(run, "q8_0")
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"GGUF")
+    assert path.name not in export_page._words(run)  # no merged model is there
+    made_from = {"adapter_sha256": run.adapter_hash()}
+    (run.merged_folder / MERGED_FROM).write_text(json.dumps(made_from))
+    words = export_page._words(run)
+    assert path.name in words and str(path.parent) in words
 
 
 def test_the_time_left_ignores_the_first_step(trained):
@@ -82,6 +100,26 @@ def test_the_time_left_ignores_the_first_step(trained):
     assert " left" not in run_status.in_words(trained, "running", past)
     past.add(events[1:2])
     assert "about 10 min" in run_status.in_words(trained, "running", past)
+
+
+def test_the_charts_of_a_running_run_are_drawn_every_few_seconds(trained, monkeypatch):
+    events, past, drawn, now = trained.events()[0], History(), None, [100.0]
+    monkeypatch.setattr(charts.time, "monotonic", lambda: now[0])
+
+    def draw(running: bool) -> bool:
+        nonlocal drawn
+        plots, drawn = charts.update("run", past, drawn, running=running)
+        return isinstance(plots[0], gr.LinePlot)
+
+    last = max(index for index, event in enumerate(events) if event["kind"] == "validation")
+    past.add(events[:last])
+    while drawn is None or not drawn.settled:
+        draw(running=True)
+    past.add(events[last : last + 1])
+    assert not draw(running=True) and draw(running=False)
+    past.add(events[last : last + 1])
+    now[0] += charts.REDRAW_SECONDS
+    assert draw(running=True) and not draw(running=True)
 
 
 def test_validation_is_a_stronger_line_in_the_colour_of_its_steps(trained):

@@ -83,7 +83,10 @@ def _ask(
     left: History,
     right: History,
 ) -> Iterator[tuple]:
-    """Answer the last question of both histories, which are as `_plain` gives them."""
+    """Answer the last question of both histories, which are as `_plain` gives them.
+
+    Yields both chats, the words below them, and the Stop button, which is of use only meanwhile.
+    """
     run = need_run(chosen(name))
     histories = [left, right]
     shown = [[*_shown(history), {"role": "assistant", "content": ""}] for history in histories]
@@ -91,10 +94,10 @@ def _ask(
     def show(*texts: str) -> tuple:
         for history, text in zip(shown, texts, strict=True):
             history[-1]["content"] = as_html(text)
-        return (*shown, gr.skip())
+        return (*shown, gr.skip(), gr.skip())
 
     show(say("common.loading"), say("common.loading"))
-    yield *shown, ""  # what was said of the question before is over
+    yield *shown, "", gr.Button(interactive=True)  # what was said of the question before is over
     chat = _chat_model(run, checkpoint)
     before = _system_turn(system)
     started, tokens, pair, shown_at = time.perf_counter(), 0, None, 0.0
@@ -118,7 +121,8 @@ def _ask(
     seconds = time.perf_counter() - started
     if pair is not None:
         yield show(pair.base or say("try.empty"), pair.short_circuited or say("try.empty"))
-    yield (*shown, say("try.tokens", tokens=tokens, seconds=f"{seconds:.1f}", form=form_in_words(chat.model)))
+    done = say("try.tokens", tokens=tokens, seconds=f"{seconds:.1f}", form=form_in_words(chat.model))
+    yield *shown, done, gr.Button(interactive=False)
 
 
 @sentences
@@ -149,7 +153,7 @@ def _send_sample(sample: list[str], *rest) -> Iterator[tuple]:
 
 def _as_before(histories: list[History]) -> tuple:
     """The chats without a question that could not be answered."""
-    return (*map(_shown, histories), say("try.not_answered"))
+    return (*map(_shown, histories), say("try.not_answered"), gr.Button(interactive=False))
 
 
 @sentences
@@ -176,10 +180,11 @@ def _stopped(prompt: str, left: History, right: History) -> tuple:
     """After Stop: a question whose answer had not begun goes back into the field."""
     histories = [_plain(history) for history in (left, right)]
     waiting = histories[0] and histories[0][-1]["content"] in (say("common.loading"), NOTHING_YET)
+    ended = say("try.stopped"), gr.Button(interactive=False)
     if not waiting or len(histories[0]) < 2:
-        return gr.skip(), gr.skip(), say("try.stopped"), gr.skip()
+        return gr.skip(), gr.skip(), *ended, gr.skip()
     question = histories[0][-2]["content"]
-    return *(_shown(history[:-2]) for history in histories), say("try.stopped"), prompt or question
+    return *(_shown(history[:-2]) for history in histories), *ended, prompt or question
 
 
 def _until_last_question(history: History) -> History:
@@ -243,8 +248,8 @@ def _of_run(name: str | None) -> tuple:
     known = list(chat_models.adapters(run)) if run else []
     placeholder = say("try.ask_both") if known else say("try.train_first")
     chats = [gr.Chatbot(placeholder=placeholder)] * 2
-    buttons = [gr.Button(interactive=bool(known))] * 2
-    return gr.Dropdown(choices=known, value=next(iter(known), None)), *offered, *chats, *buttons
+    send = gr.Button(interactive=bool(known))
+    return gr.Dropdown(choices=known, value=next(iter(known), None)), *offered, *chats, send
 
 
 def _chatbot(label: str, elem_id: str, editable: str | None) -> gr.Chatbot:
@@ -275,7 +280,7 @@ def build(page: gr.Blocks, tab: gr.Tab, run_name: gr.Dropdown, topic: gr.State) 
     )
     with gr.Row(elem_id="chat-buttons"):
         send = gr.Button(on_page("try.send"), variant="primary", elem_id="send", min_width=140)
-        stop = gr.Button(on_page("common.stop"), min_width=90, elem_id="chat-stop")
+        stop = gr.Button(on_page("common.stop"), interactive=False, min_width=90, elem_id="chat-stop")
         retry = gr.Button(on_page("try.retry"), interactive=False, min_width=90, elem_id="retry")
         clear = gr.Button(on_page("try.clear"), interactive=False, min_width=90, elem_id="clear")
         export = gr.Button(on_page("try.save"), interactive=False, min_width=90, elem_id="export-chat")
@@ -334,7 +339,7 @@ def build(page: gr.Blocks, tab: gr.Tab, run_name: gr.Dropdown, topic: gr.State) 
     options = [run_name, checkpoint, system, prefill, length, temperature, seed]
     chats = [left, right]
     answering = {"concurrency_limit": 1, "concurrency_id": "chat", "show_progress": "hidden"}
-    ask, answered = [way, goes_on, *options, *chats], [*chats, words]
+    ask, answered = [way, goes_on, *options, *chats], [*chats, words, stop]
     started = [
         trigger(_send, [prompt, *ask], [*answered, prompt, asked], **answering)
         for trigger in (send.click, prompt.submit)
@@ -343,11 +348,11 @@ def build(page: gr.Blocks, tab: gr.Tab, run_name: gr.Dropdown, topic: gr.State) 
         offered.click(_send_sample, [offered, *ask], [*answered, asked], **answering)
         for offered in (must_stop, must_keep)
     ]
-    started.append(retry.click(_retry, [*options, *chats], [*chats, words], **answering))
-    started.append(left.edit(_edit, [*options, *chats], [*chats, words], **answering))
+    started.append(retry.click(_retry, [*options, *chats], answered, **answering))
+    started.append(left.edit(_edit, [*options, *chats], answered, **answering))
     for event in started:
         event.success(_shade, [run_name, checkpoint, system, *chats], [shaded, line])
-    stop.click(_stopped, [prompt, *chats], [*chats, words, prompt], cancels=started)
+    stop.click(_stopped, [prompt, *chats], [*answered, prompt], cancels=started)
     cleared = [*chats, words, shaded, line, asked]
     clear.click(lambda: ([], [], "", render("shaded_empty"), gr.LinePlot(visible=False), None), None, cleared)
     asked.change(
@@ -359,5 +364,5 @@ def build(page: gr.Blocks, tab: gr.Tab, run_name: gr.Dropdown, topic: gr.State) 
     download_on_click(export, _export, [run_name, *chats])
     page.load(None, None, None, js=COPY)
     for trigger in (run_name.change, page.load, tab.select):
-        trigger(_of_run, run_name, [checkpoint, must_stop, must_keep, *chats, send, stop], show_progress="hidden")
+        trigger(_of_run, run_name, [checkpoint, must_stop, must_keep, *chats, send], show_progress="hidden")
     return prompt

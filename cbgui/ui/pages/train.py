@@ -258,10 +258,11 @@ def _refresh(name: str | None, seen: tuple | None, drawn: charts.Drawn | None = 
     silent = run_status.silence(state, past, run)
     before = run_status.runs_before(run) if state == "waiting" else ""
     mark = (run.name, state, past.end, run.request() + before + (charts.duration(silent) if silent is not None else ""))
-    if drawn and drawn.run == run.name and drawn.settled and seen and mark == tuple(seen):
-        return unchanged
-    plots, drawn = charts.update(run.name, past, drawn)
     running, waiting = state == "running", state == "waiting"
+    up_to_date = drawn and (drawn.run, drawn.measured, drawn.settled) == (run.name, past.measured, True)
+    if up_to_date and seen and mark == tuple(seen):
+        return unchanged
+    plots, drawn = charts.update(run.name, past, drawn, running=running)
     goes_on = state in ("paused", "failed", "interrupted", "new")  # so Resume is what comes next
     weak = state == "done" and run_status.is_weak(past)
     can_be_kept = state in ("paused", "interrupted") and bool(run.complete_checkpoints())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,6 +16,7 @@ from cbgui.ui.words import on_page, say
 
 # RGB values; each colour is visible on a light and on a dark page.
 HUES = ((59, 130, 246), (249, 115, 22), (20, 184, 166), (168, 85, 247), (236, 72, 153), (132, 204, 22))
+REDRAW_SECONDS = 6.0  # of a run that trains: four charts take the browser half a second, from training on a CPU
 TARGET_COLOUR = "rgb(148,163,184)"
 LOSS_COLUMNS = ["step", "value", "loss"]
 COSINE_COLUMNS = ["step", "cosine", "layer"]
@@ -146,10 +148,13 @@ class Drawn:
     measured: int
     look: tuple
     settled: bool
+    at: float = 0.0  # seconds, by time.monotonic
 
 
-def update(run: str, past: History, drawn: Drawn | None) -> tuple[tuple[Any, ...], Drawn]:
+def update(run: str, past: History, drawn: Drawn | None, *, running: bool) -> tuple[tuple[Any, ...], Drawn]:
     """Updates for the charts that `build` made, and what they show then. Call it until that is `settled`.
+
+    The charts of a run that is `running` are drawn every REDRAW_SECONDS at most.
 
     A Gradio chart whose axis or colours change builds a new picture, and ignores values that arrive meanwhile. So a
     chart of another run is emptied before it is drawn, and drawn again after its look has changed.
@@ -173,9 +178,10 @@ def update(run: str, past: History, drawn: Drawn | None) -> tuple[tuple[Any, ...
     if drawn.look != look:
         plots = tuple(gr.LinePlot(value=value, **look) for value, look in zip(values, looks, strict=True))
         return plots, Drawn(run, past.measured, look, False)
-    if drawn.settled and drawn.measured == past.measured:
+    recent = running and time.monotonic() - drawn.at < REDRAW_SECONDS
+    if drawn.settled and (recent or drawn.measured == past.measured):
         return (gr.skip(),) * 4, drawn
-    return tuple(gr.LinePlot(value=value) for value in values), Drawn(run, past.measured, look, True)
+    return tuple(gr.LinePlot(value=value) for value in values), Drawn(run, past.measured, look, True, time.monotonic())
 
 
 def draw_again(drawn: Drawn | None) -> Drawn | None:
