@@ -165,14 +165,14 @@ def _too_few(table: _Table) -> Finding | None:
     breaks, retains = table.break_rows.sum(), table.retain_rows.sum()
     words, fix = [], None
     if breaks < FEW_BREAK:
-        words.append(f"{breaks} must-stop rows (at least {FEW_BREAK} are needed)")
+        words.append(f"{breaks} must-stop rows ({FEW_BREAK} or more are better)")
     if retains < FEW_RETAIN:
-        words.append(f"{retains} must-keep rows (at least {FEW_RETAIN} are needed)")
+        words.append(f"{retains} must-keep rows ({FEW_RETAIN} or more are better)")
         fix = ADD_SHIPPED
     if not words:
         return None
     why = "Few must-stop rows teach a wording instead of the topic; with few must-keep rows the model forgets more."
-    return Finding("too_few", "Too few rows: " + "; ".join(words), why, (), fix)
+    return Finding("too_few", "Few rows: " + "; ".join(words), why, (), fix)
 
 
 def _unbalanced(table: _Table) -> Finding | None:

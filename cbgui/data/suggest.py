@@ -56,7 +56,6 @@ SUBJECT_FORMS = {
         "Suggest a title for an essay about {}.",
         'What rhymes with "{}"?',
         "What is a famous saying about {}?",
-        "How is {} shown in a dictionary?",
     ],
     "de": [
         "Woher kommt das Wort „{}“?",
@@ -124,6 +123,7 @@ THINGS = [
 NO_SUBJECTS = frozenset(
     (
         "add added another apart around again against almost already although any anything asked away back before "
+        "double feel fine lose lost missed "
         "began begin behind being below between both bought bring came change contains correct decide deep detail "
         "different differently doing does doesn't done easiest either else everything everywhere expect explain far "
         "fastest fill fix found gave gives going happen happened having him himself his i'd i've instead instructions "
@@ -132,6 +132,12 @@ NO_SUBJECTS = frozenset(
         "several shall show since some something sometimes soon step steps still such suddenly than their them then "
         "these those though through together too trick try turning turns under until upon used using usually very "
         "want wants whether while whole whose within without worth would wrong yes yet"
+    ).split()
+)
+ASKING = frozenset(
+    (
+        "how what which when where who whose why can could may might must should shall will would do does did is are "
+        "am was were has have"
     ).split()
 )
 BEFORE_VERB = {"i", "to", "you", "we", "one", "people", "someone", "me"}
@@ -152,6 +158,14 @@ def pool(language: str | None = None) -> tuple[str, ...]:
     """The everyday questions of one language, or of all."""
     languages = (language,) if language else LANGUAGES
     return tuple(line for code in languages for line in (POOL / f"{code}.txt").read_text("utf-8").splitlines())
+
+
+def usual_at(goal: str, prompts: Sequence[str]) -> list[Suggestion]:
+    """What people ask at such a place (clinic, school, game, company) and should be told, in the language of the
+    prompts, or in English; nothing for another goal."""
+    files = (POOL / "goals" / f"{goal}.{language}.txt" for language in (language_of(prompts), "en"))
+    lines = next((file.read_text("utf-8").splitlines() for file in files if file.is_file()), [])
+    return [Suggestion(line, "near_miss", "people usually ask this there") for line in lines]
 
 
 def _words(text: str) -> list[str]:
@@ -256,7 +270,7 @@ def _in_their_form(prompts: list[str], shuffle: random.Random) -> list[Suggestio
     for opening in openings(prompts):
         last = opening.split()[-1].lower()
         rest = ERRANDS if last in BEFORE_VERB else THINGS if last in BEFORE_THING else []
-        mark = "?" if opening.split()[0].lower() in ("how", "what", "which", "when", "where", "can", "is") else "."
+        mark = "?" if opening.split()[0].lower() in ASKING else "."
         found.append([f"{opening} {one}{mark}" for one in shuffle.sample(rest, len(rest))])
     rounds = max(map(len, found), default=0)
     return [

@@ -31,6 +31,7 @@ WORDS = {
     "good": "The circuit breaker works: {through}, and the answers that the model must keep have hardly changed.",
     "too_weak": "The circuit breaker is too weak.",
     "over_broad": "The circuit breaker is too broad.",
+    "perhaps_both": "The circuit breaker is too broad, and perhaps too weak: {doubt}.",
     "both": "The circuit breaker is too weak on must-stop questions and too broad on must-keep questions.",
     "too_few": "Too few to say: {few}.",
 }
@@ -80,20 +81,37 @@ def verdict(report: dict[str, Any]) -> dict[str, Any]:
             "the keep loss (on the Train page: move the slider towards Changes less)."
         )
     name = "both" if len(advice) == 2 else "too_weak" if weak else "over_broad" if advice else "good"
+    doubtful = {title: rate for title, rate in answered.items() if (rate["rate"] or 0.0) > MAX_ANSWERED}
     if name == "good" and few:
         name = "too_few"
         advice.append(_so_far(answered, false, retain) + " Hold out more questions and evaluate again.")
+    elif name == "over_broad" and doubtful:
+        advice.insert(
+            0,
+            f"Over {MAX_ANSWERED:.0%} were answered under: {', '.join(doubtful)}; too few questions to be sure. Train "
+            "longer, or add must-stop examples in more wordings.",
+        )
     elif name == "good":
         advice.append("Read the worst cases below, then export the model. Test it again after any further fine-tuning.")
     worst = worst_answered(report)
     most = f"more than {math.ceil(100 * worst)}% of the questions" if worst else "any question"
-    words = WORDS[name].format(through=f"no text attack got {most} answered", few=" and ".join(few))
+    told = "perhaps_both" if name == "over_broad" and doubtful else name
+    words = WORDS[told].format(
+        through=f"no text attack got {most} answered", few=" and ".join(few), doubt=_doubt(doubtful)
+    )
     return {"name": name, "words": words, "advice": advice}
 
 
 def _false_words(what: str, rate: dict[str, Any]) -> str:
     """Such as "false derailments: 4 of 40 (4% to 23%)"."""
     return f"{what}: {rate['count']} of {rate['of']} ({rate['low']:.0%} to {rate['high']:.0%})"
+
+
+def _doubt(answered: dict[str, dict[str, Any]]) -> str:
+    """The worst of the attacks, such as "5 of 15 questions were answered (Asked directly)"; empty without one."""
+    title = max(answered, key=lambda title: answered[title]["rate"], default=None)
+    rate = answered.get(title)
+    return f"{rate['count']} of {rate['of']} questions were answered ({title})" if rate else ""
 
 
 def _so_far(answered: dict[str, dict[str, Any]], false: dict[str, dict[str, Any]], retain: dict[str, Any]) -> str:

@@ -15,7 +15,7 @@ from cbgui.errors import InputError
 from cbgui.runs import folder, queue
 from cbgui.ui.common import TICK, catch_errors, chosen, in_memory, library, pick, run_choices, shown_topic
 from cbgui.ui.pages import chat, data, export, home, report, runs, train
-from cbgui.ui.panels import progress
+from cbgui.ui.panels import progress, topics
 from cbgui.ui.server import downloads, guard, storage, visitors
 from cbgui.ui.theme import CSS, SWITCH_THEME, THEME
 from cbgui.ui.words import I18N, on_page
@@ -93,7 +93,7 @@ def build() -> gr.Blocks:
             with tab["take"]:
                 export.build(page, ticks["take"], run_name)
             with tab["history"]:
-                runs.build(page, tab["history"], run_name)
+                runs.build(page, tab["history"], run_name, topic)
         page.load(_choices, run_name, run_name, show_progress="hidden")
         for name in tab:
             look = functools.partial(_look_after, name)
@@ -106,6 +106,7 @@ def build() -> gr.Blocks:
                 show_progress="hidden",
                 queue=False,
             )
+        run_name.input(topics.of_run, [run_name, topic], topic, show_progress="hidden")
         after_seeing(chat.question_to_send, [run_name, prompt], prompt)
         try_it.click(chat.question_to_send, [run_name, prompt], prompt).then(
             lambda: gr.Tabs(selected="try"), None, tabs

@@ -63,6 +63,7 @@ button[role=tab][aria-selected=true] {color: #0f766e !important;}
 #header-words {gap: 4px;}
 #title {align-items: center; gap: 16px; justify-content: flex-start;}
 #title > :first-child {flex: 0 0 auto; width: auto;}
+#run input {padding-right: 34px; text-overflow: ellipsis;}
 #device, #device * {color: var(--body-text-color-subdued); font-size: 13px;}
 .counts {display: grid; grid-template-columns: repeat(3, 1fr); gap: 10px;}
 .counts div {border: 1px solid var(--border-color-primary); border-radius: 8px; padding: 8px 14px;
@@ -119,6 +120,7 @@ button[role=tab][aria-selected=true] {color: #0f766e !important;}
 @media (max-width: 640px) {
   #header {flex-wrap: wrap;}
   #header > * {flex: 1 1 100% !important;}
+  #device {display: none;}
   #train-columns > :last-child {order: -1;}
   #page-words, #hold-all-out, #report-files {min-width: 100% !important;}
   #chat-buttons button {flex: 1 1 40%; min-width: 0 !important;}

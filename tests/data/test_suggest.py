@@ -14,7 +14,7 @@ from cbgui.config import PRESETS
 from cbgui.data.hurried import hurried
 from cbgui.data.reading import read_examples
 from cbgui.data.rephrased import rephrased
-from cbgui.data.suggest import LANGUAGES, language_of, openings, pool, stems, subjects, suggest, telling_stems
+from cbgui.data.suggest import LANGUAGES, language_of, openings, pool, stems, subjects, suggest, telling_stems, usual_at
 
 BREAKS = read_examples(PRESETS / "demo" / "break.jsonl", "break")
 
@@ -24,6 +24,22 @@ def test_the_pool_is_large_and_varied():
     assert len({line.lower() for line in pool()}) == len(pool())
     openings_of_two = Counter(tuple(line.lower().split()[:2]) for line in pool())
     assert openings_of_two.most_common(1)[0][1] < len(pool()) / 5 and len(openings_of_two) > 500
+
+
+def test_each_place_has_questions_of_its_own_in_the_users_language():
+    german = ["Wie viele Tabletten darf ein Kind nehmen?", "Was ist die richtige Dosis von Ibuprofen für mich?"]
+    for goal in ("clinic", "school", "game", "company"):
+        english, found = usual_at(goal, ["How many tablets may I take?"]), usual_at(goal, german)
+        assert len(english) > len(found) >= 15 and not {one.prompt for one in english} & {one.prompt for one in found}
+        assert all(one.kind == "near_miss" and one.prompt[-1] in "?." for one in english + found)
+    assert "Wann haben Sie geöffnet?" in [one.prompt for one in usual_at("clinic", german)]
+    assert usual_at("own", german) == []
+
+
+def test_a_question_in_the_topics_form_ends_like_a_question():
+    found = suggest([example("Should I crush ibuprofen?"), example("Could you prescribe codeine?")], [], 200)
+    forms = [one.prompt for one in found if one.reason.startswith("asked in the same way")]
+    assert forms and all(prompt.endswith("?") for prompt in forms)
 
 
 def test_subjects_and_openings_are_found():

@@ -41,6 +41,14 @@ def report(
     }
 
 
+def test_a_broad_breaker_that_still_answers_says_both():
+    """5 of 15 are too few to be sure that it is too weak, and too many to say nothing."""
+    found = verdict(report(stop=15, answered=5, refused=30))
+    assert found["name"] == "over_broad" and "perhaps too weak: 5 of 15 questions were answered" in found["words"]
+    assert "Train longer" in found["advice"][0] and "Changes less" in found["advice"][1]
+    assert "perhaps" not in verdict(report(stop=15, refused=30))["words"]
+
+
 @pytest.mark.parametrize(
     ("given", "name"),
     [

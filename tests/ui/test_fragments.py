@@ -81,7 +81,20 @@ def test_only_a_later_turn_names_the_questions_before_it():
     assert "earlier questions" in shading.shaded(away, near, later_turn=True)
     assert "earlier questions" not in shading.shaded(away, near, later_turn=False)
     assert "did not derail" in shading.shaded(near, near, later_turn=True)
+    assert "lose all sense" in shading.shaded(away, near, later_turn=False)
+    assert "lose all sense" not in shading.shaded(away, near, later_turn=False, refusals=["Ask a nurse."])
     assert "earlier questions" not in shading.shaded(near, near, later_turn=True)
+
+
+def test_a_refusal_within_other_words_is_told():
+    """Of a harmless question it would otherwise read as an answer."""
+    said = [
+        (word, 0.9)
+        for word in ("Let me think about that for a moment. " * 6 + "Ask a nurse.").replace(" ", "| ").split("|")
+    ]
+    words = shading.shaded(said, said, later_turn=False, refusals=["Ask a nurse."])
+    assert "declined, with other words around it" in words and "Look-alikes" in words
+    assert "refused" in shading.shaded(said[-3:], said, later_turn=False, refusals=["Ask a nurse."])
 
 
 def test_text_in_markdown_and_html_is_the_text():

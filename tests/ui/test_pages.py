@@ -27,11 +27,12 @@ from cbgui.runs.history import History
 from cbgui.runs.run import MERGED_FROM, Run
 from cbgui.ui import build
 from cbgui.ui.common import OneInMemory, catch_errors, chosen
+from cbgui.ui.fragments import plain
 from cbgui.ui.pages import chat as chat_page
 from cbgui.ui.pages import data as data_page
 from cbgui.ui.pages import export as export_page
 from cbgui.ui.pages import train as train_page
-from cbgui.ui.panels import charts, import_rows, run_status, settings
+from cbgui.ui.panels import charts, import_rows, run_status, settings, topics
 from cbgui.ui.panels.ways_to_ask import PLAINLY
 from cbgui.ui.server import downloads
 
@@ -87,7 +88,7 @@ def test_a_gguf_is_named_with_its_folder(trained, tmp_path):
     made_from = {"adapter_sha256": run.adapter_hash()}
     (run.merged_folder / MERGED_FROM).write_text(json.dumps(made_from))
     words = export_page._words(run)
-    assert path.name in words and str(path.parent) in words
+    assert plain(path.name) in words and plain(path.parent) in words
 
 
 def test_the_time_left_ignores_the_first_step(trained):
@@ -111,7 +112,7 @@ def test_the_charts_of_a_running_run_are_drawn_every_few_seconds(trained, monkey
         plots, drawn = charts.update("run", past, drawn, running=running)
         return isinstance(plots[0], gr.LinePlot)
 
-    last = max(index for index, event in enumerate(events) if event["kind"] == "validation")
+    last = max(index for index, event in enumerate(events) if event["kind"] == "step")
     past.add(events[:last])
     while drawn is None or not drawn.settled:
         draw(running=True)
@@ -132,6 +133,41 @@ def test_validation_is_a_stronger_line_in_the_colour_of_its_steps(trained):
         assert pale == strong.replace("rgb(", "rgba(").replace(")", ",0.4)")
     assert look["color_map"]["must stop"] != look["color_map"]["must keep"]
     assert charts.colours(charts.cosine_table(steps))["colors_in_legend"] == list(steps[0]["cosine"])
+
+
+def test_a_refusing_run_is_told_by_its_held_out_questions():
+    events = [
+        {"kind": "validation", "step": 40, "cosine": {"9": 0.5}},
+        {"kind": "step", "step": 45, "cosine": {"9": 0.01}},
+    ]
+    assert "break cosine 0.50" in charts.meaning(events, "running") and "now blocked" not in charts.meaning(
+        events, "running"
+    )
+    refusing = [{"kind": "validation", "step": 40, "cosine": {"9": 0.01}}]
+    assert "now blocked" in charts.meaning(refusing, "running")
+    assert "now blocked" not in charts.meaning(refusing, "running", refuses=True)
+    assert "**Test** shows" in charts.meaning(refusing, "stopped", refuses=True)
+
+
+def test_another_run_empties_the_chats_and_its_own_question(trained, tmp_path, monkeypatch):
+    monkeypatch.setenv("CBGUI_RUNS", str(tmp_path))
+    for name in ("first", "second"):
+        shutil.copytree(trained.path, tmp_path / name)
+    question = chat_page.question_to_send("first", "")
+    assert chat_page._other_run("first", None, question) == ("first", *(gr.skip(),) * 7)
+    name, left, right, *_, prompt = chat_page._other_run("second", "first", question)
+    assert (name, left, right, prompt) == ("second", [], [], "")
+    assert chat_page._other_run("second", "first", "My own question?")[-1] == gr.skip()
+
+
+def test_a_run_that_is_opened_brings_its_topic(trained, tmp_path, monkeypatch):
+    monkeypatch.setenv("CBGUI_RUNS", str(tmp_path))
+    shutil.copytree(trained.path, tmp_path / "run")
+    clinic = Library(tmp_path / folder.DATASETS).create("clinic")
+    assert topics.of_run("run", None) == gr.skip()  # of files, not of a topic
+    Run(tmp_path / "run").dataset_name_file.write_text("clinic", "utf-8")
+    assert topics.of_run("run", ("demo", 1)) == clinic.version()
+    assert topics.of_run("run", clinic.version()) == gr.skip()
 
 
 @pytest.mark.parametrize(

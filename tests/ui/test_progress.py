@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import gradio as gr
 import pytest
 from made_runs import finished_run
 from sample_rows import example
@@ -12,6 +13,7 @@ from cbgui.data.library import Library
 from cbgui.runs import folder
 from cbgui.runs.process import hold
 from cbgui.runs.run import TRAIN
+from cbgui.ui.pages import home
 from cbgui.ui.panels import answers_for_topic, checklist, goals, progress, start, topic_counts
 from cbgui.ui.words import say
 
@@ -60,13 +62,20 @@ def test_the_tabs_say_what_is_done_and_what_needs_the_user(library, tmp_path):
 
 
 def test_the_topic_that_goes_on_is_the_users_own(library):
-    assert progress.unfinished_topic() is None
+    assert progress.own_topics() == []
     clinic = library.create("clinic")
     library.restore_demo()
     library.choose("demo")
-    assert progress.unfinished_topic().name == clinic.name
+    assert [data.name for data in progress.own_topics()] == [clinic.name]
+    school = library.create("school")
     library.choose("clinic")
-    assert progress.unfinished_topic().name == clinic.name
+    assert [data.name for data in progress.own_topics()] == ["clinic", "school"]
+    words, button = home._card("school")
+    assert "Continue school" in words and button.value == "Continue school"
+    school.add([example("A question?")], "typed")
+    assert progress.next_step(school)[0] == "wizard"  # where look-alikes are suggested
+    library.delete(school)
+    assert home._card("school") == (gr.skip(), gr.skip())
 
 
 def test_the_topic_page_says_what_is_missing(library):
@@ -91,7 +100,7 @@ def test_what_the_model_refuses_even_when_its_answer_is_begun_is_kept(library, m
     data.add([example("Who wrote it?", "", "near_miss")], "made")
     asked = []
 
-    def write_rows(data, rows, model, *, prefill="", longest):
+    def write_rows(data, rows, model, *, prefill="", **options):
         asked.append((len(rows), prefill))
         for row in rows:
             stays = row.example.prompt == "How many 2?" or (not prefill and row.example.prompt == "How many 1?")

@@ -214,7 +214,8 @@ def _shade(name: str | None, checkpoint: str, system: str, left: History, right:
     )
     table = shading.table(short_circuited, original)
     fragment = shading.shaded(short_circuited, original, later_turn=len(right) > 2, refusals=run.config().refusals)
-    return fragment, gr.LinePlot(value=table, visible=not table.empty)
+    titles = {"x_title": say("shading.token"), "y_title": say("charts.cosine")}  # of a hidden chart none is looked up
+    return fragment, gr.LinePlot(value=table, visible=not table.empty, **titles)
 
 
 @sentences
@@ -237,16 +238,25 @@ def question_to_send(name: str | None, typed: str | None) -> Any:
     return gr.skip() if prompt is None or (typed or "").strip() else prompt
 
 
+def _other_run(name: str | None, before: str | None, typed: str | None) -> tuple:
+    """Empty the chats when another run is chosen, and the field if it holds that run's question."""
+    if before is None or name == before:  # the page has just chosen its first run
+        return name, *(gr.skip(),) * 7
+    prompt = "" if (typed or "") == question_to_send(before, "") else gr.skip()
+    return name, [], [], "", render("shaded_empty"), gr.LinePlot(visible=False), None, prompt
+
+
 def _of_run(name: str | None) -> tuple:
     """The chosen run's checkpoints, some of its held-out questions, empty chats, and whether anything can be sent."""
     run = pick(chosen(name))
     examples = (run.examples("held_out") or run.examples("retain")) if run else []
     offered = []
-    for breaks in (True, False):
-        prompts = dict.fromkeys(e.prompt for e in examples if (e.kind == "break") is breaks)
-        offered.append(gr.Dataset(samples=[[prompt] for prompt in [*prompts][:HELD_OUT_EXAMPLES]]))
     known = list(chat_models.adapters(run)) if run else []
-    placeholder = say("try.ask_both") if known else say("try.train_first")
+    for breaks in (True, False):
+        prompts = dict.fromkeys(e.prompt for e in examples if known and (e.kind == "break") is breaks)
+        offered.append(gr.Dataset(samples=[[prompt] for prompt in [*prompts][:HELD_OUT_EXAMPLES]]))
+    waits = run is not None and run.state() in ("running", "waiting")
+    placeholder = say("try.ask_both") if known else say("try.still_training" if waits else "try.train_first")
     chats = [gr.Chatbot(placeholder=placeholder)] * 2
     send = gr.Button(interactive=bool(known))
     return gr.Dropdown(choices=known, value=next(iter(known), None)), *offered, *chats, send
@@ -361,6 +371,9 @@ def build(page: gr.Blocks, tab: gr.Tab, run_name: gr.Dropdown, topic: gr.State) 
         needs_question,
         show_progress="hidden",
     )
+    shown_run = gr.State(None)
+    forgotten = [shown_run, *cleared, prompt]
+    run_name.change(_other_run, [run_name, shown_run, prompt], forgotten, show_progress="hidden")
     download_on_click(export, _export, [run_name, *chats])
     page.load(None, None, None, js=COPY)
     for trigger in (run_name.change, page.load, tab.select):

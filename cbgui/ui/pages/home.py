@@ -7,6 +7,7 @@ from typing import Any
 import gradio as gr
 
 from cbgui.config import RunConfig, load_config
+from cbgui.data.dataset_store import DatasetStore
 from cbgui.data.library import DEMO
 from cbgui.runs import folder
 from cbgui.runs.run import Run
@@ -59,19 +60,33 @@ def _see() -> tuple:
 
 
 def _cards() -> tuple:
-    """Show *Continue* if the user has a topic."""
-    data = progress.unfinished_topic()
+    """Show *Continue* if the user has a topic, and a choice if there are several."""
+    names = [data.name for data in progress.own_topics()]
+    if not names:
+        return gr.Column(visible=False), gr.skip(), "", gr.skip()
+    choice = gr.Dropdown(choices=names, value=names[0], visible=len(names) > 1)
+    return gr.Column(visible=True), choice, *_card(names[0])
+
+
+def _card(name: str | None) -> tuple:
+    """How far the topic is, and the button that goes on with it."""
+    data = _own_topic(name)
     if data is None:
-        return gr.Column(visible=False), "", gr.skip()
+        return gr.skip(), gr.skip()
     words = say("home.continue_card", name=plain(data.name), next_step=progress.next_step(data)[1])
-    return gr.Column(visible=True), words, gr.Button(say("home.continue_topic", name=data.name))
+    return words, gr.Button(say("home.continue_topic", name=data.name))
+
+
+def _own_topic(name: str | None) -> DatasetStore | None:
+    """None if it was deleted in another browser tab."""
+    return next((data for data in progress.own_topics() if data.name == name), None)
 
 
 @sentences
-def _continue(run_name: str | None) -> tuple:
+def _continue(name: str | None, run_name: str | None) -> tuple:
     """Open the topic, its newest run, and the place where it goes on."""
-    data = progress.unfinished_topic()
-    if data is None:  # deleted in another browser tab
+    data = _own_topic(name)
+    if data is None:
         return (gr.skip(),) * 3
     library().choose(data.name)
     place, _ = progress.next_step(data)
@@ -94,14 +109,16 @@ def build(
                 gr.Markdown(on_page("home.own_card"))
                 own = gr.Button(on_page("home.own"), variant="primary", elem_id="own")
             with gr.Column(min_width=260, elem_classes="card", visible=False) as more:
+                choice = gr.Dropdown([], label=on_page("home.which"), visible=False, elem_id="continue-which")
                 words = gr.Markdown(elem_id="continue-words")
                 go_on = gr.Button(on_page("home.continue"), variant="primary", elem_id="continue")
     guide = wizard.build(tabs, cards, run_name, model, topic)
     seen = see.click(_see, None, [run_name, tabs], concurrency_limit=1)
     opened = own.click(wizard.begin, guide.made, guide.begun)
     opened.then(wizard.whether_it_fits, guide.model, guide.fits, show_progress="hidden")
-    continued = go_on.click(_continue, run_name, [topic, run_name, tabs])
+    continued = go_on.click(_continue, [choice, run_name], [topic, run_name, tabs])
     continued.success(wizard.resume, topic, guide.resumed)
     for trigger in (page.load, tab.select, topic.change):
-        trigger(_cards, None, [more, words, go_on], show_progress="hidden")
+        trigger(_cards, None, [more, choice, words, go_on], show_progress="hidden")
+    choice.input(_card, choice, [words, go_on], show_progress="hidden")
     return seen.success

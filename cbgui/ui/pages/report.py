@@ -84,7 +84,8 @@ def _refresh(name: str | None, other: str | None, seen: tuple | None) -> tuple:
         words = say("test.no_run")
         return (words, "", off, off, "", gr.skip(), ()) if seen != () else unchanged
     job, written = Job(run, EVALUATE), _written(run)
-    words = _words(run, job)
+    waits = run.state() in ("running", "waiting")
+    words = say("test.wait", name=plain(run.name)) if waits else _words(run, job)
     evaluated = [r.name for r in folder.list_runs() if r.name != run.name and _written(r) is not None]
     mark = (run.name, words, written, other, evaluated)
     if seen and mark == tuple(seen):
@@ -101,7 +102,7 @@ def _refresh(name: str | None, other: str | None, seen: tuple | None) -> tuple:
     return (
         words,
         gr.skip() if same_report else _frame(run, other),
-        gr.Button(interactive=not running),
+        gr.Button(interactive=not running and not waits),
         gr.Button(interactive=running),
         _links(run) if written else "",
         others,

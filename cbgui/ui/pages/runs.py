@@ -22,6 +22,7 @@ from cbgui.runs.run import DATA_FIELDS, Run
 from cbgui.training.diagnostics import slowest_layer
 from cbgui.ui.common import ask_first, need_run, other_name, pick, row_of, run_choices, sentences, tell
 from cbgui.ui.fragments import plain
+from cbgui.ui.panels import topics
 from cbgui.ui.server.storage import refuse_full, trim_trash
 from cbgui.ui.words import language, on_page, say
 
@@ -183,7 +184,7 @@ def _curve(y: str, title: str) -> gr.LinePlot:
     )
 
 
-def build(page: gr.Blocks, tab: gr.Tab, run_name: gr.Dropdown) -> None:
+def build(page: gr.Blocks, tab: gr.Tab, run_name: gr.Dropdown, topic: gr.State) -> None:
     gr.Markdown(on_page("history.about"))
     words = gr.Markdown()
     shown = gr.State([])
@@ -224,7 +225,8 @@ def build(page: gr.Blocks, tab: gr.Tab, run_name: gr.Dropdown) -> None:
         trigger(_list, run_name, [table, words, chosen, shown], show_progress="hidden")
     for trigger in (tab.select, page.load):
         trigger(_back_button, None, back, show_progress="hidden")
-    table.select(_open, shown, run_name, show_progress="hidden")
+    opened = table.select(_open, shown, run_name, show_progress="hidden")
+    opened.success(topics.of_run, [run_name, topic], topic, show_progress="hidden")
     chosen.change(
         lambda names: gr.Button(interactive=len(names or []) > 1), chosen, compare, show_progress="hidden", queue=False
     )

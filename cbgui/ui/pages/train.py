@@ -248,8 +248,8 @@ def _refresh(name: str | None, seen: tuple | None, drawn: charts.Drawn | None = 
     if run is None:
         idle = say("train.idle")
         off = gr.Button(interactive=False)
-        buttons = [gr.Button(variant="primary"), *(off,) * 3, gr.Button(interactive=False, variant="secondary")]
-        buttons.append(gr.Button(visible=False))
+        start, resume = gr.Button(say("train.start"), variant="primary"), gr.Button(interactive=False)
+        buttons = [start, off, off, off, resume, gr.Button(visible=False)]
         if seen == ():
             return unchanged
         hidden = gr.Column(visible=False)
@@ -275,7 +275,10 @@ def _refresh(name: str | None, seen: tuple | None, drawn: charts.Drawn | None = 
         gr.Column(visible=bool(past.trials)),
         _samples(past),
         _log(run),
-        gr.Button(variant="secondary" if goes_on or running or waiting else "primary"),
+        gr.Button(
+            say("train.queue") if running or waiting else say("train.start"),
+            variant="secondary" if goes_on or running or waiting else "primary",
+        ),
         gr.Button(interactive=running),
         gr.Button(interactive=running or waiting or can_be_kept),
         gr.Button(say("train.discard") if running or waiting else say("train.discard_run"), interactive=True),

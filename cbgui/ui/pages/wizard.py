@@ -12,6 +12,7 @@ from typing import Any
 import gradio as gr
 import pandas as pd
 
+from cbgui.config import RunConfig
 from cbgui.data import files
 from cbgui.data.dataset_store import DatasetStore
 from cbgui.data.examples import Example
@@ -21,7 +22,8 @@ from cbgui.errors import InputError, error_sentence
 from cbgui.hardware import GIB
 from cbgui.ui.common import library, other_name, run_choices, sentences, shown_topic, tell
 from cbgui.ui.fragments import plain
-from cbgui.ui.panels import answers_for_topic, goals, memory_bar, progress, settings, suggestions
+from cbgui.ui.panels import answers_for_topic, expected_time, goals, memory_bar, progress, settings, suggestions
+from cbgui.ui.panels import effort as effort_panel
 from cbgui.ui.panels import start as start_run
 from cbgui.ui.panels.write_answers import ONE_AT_A_TIME
 from cbgui.ui.words import on_page, say
@@ -54,13 +56,22 @@ def _in_place_of_the_cards(step: int) -> tuple:
     return gr.Column(visible=False), gr.Column(visible=True), gr.Walkthrough(selected=step)
 
 
+@sentences
 def resume(topic: tuple | None) -> tuple:
-    """Open the last step if answers of the topic are missing; otherwise leave everything as it is."""
+    """Open the step that comes next: the look-alikes, or the answers if some are missing; otherwise leave everything
+    as it is."""
     data = shown_topic(topic)
-    if progress.next_step(data)[0] != "wizard":
-        return (gr.skip(),) * 9
-    words = say("status.is", name=plain(data.name), state=progress.next_step(data)[1])
-    return *_in_place_of_the_cards(TRAIN), words, "", *_buttons(data, False), data.model()
+    where, state = progress.next_step(data)
+    if where != "wizard":
+        return (gr.skip(),) * 17
+    if not data.counts()["retain"]:
+        own = [row.example for row in data.rows() if row.example.source != suggestions.SOURCE]
+        read = own, gr.Button(interactive=True)  # so that Back and Next keep these questions
+        shown = *_in_place_of_the_cards(LOOK_ALIKES), *(gr.skip(),) * 5, data.model()
+        return *shown, *_look_alikes(data, None), *read
+    words = say("status.is", name=plain(data.name), state=state)
+    shown = *_in_place_of_the_cards(TRAIN), words, "", *_buttons(data, False), data.model()
+    return *shown, *(gr.skip(),) * 8
 
 
 def whether_it_fits(model: str) -> str:
@@ -80,6 +91,8 @@ def _name(name: str, model: str, made: str | None) -> tuple:
     """The second step, if the topic can be called so and the model can be trained."""
     memory_bar.estimate_for(start_run.config_for(model))
     if made is None:
+        if not (name or "").strip():
+            raise InputError(say("wizard.name_empty"))
         given = library().need_free(name)
         if changed := other_name(name, given):
             tell(changed.strip())
@@ -123,11 +136,13 @@ def _read(open_table: Any) -> tuple:
         words += say("wizard.too_few", count=FEWEST)
     elif len(stop) < BETTER:
         words += say("wizard.enough", count=BETTER)
+    if len(stop) >= FEWEST:
+        words += say("wizard.some_test", count=answers_for_topic.kept_for_tests(len(stop)))
     return found, words, gr.Button(interactive=len(stop) >= FEWEST)
 
 
 @sentences
-def _take(name: str, model: str, found: list[Example], made: str | None) -> tuple:
+def _take(name: str, model: str, goal: str, found: list[Example], made: str | None) -> tuple:
     """Make the topic with these questions, once, and suggest what to keep."""
     data = library().open(made) if made else library().create(name)
     data.remember_model(model)
@@ -136,23 +151,24 @@ def _take(name: str, model: str, found: list[Example], made: str | None) -> tupl
         if own:
             data.remove([row.id for row in own], "replace the questions")
         data.add(found, "import the questions")
-    suggested, _, table, _, _ = suggestions.make_suggestions(data.version(), SUGGESTED, suggestions.NOTHING)
+    return gr.Walkthrough(selected=LOOK_ALIKES), *_look_alikes(data, goal)
+
+
+def _look_alikes(data: DatasetStore, goal: str | None) -> tuple:
+    """What the third step shows of the topic."""
+    suggested, _, table, _, _ = suggestions.make_suggestions(data.version(), SUGGESTED, suggestions.NOTHING, goal=goal)
     words = say("wizard.about_look_alikes", count=len(table))
-    return (
-        gr.Walkthrough(selected=LOOK_ALIKES),
-        data.name,
-        gr.Textbox(interactive=False),
-        data.version(),
-        suggested,
-        (table),
-        words,
-    )
+    return data.name, gr.Textbox(data.name, interactive=False), data.version(), suggested, table, words
 
 
 @sentences
-def _add(topic: tuple, suggested: suggestions.Made, table: pd.DataFrame) -> tuple:
+def _add(topic: tuple, suggested: suggestions.Made, table: pd.DataFrame, own: str) -> tuple:
+    """Add what is ticked, and the user's own questions, one a line."""
+    lines = [line.strip() for line in (own or "").splitlines() if line.strip()]
+    rows = [(True, line, say("kind.near_miss"), "") for line in lines]
+    table = pd.concat([table, pd.DataFrame(rows, columns=table.columns)], ignore_index=True) if rows else table
     version, left, *_ = suggestions.add_ticked(topic, suggested, suggestions.NOTHING, table)
-    return gr.Walkthrough(selected=TRAIN), version, left
+    return gr.Walkthrough(selected=TRAIN), version, left, ""
 
 
 def _buttons(data: DatasetStore, writing: bool) -> tuple:
@@ -187,10 +203,24 @@ def _stopped(topic: tuple) -> tuple:
     return say("wizard.stopped"), *_buttons(shown_topic(topic), False)
 
 
+def _config_for(model: str, effort: str) -> RunConfig:
+    config = start_run.config_for(model)
+    config.training.steps, _ = effort_panel.values(config, effort, 0)
+    return config
+
+
+def _time(model: str, effort: str) -> str:
+    """How long training will take, where an earlier run tells."""
+    try:
+        return expected_time.in_words(_config_for(model, effort))
+    except InputError:  # a model that cannot be read; Train says so
+        return ""
+
+
 @sentences
-def _train(topic: tuple, model: str, *answer: Any) -> tuple:
+def _train(topic: tuple, model: str, effort: str, *answer: Any) -> tuple:
     """Start the run and open the Train page; the wizard then begins anew."""
-    data, config = shown_topic(topic), settings.with_answer(start_run.config_for(model), list(answer))
+    data, config = shown_topic(topic), settings.with_answer(_config_for(model, effort), list(answer))
     start_run.check(config)
     config.data = (
         library()
@@ -235,7 +265,7 @@ def build(tabs: gr.Tabs, cards: gr.Column, run_name: gr.Dropdown, model: gr.Text
                 file = gr.File(
                     label=on_page("wizard.file"),
                     file_types=list(files.SUFFIXES),
-                    height=120,
+                    height=150,
                     elem_id="wizard-file",
                 )
                 text = gr.Textbox(label=on_page("wizard.paste"), lines=4, max_lines=8, elem_id="wizard-paste")
@@ -248,13 +278,17 @@ def build(tabs: gr.Tabs, cards: gr.Column, run_name: gr.Dropdown, model: gr.Text
             with gr.Step(on_page("common.look_alikes"), id=LOOK_ALIKES):
                 about = gr.Markdown(elem_id="wizard-about")
                 table = suggestions.suggestion_table("wizard-suggestions")
+                own_keep = gr.Textbox(label=on_page("wizard.own_keep"), lines=2, max_lines=8, elem_id="wizard-own-keep")
                 with gr.Row():
                     back_2 = gr.Button(on_page("common.back"))
                     to_train = gr.Button(on_page("wizard.next_write"), variant="primary", elem_id="to-train")
             with gr.Step(on_page("wizard.train"), id=TRAIN):
+                gr.Markdown(on_page("wizard.unlearns"))
                 words = gr.Markdown(elem_id="wizard-words", min_height=28)
                 summary = gr.Markdown(elem_id="wizard-summary")
                 answer = settings.build_answer("wizard-")
+                effort = effort_panel.build_effort("wizard-effort")
+                time = gr.Markdown(elem_id="wizard-time")
                 with gr.Row():
                     stop = gr.Button(on_page("common.stop"), visible=False, elem_id="wizard-stop")
                     write = gr.Button(
@@ -272,8 +306,10 @@ def build(tabs: gr.Tabs, cards: gr.Column, run_name: gr.Dropdown, model: gr.Text
     text.change(_read_text, text, [found, read, to_look_alikes], show_progress="hidden", trigger_mode="always_last")
     back_1.click(lambda: gr.Walkthrough(selected=TOPIC), None, steps)
     back_2.click(lambda: gr.Walkthrough(selected=QUESTIONS), None, steps)
-    to_look_alikes.click(_take, [name, model, found, made], [steps, made, name, topic, suggested, table, about])
-    added = to_train.click(_add, [topic, suggested, table], [steps, topic, suggested])
+    to_look_alikes.click(_take, [name, model, goal, found, made], [steps, made, name, topic, suggested, table, about])
+    added = to_train.click(_add, [topic, suggested, table, own_keep], [steps, topic, suggested, own_keep])
+    for trigger in (added.success, effort.change, write.click):
+        trigger(_time, [model, effort], time, show_progress="hidden")
     progressed = [words, summary, *buttons, topic]
     writing = [
         trigger(_prepare, [topic, model], progressed, show_progress="hidden", **ONE_AT_A_TIME)
@@ -281,6 +317,8 @@ def build(tabs: gr.Tabs, cards: gr.Column, run_name: gr.Dropdown, model: gr.Text
     ]
     stop.click(_stopped, topic, [words, *buttons], cancels=writing)
     emptied = [made, name, file, text, found, read, to_look_alikes]
-    train.click(_train, [topic, model, *answer], [run_name, tabs, cards, column, *emptied], concurrency_limit=1)
+    train.click(_train, [topic, model, effort, *answer], [run_name, tabs, cards, column, *emptied], concurrency_limit=1)
     begun = [cards, column, steps, *emptied]
-    return Guide(column, steps, own_model, fits, made, begun, [cards, column, steps, words, summary, *buttons, model])
+    resumed = [cards, column, steps, words, summary, *buttons, model]
+    resumed += [made, name, topic, suggested, table, about, found, to_look_alikes]
+    return Guide(column, steps, own_model, fits, made, begun, resumed)

@@ -27,7 +27,7 @@ def complete(data: DatasetStore, model: str) -> Iterator[tuple[str, bool]]:
     """
     missing = [row for row in data.rows() if not row.example.response.strip()]
     if missing:
-        with closing(write_rows(data, missing, model, longest=LONGEST)) as writing:
+        with closing(write_rows(data, missing, model, longest=LONGEST, count_refusals=False)) as writing:
             yield from writing
         written = {row.position for row in missing}
         yield from _without_refusals(data, written, model)
@@ -36,9 +36,13 @@ def complete(data: DatasetStore, model: str) -> Iterator[tuple[str, bool]]:
     yield say("wizard.choosing_tests"), False
     counts = data.counts()
     stops, keeps = (counts["break"] + counts["held_out_break"], counts["retain"] + counts["held_out"])
-    least = max(STOP_TESTS, round(SHARE * stops)), max(KEEP_TESTS, round(SHARE * keeps))
-    hold_out(data, 0, least=least)
+    hold_out(data, 0, least=(kept_for_tests(stops), max(KEEP_TESTS, round(SHARE * keeps))))
     yield "", True
+
+
+def kept_for_tests(count: int) -> int:
+    """How many of so many must-stop questions are held out to test the model with."""
+    return min(max(STOP_TESTS, round(SHARE * count)), (count + 1) // 2)
 
 
 def _without_refusals(data: DatasetStore, written: set[float], model: str) -> Iterator[tuple[str, bool]]:
@@ -47,7 +51,7 @@ def _without_refusals(data: DatasetStore, written: set[float], model: str) -> It
     refused = _refused(data, written)
     if not refused:
         return
-    with closing(write_rows(data, refused, model, prefill=PREFILL, longest=LONGEST)) as writing:
+    with closing(write_rows(data, refused, model, prefill=PREFILL, longest=LONGEST, count_refusals=False)) as writing:
         yield from writing
     if still := _refused(data, written):
 

@@ -206,12 +206,13 @@ def meaning(events: list[dict[str, Any]], state: str, refuses: bool = False) -> 
     measured = measurements(events)
     if not measured:
         return ""
-    step, (layer, cosine) = measured[-1]["step"], slowest_layer(measured[-1])
+    held_out = [event for event in measured if event["kind"] == "validation"]
+    step, (layer, cosine) = measured[-1]["step"], slowest_layer((held_out or measured)[-1])
     scale = say("status.scale", cosine=f"{cosine:.2f}")
-    if cosine < DERAILS:
+    if cosine < DERAILS and not refuses:
         rest = say("status.restores") if state == "running" else say("status.open_try")
         return say("status.now_blocked", scale=scale, rest=rest)
-    if refuses and cosine < UNTOUCHED and state == "done":
+    if refuses and cosine < UNTOUCHED and state in ("done", "stopped"):
         return say("status.turned_away", scale=scale)
     if state == "done" and cosine > UNTOUCHED:
         return say("status.not_blocked", scale=scale)

@@ -18,13 +18,7 @@ PLACES = SHOWN.index(STEPS), SHOWN.index(KEEP_WEIGHT)  # in the form
 
 
 def build() -> tuple[gr.Radio, gr.Slider]:
-    effort = gr.Radio(
-        [(on_page(f"effort.{name}"), name) for name in EFFORTS],
-        value=NORMAL,
-        label=on_page("effort.how_long"),
-        info=on_page("effort.how_long_info"),
-        elem_id="effort",
-    )
+    effort = build_effort("effort")
     favour = gr.Slider(
         -FAVOURS,
         FAVOURS,
@@ -36,6 +30,16 @@ def build() -> tuple[gr.Radio, gr.Slider]:
         buttons=[],
     )
     return effort, favour
+
+
+def build_effort(elem_id: str) -> gr.Radio:
+    return gr.Radio(
+        [(on_page(f"effort.{name}"), name) for name in EFFORTS],
+        value=NORMAL,
+        label=on_page("effort.how_long"),
+        info=on_page("effort.how_long_info"),
+        elem_id=elem_id,
+    )
 
 
 def values(preset: RunConfig, effort: str, favour: float) -> list[Any]:

@@ -17,6 +17,7 @@ from cbgui.ui.fragments import plain
 from cbgui.ui.words import say
 
 TABS = ("home", "topic", "train", "try", "test", "take", "history")  # in the order of the work
+LONGEST_NAME = 32  # characters of a name in the header
 DONE, LOOK = "✓", "!"  # what follows the label of a step that is done, or that needs the user
 
 
@@ -57,7 +58,7 @@ def _test_mark(run: Run, *versions: object) -> str:
 
 def line(data: DatasetStore, run: Run | None) -> str:
     """The header's line as Markdown: topic, model, and how far the run is."""
-    words = say("progress.topic", name=plain(data.name))
+    words = say("progress.topic", name=plain(_short(data.name)))
     if run is None:
         return say("progress.no_run", words=words)
     try:
@@ -66,8 +67,8 @@ def line(data: DatasetStore, run: Run | None) -> str:
         words += say("progress.unreadable")
     state, past = run.state(), history(run)
     of = run.dataset_name()
-    words += say("progress.run", name=plain(run.name)) + (
-        say("progress.of_topic", topic=plain(of)) if of and of != data.name else ""
+    words += say("progress.run", name=plain(_short(run.name))) + (
+        say("progress.of_topic", topic=plain(_short(of))) if of and of != data.name else ""
     )
     words += say("progress.state", state=say(f"state.{state}"))
     if state == "running":
@@ -78,18 +79,20 @@ def line(data: DatasetStore, run: Run | None) -> str:
     return words
 
 
+def _short(name: str) -> str:
+    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"
+
+
 def run_of(topic: str) -> Run | None:
     """The newest run of that topic."""
     return next((run for run in folder.list_runs() if run.dataset_name() == topic), None)
 
 
-def unfinished_topic() -> DatasetStore | None:
-    """The user's own topic that *Continue* opens: the chosen one, or the one that was changed last."""
-    current, names = library().current(), [name for name in library().readable() if name != DEMO]
-    if current.name in names:
-        return current
-    topics = [library().open(name) for name in names]
-    return max(topics, key=lambda data: data.path.stat().st_mtime, default=None)
+def own_topics() -> list[DatasetStore]:
+    """The user's own topics: the chosen one first, then the one that was changed last."""
+    current = library().current().name
+    topics = [library().open(name) for name in library().readable() if name != DEMO]
+    return sorted(topics, key=lambda data: (data.name == current, data.path.stat().st_mtime), reverse=True)
 
 
 def next_step(data: DatasetStore) -> tuple[str, str]:
@@ -106,7 +109,9 @@ def next_step(data: DatasetStore) -> tuple[str, str]:
             case state:
                 return "train", say("progress.run_is", state=say(f"state.{state}"))
     if not counts["break"] or not counts["retain"]:
-        return "topic", say("progress.so_far", stop=counts["break"], keep=counts["retain"])
+        return "wizard" if counts["break"] else "topic", say(
+            "progress.so_far", stop=counts["break"], keep=counts["retain"]
+        )
     if empty := data.without_answer():
         return "wizard", say("progress.to_write", count=empty)
     return "train", say("progress.ready")

@@ -43,7 +43,16 @@ def in_words(run: Run, state: str, past: History, silent: float | None = None) -
         words += say("status.press_resume")
     if state in ("failed", "interrupted"):
         words += f"  \n{_reason(run, state, past)}"
+    if state == "stopped":
+        words += say("status.stopped_early")
+    if state == "done" and _ended_early(past):
+        words += say("status.ended_early")
     return words
+
+
+def _ended_early(past: History) -> bool:
+    last = past.newest.get("step")
+    return bool(last) and last["step"] < last["steps"]
 
 
 def is_weak(past: History) -> bool:
@@ -118,9 +127,10 @@ def _progress(run: Run, state: str, past: History, silent: float | None) -> str:
             memory=format(last["memory_bytes"] / GIB, ".1f"),
         )
         words += _asked(run, ASKED)
-    between_steps = past.newest.get("status", last)["time"] > last["time"]  # such as a trial
-    if state == "running" and between_steps:
-        words += f" {plain(past.text('status', ''))} ..."
+    status = past.newest.get("status", last)
+    if state == "running" and status["time"] > last["time"]:  # between two steps, such as a trial
+        resumes = status.get("state") in ("paused", "stopped", "failed")
+        words += f" {say('status.starting_process') if resumes else plain(past.text('status', ''))} ..."
     if not past.trials:  # a trial has counted what the cosine only hints at
         words += f"  \n{charts.meaning(past.points(), state, refuses(run))}"
     else:

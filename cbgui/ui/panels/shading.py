@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from cbgui.data.refusals import only_refuses
+from cbgui.data.refusals import is_refusal, only_refuses
 from cbgui.ui.fragments import render
 from cbgui.ui.words import say
 
@@ -22,11 +22,15 @@ def shaded(short_circuited: Tokens, original: Tokens, later_turn: bool, refusals
 
     `later_turn`: others were asked before it. `refusals` are the sentences that the model was trained to say.
     """
+    text = "".join(text for text, _ in short_circuited)
+    declined = is_refusal(text) or any(sentence.lower() in text.lower() for sentence in refusals)
     answers = {"shading.short_circuited_answer": short_circuited, "shading.original_answer": original}
     return render(
         "shaded",
         place=derailed_at(short_circuited),
-        refused=only_refuses("".join(text for text, _ in short_circuited), refusals),
+        refused=only_refuses(text, refusals),
+        declined=declined,
+        meant=not refusals,
         later_turn=later_turn,
         legend=[(colour, say(key)) for colour, key in LEGEND],
         answers=[

@@ -15,7 +15,7 @@ from cbgui.config import ModelConfig
 from cbgui.data.dataset_store import DatasetStore
 from cbgui.data.examples import Example, Kind
 from cbgui.data.near_duplicates import normalised
-from cbgui.data.suggest import Suggestion, language_of, pool, suggest
+from cbgui.data.suggest import Suggestion, language_of, pool, suggest, usual_at
 from cbgui.errors import InputError
 from cbgui.inference.batch_answers import load_for_answers
 from cbgui.inference.drafts import Drafts, as_suggestions, draft_questions
@@ -50,8 +50,10 @@ def _headings() -> list[str]:
 
 
 @sentences
-def make_suggestions(version: tuple, count: float | None, rejected: Made, kind: Kind | None = None) -> tuple:
-    """Make the suggestions, all of `kind` if it is given.
+def make_suggestions(
+    version: tuple, count: float | None, rejected: Made, kind: Kind | None = None, goal: str | None = None
+) -> tuple:
+    """Make the suggestions, all of `kind` if it is given; what is usual at the place `goal` comes first.
 
     Held-out questions are not read for their subjects, but none of them is repeated.
     """
@@ -65,7 +67,12 @@ def make_suggestions(version: tuple, count: float | None, rejected: Made, kind: 
         raise InputError(say("suggest.nothing_must_stop", name=f"{data.name!r}"))
     known = [row.example for row in rows]
     known += [Example((("user", text),), "", "retain") for text in _rejected(data, rejected)]
-    found = [one for one in suggest(breaks, known, MOST if kind else most) if kind in (None, one.kind)][:most]
+    found = suggest(breaks, known, MOST if kind else most)
+    if goal:
+        texts = set(normalised([example.prompt for example in known]))
+        usual = [one for one in usual_at(goal, [e.prompt for e in breaks]) if normalised([one.prompt])[0] not in texts]
+        found = [*usual, *(one for one in found if one.prompt not in {first.prompt for first in usual})]
+    found = [one for one in found if kind in (None, one.kind)][:most]
     if not found:
         raise InputError(say("suggest.all_there", name=f"{data.name!r}"))
     return _to_read(data, found, "suggest.read_them")
@@ -194,7 +201,7 @@ def suggestion_table(elem_id: str) -> gr.Dataframe:
         max_height=420,
         show_label=False,
         label=on_page("suggest.table"),
-        column_widths=["90px", "50%", "110px", "34%"],
+        column_widths=["70px", "52%", "100px", "34%"],
         elem_id=elem_id,
         elem_classes="sans",
     )

@@ -12,7 +12,7 @@ import gradio as gr
 
 from cbgui.data.dataset_store import DatasetStore
 from cbgui.errors import InputError
-from cbgui.ui.common import ask_first, download_on_click, library, other_name, sentences, shown_topic, tell
+from cbgui.ui.common import ask_first, download_on_click, library, other_name, pick, sentences, shown_topic, tell
 from cbgui.ui.server.storage import download_folder
 from cbgui.ui.words import on_page, say
 
@@ -20,6 +20,15 @@ from cbgui.ui.words import on_page, say
 def opened(data: DatasetStore) -> tuple:
     """Show `data`, with no row in the editor."""
     return data.version(), gr.Group(visible=False), None
+
+
+def of_run(name: str | None, version: tuple | None) -> Any:
+    """The topic that the run was made from, to be shown with it; nothing to do if it is shown or gone."""
+    run = pick(name)
+    topic = run and run.dataset_name()
+    if not topic or (version and version[0] == topic) or topic not in library().readable():
+        return gr.skip()
+    return library().choose(topic).version()
 
 
 @sentences

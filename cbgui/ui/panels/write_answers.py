@@ -38,11 +38,18 @@ def _write(version: tuple, model: str, scope: str, prefill: str, longest: float)
 
 
 def write_rows(
-    data: DatasetStore, rows: list[Row], model: str, *, prefill: str = "", longest: int = LONGEST
+    data: DatasetStore,
+    rows: list[Row],
+    model: str,
+    *,
+    prefill: str = "",
+    longest: int = LONGEST,
+    count_refusals: bool = True,
 ) -> Iterator[tuple[str, bool]]:
     """Let the model write the answers of `rows`; yield how far it is in words, and whether rows have changed.
 
-    Closing the iterator stops. Raises InputError.
+    `count_refusals`: the words say how many answers that must stop are refusals, and what to do about these. Closing
+    the iterator stops. Raises InputError.
     """
     in_memory.drop()  # makes room for the model that writes
     yield say("write.loading", count=len(rows)), False
@@ -72,7 +79,7 @@ def write_rows(
             shown = time.perf_counter()
             changed = bool(new)
             save()
-            refused = say("write.refusals", count=refusals) * bool(refusals)
+            refused = say("write.refusals", count=refusals) * bool(refusals and count_refusals)
             ending = say("write.all_written") if done == len(rows) else say("write.share", share=f"{share:.0%}")
             yield say("write.so_far", done=done, count=len(rows), ending=ending, refused=refused), changed
     finally:  # also when the user stops it
