@@ -150,7 +150,7 @@ def test_a_topic_of_ones_own_from_a_file_of_questions(app, page, tmp_path, tiny_
     page.locator("#wizard-file input[type=file]").set_input_files(tmp_path / "clinic.csv")
 
     expect(page.locator("#wizard-read")).to_contain_text("30 must-stop questions in clinic.csv")
-    expect(page.locator("#wizard-read")).to_contain_text("50 would be better")
+    expect(page.locator("#wizard-read")).to_contain_text("50 would be better. 15 of them will test the model")
     user.read("wizard")
     user.click("to-look-alikes")
     unticked = page.locator('#wizard-suggestions [data-testid="cell-1-1"]').inner_text().strip()
@@ -206,7 +206,7 @@ def test_too_few_questions_are_told_and_an_interrupted_topic_goes_on(app, page, 
     page.goto(app.url)
     page.locator("#own").click()
     page.locator("#to-questions").click()
-    expect(page.get_by_text("it has no letters or digits")).to_be_visible()
+    expect(page.get_by_text("give the topic a short name")).to_be_visible()
     box(page, "wizard-name").fill("school")
     box(page, "wizard-model").fill(str(tiny_model))
     page.locator("#to-questions").click()
@@ -218,10 +218,17 @@ def test_too_few_questions_are_told_and_an_interrupted_topic_goes_on(app, page, 
     expect(page.locator("#to-look-alikes")).to_be_disabled()
     box(page, "wizard-paste").fill("\n".join(clinic()))
     page.locator("#to-look-alikes").click()
+    expect(page.locator("#wizard-own-keep")).to_be_visible()
+
+    page.reload()  # and the look-alikes come next
+    page.locator("#continue").click()
+    expect(page.locator("#wizard-suggestions")).to_contain_text("ibuprofen")
+    box(page, "wizard-own-keep").fill("Do you sell umbrellas?\n")
     page.locator("#to-train").click()
     expect(page.locator("#wizard-train")).to_be_visible(timeout=LONG)
     data = Library(app.runs / DATASETS).open("school")
-    assert len(data.rows()) == 180
+    assert len(data.rows()) == 181
+    assert [row.example.kind for row in data.rows() if "umbrellas" in row.example.prompt] == ["near_miss"]
     some = [row.id for row in data.rows() if not row.held_out][:20]  # as if it had been stopped before these
     data.update(some, lambda row: replace(row, example=replace(row.example, response="")), "forget")
 

@@ -156,7 +156,7 @@ def _take(name: str, model: str, goal: str, found: list[Example], made: str | No
 
 def _look_alikes(data: DatasetStore, goal: str | None) -> tuple:
     """What the third step shows of the topic."""
-    suggested, _, table, _, _ = suggestions.make_suggestions(data.version(), SUGGESTED, suggestions.NOTHING, goal=goal)
+    suggested, _, table, _, _ = suggestions.make_suggestions(data.version(), SUGGESTED, suggestions.NOTHING, None, goal)
     words = say("wizard.about_look_alikes", count=len(table))
     return data.name, gr.Textbox(data.name, interactive=False), data.version(), suggested, table, words
 

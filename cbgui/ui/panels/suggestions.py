@@ -201,7 +201,7 @@ def suggestion_table(elem_id: str) -> gr.Dataframe:
         max_height=420,
         show_label=False,
         label=on_page("suggest.table"),
-        column_widths=["70px", "52%", "100px", "34%"],
+        column_widths=["90px", "50%", "110px", "34%"],
         elem_id=elem_id,
         elem_classes="sans",
     )
