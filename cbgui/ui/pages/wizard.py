@@ -188,7 +188,14 @@ def _prepare(topic: tuple, model: str) -> Iterator[tuple]:
     yield say("common.loading"), "", *_buttons(data, True), gr.skip()
     try:
         for words, changed in answers_for_topic.complete(data, model):
-            yield words, gr.skip(), gr.skip(), gr.skip(), gr.skip(), data.version() if changed else gr.skip()
+            yield (
+                f"{say('wizard.unlearns')}  \n{words}",
+                gr.skip(),
+                gr.skip(),
+                gr.skip(),
+                gr.skip(),
+                data.version() if changed else gr.skip(),
+            )
     except GeneratorExit:
         raise
     except Exception as error:
@@ -283,11 +290,10 @@ def build(tabs: gr.Tabs, cards: gr.Column, run_name: gr.Dropdown, model: gr.Text
                     back_2 = gr.Button(on_page("common.back"))
                     to_train = gr.Button(on_page("wizard.next_write"), variant="primary", elem_id="to-train")
             with gr.Step(on_page("wizard.train"), id=TRAIN):
-                gr.Markdown(on_page("wizard.unlearns"))
                 words = gr.Markdown(elem_id="wizard-words", min_height=28)
                 summary = gr.Markdown(elem_id="wizard-summary")
                 answer = settings.build_answer("wizard-")
-                effort = effort_panel.build_effort("wizard-effort")
+                effort = effort_panel.build_effort("wizard-effort", info=False)
                 time = gr.Markdown(elem_id="wizard-time")
                 with gr.Row():
                     stop = gr.Button(on_page("common.stop"), visible=False, elem_id="wizard-stop")

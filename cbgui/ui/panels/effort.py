@@ -32,12 +32,12 @@ def build() -> tuple[gr.Radio, gr.Slider]:
     return effort, favour
 
 
-def build_effort(elem_id: str) -> gr.Radio:
+def build_effort(elem_id: str, *, info: bool = True) -> gr.Radio:
     return gr.Radio(
         [(on_page(f"effort.{name}"), name) for name in EFFORTS],
         value=NORMAL,
         label=on_page("effort.how_long"),
-        info=on_page("effort.how_long_info"),
+        info=on_page("effort.how_long_info") if info else None,
         elem_id=elem_id,
     )
 
