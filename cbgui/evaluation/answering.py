@@ -154,7 +154,7 @@ def usual_costs(prompts: PromptSet, answering: Answering, progress: Progress) ->
         attempts = [Attempt(example.messages, temperature=temperature) for example in chosen]
         keys = answering.keys(attempts, "base")
         wanted = [Wanted(attempt, False, (0, how), key) for attempt, key in zip(attempts, keys, strict=True)]
-        answering.generate_missing(wanted, lambda ready: progress(0.02, "What the original model's answers cost it"))
+        answering.generate_missing(wanted, lambda ready: progress(0.02, "How the original model usually answers"))
         costs[how] = [nats for key in keys if (nats := answering.store.answer(key).nats) is not None]
     return costs
 

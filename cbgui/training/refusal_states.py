@@ -119,8 +119,8 @@ def refusal_states(
         for turn in range(1, MOST_ROUNDS + 1):
             for step in range(STEPS):
                 if step % 5 == 0:
-                    again = f", round {turn} of at most {MOST_ROUNDS}" if turn > 1 else ", once for each model"
-                    tell(f"Looking for the state that says the refusal{again} ({step / STEPS:.0%})")
+                    again = f", round {turn} of at most {MOST_ROUNDS}" if turn > 1 else ", once for each topic"
+                    tell(f"Preparing the sentence that the model will say{again} ({step / STEPS:.0%})")
                 solver.step(1 - step / STEPS)
             if (whole := solver.share_whole()) >= WHOLE:
                 break
@@ -167,7 +167,7 @@ def _read_contexts(
     tell: Callable[[str], None],
 ) -> Contexts:
     """Reads them with the truncated model, which is freed before the upper layers are loaded."""
-    tell("Reading questions that must stop, to find the state that says the refusal")
+    tell("Reading the questions that must stop")
     shuffle = random.Random(0)
     chosen = shuffle.sample(breaks, min(len(breaks), CONTEXTS + UNSEEN))
     whole = [encode(tokenizer, e, config.data.max_tokens, answer_only=True) for e in chosen]
