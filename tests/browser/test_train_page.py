@@ -21,16 +21,16 @@ def _last_step(run: Run) -> int:
 
 
 def test_a_run_outlives_browser_app_and_trainer(app, page, browser):
-    start_training(page, app.url, {"training-steps": 20, "training-checkpoint_every": 2, "training-sample_every": 20})
+    start_training(page, app.url, {"training-steps": 16, "training-checkpoint_every": 2, "training-sample_every": 16})
     line = page.locator("#run-line")
-    expect(line).to_contain_text(re.compile(r"step [2-9] of 20"), timeout=LONG)
+    expect(line).to_contain_text(re.compile(r"step [2-9] of 16"), timeout=LONG)
     page.reload()
     open_tab(page, "2 Train")
-    expect(line).to_contain_text(re.compile(r"running, step \d+ of 20"))
+    expect(line).to_contain_text(re.compile(r"running, step \d+ of 16"))
     second = new_page(browser)
     second.goto(app.url)
     open_tab(second, "2 Train")
-    expect(second.locator("#run-line")).to_contain_text(re.compile(r"running, step \d+ of 20"))
+    expect(second.locator("#run-line")).to_contain_text(re.compile(r"running, step \d+ of 16"))
 
     second.locator("#pause").click()
     for shown in (line, second.locator("#run-line")):
@@ -54,14 +54,14 @@ def test_a_run_outlives_browser_app_and_trainer(app, page, browser):
     expect(line).to_contain_text("interrupted")
     expect(line).to_contain_text("Press Resume")
     page.locator("#resume").click()
-    expect(line).to_contain_text("done, step 20 of 20", timeout=LONG)
+    expect(line).to_contain_text("done, step 20 of 16", timeout=LONG)
     expect(page.locator("#meters")).to_contain_text("Must-keep answers moved")
-    expect(page.locator("#samples")).to_contain_text("Held-out answers at step 20")
-    assert _last_step(run) == 20
+    expect(page.locator("#samples")).to_contain_text("Held-out answers at step 16")
+    assert _last_step(run) == 16
 
     open_tab(page, "History")
     table = page.locator("#runs")
-    expect(table).to_contain_text("20 of 20")
+    expect(table).to_contain_text("20 of 16")
     page.locator("#duplicate-run").click()
     expect(table).to_contain_text("not started")
     box(page, "rename-to").fill("second")

@@ -14,6 +14,7 @@ from urllib.parse import unquote
 import gradio as gr
 import pandas as pd
 import pytest
+from gradio.i18n import I18nData
 from made_runs import finished_run
 from sample_rows import example
 from starlette.applications import Starlette
@@ -133,6 +134,14 @@ def test_validation_is_a_stronger_line_in_the_colour_of_its_steps(trained):
         assert pale == strong.replace("rgb(", "rgba(").replace(")", ",0.4)")
     assert look["color_map"]["must stop"] != look["color_map"]["must keep"]
     assert charts.colours(charts.cosine_table(steps))["colors_in_legend"] == list(steps[0]["cosine"])
+
+
+def test_no_chart_is_left_to_look_up_its_titles():
+    """The browser translates a page's texts, but not those inside a chart, where it may draw a key instead."""
+    charts_of_the_page = [b for b in build.build().blocks.values() if isinstance(b, (gr.LinePlot, gr.BarPlot))]
+    titles = ("title", "x_title", "y_title", "color_title")
+    assert len(charts_of_the_page) > 6
+    assert not [c.elem_id for c in charts_of_the_page for t in titles if isinstance(getattr(c, t), I18nData)]
 
 
 def test_a_refusing_run_is_told_by_its_held_out_questions():

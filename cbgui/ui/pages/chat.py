@@ -214,7 +214,7 @@ def _shade(name: str | None, checkpoint: str, system: str, left: History, right:
     )
     table = shading.table(short_circuited, original)
     fragment = shading.shaded(short_circuited, original, later_turn=len(right) > 2, refusals=run.config().refusals)
-    titles = {"x_title": say("shading.token"), "y_title": say("charts.cosine")}  # of a hidden chart none is looked up
+    titles = {"title": say("try.cosine_line"), "x_title": say("shading.token"), "y_title": say("charts.cosine")}
     return fragment, gr.LinePlot(value=table, visible=not table.empty, **titles)
 
 
@@ -338,12 +338,9 @@ def build(page: gr.Blocks, tab: gr.Tab, run_name: gr.Dropdown, topic: gr.State) 
         x="token",
         y="cosine",
         color="answer",
-        x_title=on_page("shading.token"),
-        y_title=on_page("charts.cosine"),
         y_lim=[-0.5, 1.0],
         height=220,
         visible=False,
-        title=on_page("try.cosine_line"),
         elem_id="cosine-line",
     )
     options = [run_name, checkpoint, system, prefill, length, temperature, seed]

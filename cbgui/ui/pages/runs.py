@@ -121,7 +121,16 @@ def _compare(names: list[str]) -> tuple:
     curves = _validation_curves(runs)
     if curves.empty:
         raise InputError(say("history.not_validated"))
-    plots = [gr.LinePlot(value=curves, visible=True)] * 2
+    plots = [
+        gr.LinePlot(
+            value=curves,
+            visible=True,
+            title=say(f"history.{measure}"),
+            x_title=say("charts.step"),
+            y_title=say(f"charts.{measure}"),
+        )
+        for measure in ("cosine", "drift")
+    ]
     return *plots, gr.Dataframe(value=_differing_settings(runs), visible=True)
 
 
@@ -170,14 +179,11 @@ def _back_button() -> gr.Button:
     return gr.Button(say("common.bring_back"), visible=bool(folder.trashed()))
 
 
-def _curve(y: str, title: str) -> gr.LinePlot:
+def _curve(y: str) -> gr.LinePlot:
     return gr.LinePlot(
         x="step",
         y=y,
         color="run",
-        x_title=on_page("charts.step"),
-        y_title=on_page(f"charts.{y}"),
-        title=title,
         height=260,
         min_width=300,
         visible=False,
@@ -211,8 +217,8 @@ def build(page: gr.Blocks, tab: gr.Tab, run_name: gr.Dropdown, topic: gr.State) 
         chosen = gr.Dropdown([], multiselect=True, label=on_page("history.to_compare"), elem_id="compare-runs", scale=3)
         compare = gr.Button(on_page("history.compare"), interactive=False, elem_id="compare", min_width=120)
     with gr.Row():
-        cosine = _curve("cosine", on_page("history.cosine"))
-        drift = _curve("drift", on_page("history.drift"))
+        cosine = _curve("cosine")
+        drift = _curve("drift")
     differences = gr.Dataframe(
         interactive=False,
         label=on_page("history.differences"),

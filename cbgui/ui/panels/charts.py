@@ -164,12 +164,11 @@ def update(run: str, past: History, drawn: Drawn | None, *, running: bool) -> tu
     losses, cosines = loss_table(points), _with_target(cosine_table(points), limits)
     tables = *_sides(losses), cosines, trial_table(past.trials)
     looks = [
-        {"x_lim": limits, **(_look(part, whole) if len(part) else {})}
-        for part, whole in zip(tables[:3], (losses, losses, cosines), strict=True)
+        {"x_lim": limits, **titles, **(_look(part, whole) if len(part) else {})}
+        for part, whole, titles in zip(tables[:3], (losses, losses, cosines), _titles(), strict=True)
     ]
-    looks.append(
-        {"x_lim": limits, "color_map": _trial_colours(), "colors_in_legend": list(dict.fromkeys(tables[3].questions))}
-    )
+    shares = {"color_map": _trial_colours(), "colors_in_legend": list(dict.fromkeys(tables[3].questions))}
+    looks.append({"x_lim": limits, "x_title": say("charts.step"), "y_title": say("charts.percent"), **shares})
     # With an empty table, a chart would treat its number columns as categories.
     values = [table if len(table) else None for table in tables]
     look = tuple(str(look) for look in looks)
@@ -182,6 +181,13 @@ def update(run: str, past: History, drawn: Drawn | None, *, running: bool) -> tu
     if drawn.settled and (recent or drawn.measured == past.measured):
         return (gr.skip(),) * 4, drawn
     return tuple(gr.LinePlot(value=value) for value in values), Drawn(run, past.measured, look, True, time.monotonic())
+
+
+def _titles() -> list[dict[str, str]]:
+    """Of the axes of the first three charts. In a chart, the browser does not look texts up as it does on a page."""
+    step = say("charts.step")
+    cosine = {"x_title": step, "y_title": say("charts.cosine"), "color_title": say("charts.layer")}
+    return [{"x_title": step}, {"x_title": step}, cosine]
 
 
 def draw_again(drawn: Drawn | None) -> Drawn | None:
@@ -238,9 +244,6 @@ def build() -> tuple[list[gr.LinePlot], gr.Markdown, gr.Column]:
                 x="step",
                 y="cosine",
                 color="layer",
-                x_title=on_page("charts.step"),
-                y_title=on_page("charts.cosine"),
-                color_title=on_page("charts.layer"),
                 show_label=False,
                 height=346,
                 y_lim=[-0.5, 1.0],
@@ -253,8 +256,6 @@ def build() -> tuple[list[gr.LinePlot], gr.Markdown, gr.Column]:
             x="step",
             y="percent",
             color="questions",
-            x_title=on_page("charts.step"),
-            y_title=on_page("charts.percent"),
             color_title=" ",
             show_label=False,
             height=200,
@@ -271,7 +272,6 @@ def _loss_chart(elem_id: str) -> gr.LinePlot:
         x="step",
         y="value",
         color="loss",
-        x_title=on_page("charts.step"),
         y_title=" ",
         color_title=" ",
         show_label=False,

@@ -64,7 +64,8 @@ def _histogram(version: tuple, model: str):
     width = next(width for width in BAR_WIDTHS if tokens.max() / width <= MOST_BARS)
     table = pd.DataFrame({"tokens": tokens // width * width, "part": part})
     table = table.groupby(["tokens", "part"]).size().reset_index(name="rows")
-    return gr.BarPlot(value=table, visible=True, title=say("checks.tokens_of", count=len(rows)))
+    titles = {"x_title": say("checks.tokens"), "y_title": say("checks.rows")}
+    return gr.BarPlot(value=table, visible=True, title=say("checks.tokens_of", count=len(rows)), **titles)
 
 
 def _finding_row(item: checks.Finding, checked: tuple, max_tokens: float, outputs: list, check_filter: gr.Dropdown):
@@ -119,8 +120,6 @@ def build(version: gr.State, model: gr.Textbox, check_filter: gr.Dropdown) -> No
             x="tokens",
             y="rows",
             color="part",
-            x_title=on_page("checks.tokens"),
-            y_title=on_page("checks.rows"),
             visible=False,
             height=240,
             elem_id="histogram",
