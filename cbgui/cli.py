@@ -72,7 +72,12 @@ def open_app(
     sys.stdout.flush()
     from cbgui.ui.build import launch
 
-    launch(host, port, share=share, auth=(name, password) if auth else None, browser=browser)
+    try:
+        launch(host, port, share=share, auth=(name, password) if auth else None, browser=browser)
+    except OSError as error:  # Gradio finds ports taken that have just been left
+        if port is None or "port" not in str(error):
+            raise
+        raise InputError(f"--port {port} is in use; choose another, or leave --port out.") from None
 
 
 def _check_address(host: str, port: int | None) -> None:
@@ -141,6 +146,8 @@ def generate(
 ) -> None:
     """Both models' answers to a prompt."""
     run = _with_adapter(run_dir)
+    if not prompt.strip():
+        raise InputError("--prompt is empty; write what a user would ask.")
     say_starting()
     from cbgui.inference.chat import load_chat_model
     from cbgui.inference.streaming import in_model_thread

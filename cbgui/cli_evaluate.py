@@ -77,6 +77,9 @@ def evaluate(
     from cbgui.evaluation.undoing.registry import chosen_methods
 
     methods = chosen_methods(undo)
+    for option, value in (("--judge-label", judge_label), ("--judge-template", judge_template)):
+        if value and not judge:
+            raise InputError(f"{option} {str(value)!r} needs a classifier; name one with --judge, or leave it out.")
     progress = progress_lines()
     progress(0.0, "Starting")
     from cbgui.evaluation.classifier import JudgeChoice

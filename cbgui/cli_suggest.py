@@ -39,6 +39,7 @@ def suggest(
         raise InputError(f"--output {str(output)!r} does not end in .jsonl; name it like keep.jsonl.")
     if output.exists():
         raise InputError(f"--output {str(output)!r} exists already; choose another name.")
+    _refuse_unwritable(output)
     from cbgui.data.examples import Example, write_examples
     from cbgui.data.reading import read_file
     from cbgui.data.suggest import suggest as suggestions
@@ -72,15 +73,28 @@ def suggest(
         for index, answer in sorted(answers.items())
     ]
     try:
-        output.parent.mkdir(parents=True, exist_ok=True)
         write_examples(output, examples)
     except OSError as error:
-        raise InputError(f"--output {str(output)!r} cannot be written ({error.strerror}); choose another.") from None
+        raise _unwritable(output, error) from None
     stopping = sum(example.kind == "break" for example in examples)
     typer.echo(
         f"{len(examples):,} rows in {output}: {len(examples) - stopping:,} to keep and {stopping:,} that must stop "
         "(marked break). Read them and delete what does not fit; train --retain takes the file as it is."
     )
+
+
+def _refuse_unwritable(output: Path) -> None:
+    """Raises InputError before minutes of work are lost."""
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.touch()
+        output.unlink()
+    except OSError as error:
+        raise _unwritable(output, error) from None
+
+
+def _unwritable(output: Path, error: OSError) -> InputError:
+    return InputError(f"--output {str(output)!r} cannot be written ({error.strerror}); choose another.")
 
 
 def _drafted(loaded: Loaded, breaks: list[Example], keeps: list[Example], found: list[Suggestion]) -> list[Suggestion]:

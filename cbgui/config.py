@@ -148,6 +148,8 @@ def find_data_file(name: str) -> Path:
     for path in (Path(name), PRESETS / name):
         if path.is_file():
             return path
+    if Path(name).is_dir():
+        raise InputError(f"data file {name!r} is a folder; give the data file in it.")
     raise InputError(f"data file {name!r} does not exist; give the path of a JSONL, JSON, CSV, TSV or Parquet file.")
 
 

@@ -113,7 +113,10 @@ def export_run(
     source = resolve_model(config.model.name, version=config.model.version)
     shards = weight_files(source.path)
     needed = sum(shard.stat().st_size for shard in shards) * (1 + _is_fp8(source))
-    output.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--output {str(output)!r} cannot be written ({error.strerror}); choose another.") from None
     if shutil.disk_usage(output.parent).free < needed * DISK_FACTOR:
         raise InputError(f"--output {str(output)!r}: needs {needed / 1e9:.1f} GB of disk space; free some.")
     shutil.rmtree(part, ignore_errors=True)

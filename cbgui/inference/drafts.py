@@ -22,7 +22,7 @@ from cbgui.inference.prompt_states import Separator, prompt_states
 from cbgui.inference.streaming import in_model_thread, stream_tokens
 from cbgui.modeling.chat_format import tokenize_texts
 
-COUNT = 400  # drafts of each kind
+COUNT = 200  # drafts of each kind
 SHOWN = 8  # questions that the model continues
 ROWS = 64  # lists continued at once
 MAX_NEW_TOKENS = 24  # of one question
@@ -31,13 +31,13 @@ CLEAR = 1.5  # log-odds from which a draft counts as inside or outside the topic
 MOST_OF_ONE = 4  # drafts about one subject
 FORM_SHARE = 0.1  # of the must-stop questions: a more frequent word is how they ask, not what about
 FEWEST_WORDS = 3
-ATTEMPTS = 1.5  # times the number of wanted drafts; questions with neighbouring words come on top
+ATTEMPTS = 3  # times the number of wanted drafts
 MARK = "Question:"
 
 
 @dataclass
 class Drafts:
-    """Drafted questions: those inside the topic in no order, and the nearest beside it first."""
+    """Drafted questions: the clearest inside the topic first, and the nearest beside it first."""
 
     inside: list[str] = field(default_factory=list)
     beside: list[str] = field(default_factory=list)
@@ -67,7 +67,7 @@ def draft_questions(
     """
     found: dict[str, str] = {}
     seen = set(normalised([*breaks, *keeps, *known]))
-    rounds = max(2, round(ATTEMPTS * count / ROWS))
+    rounds = max(1, round(ATTEMPTS * count / ROWS))
     shuffle = random.Random(seed)
     for turn in range(rounds):
         lists = [shuffle.sample(list(breaks), min(SHOWN, len(breaks))) for _ in range(ROWS)]
@@ -92,7 +92,7 @@ def draft_questions(
     for line, text in zip(lines, normalised(lines), strict=True):
         if text not in seen:
             found.setdefault(text, line)
-    yield 1.0, in_model_thread(_sorted, model, tokenizer, breaks, keeps, list(found.values()), count, seed)
+    yield 1.0, in_model_thread(_sorted, model, tokenizer, breaks, keeps, list(found.values()), count)
 
 
 def _first_line(text: str) -> str:
@@ -108,13 +108,11 @@ def _sorted(
     keeps: Sequence[str],
     drafts: list[str],
     count: int,
-    seed: int,
 ) -> Drafts:
     sides = [prompt_states(model, tokenizer, side) for side in (breaks, keeps)]
     scores = Separator(*sides).scores(prompt_states(model, tokenizer, drafts))
     order = sorted(range(len(drafts)), key=lambda index: -scores[index])
     inside = [drafts[index] for index in order if scores[index] > CLEAR]
-    random.Random(seed).shuffle(inside)  # the clearest first would be the most like those that are there
     beside = [drafts[index] for index in order if scores[index] < -CLEAR]
     told = telling_stems(breaks)
     return Drafts(_varied(inside, told)[:count], [draft for draft in beside if not stems(draft) & set(told)][:count])

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from cbgui.data.suggest import stems, subject_words
 
 NEAREST = 8  # neighbours of a word
-VARIANTS = 6  # of a question
+VARIANTS = 4  # of a question
 ROWS = 8192  # embeddings at once
 WORD = re.compile(r" [^\W\d_]{3,}")
 

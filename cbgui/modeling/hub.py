@@ -160,6 +160,8 @@ def _resolve(name: str, weights: bool, wanted: str | None) -> ModelSource:
             )
         check_weights(path)
         return ModelSource(path, path.name)
+    if path.is_file():
+        raise InputError(f"model {name!r} is a file; give the folder of the model, or a hub id such as 'owner/name'.")
     repo = DEMO_ID if name == "demo" else name
     if not hub_answers() and (cached := _cached(repo, weights, wanted)):
         return cached

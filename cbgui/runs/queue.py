@@ -24,6 +24,11 @@ def waiting_runs(root: Path) -> list[Run]:
     return sorted((run for run in since if since[run] is not None), key=since.__getitem__)
 
 
+def is_busy(root: Path) -> bool:
+    """Whether a run that is started now would have to wait."""
+    return bool(waiting_runs(root)) or any(run.training.is_running() for run in all_runs(root))
+
+
 def join(run: Run, root: Path) -> None:
     """Start `run` now, or when it is its turn. Raises InputError if it is running already."""
     if run.training.is_running():

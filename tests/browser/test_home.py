@@ -14,6 +14,7 @@ import torch
 from helpers import LONG, box, tab
 from made_runs import finished_run
 from playwright.sync_api import Page, expect
+from sample_rows import example
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from cbgui.data.library import Library
@@ -219,6 +220,14 @@ def test_too_few_questions_are_told_and_an_interrupted_topic_goes_on(app, page, 
     box(page, "wizard-paste").fill("\n".join(clinic()))
     page.locator("#to-look-alikes").click()
     expect(page.locator("#wizard-own-keep")).to_be_visible()
+
+    data = Library(app.runs / DATASETS).open("school")
+    data.add([example("Who has seen the exam?")], "typed")  # as if on the Topic page
+    page.locator("#wizard").get_by_role("button", name="Back").last.click()
+    page.locator("#to-look-alikes").click()
+    expect(page.locator("#wizard-own-keep")).to_be_visible()
+    assert len(data.rows()) == 31
+    data.remove([row.id for row in data.rows() if "exam" in row.example.prompt], "remove")
 
     page.reload()  # and the look-alikes come next
     page.locator("#continue").click()

@@ -13,7 +13,7 @@ from cbgui.data.library import Library
 from cbgui.runs import folder
 from cbgui.runs.process import hold
 from cbgui.runs.run import TRAIN
-from cbgui.ui.pages import home
+from cbgui.ui.pages import home, wizard
 from cbgui.ui.panels import answers_for_topic, checklist, goals, progress, start, topic_counts
 from cbgui.ui.words import say
 
@@ -75,7 +75,29 @@ def test_the_topic_that_goes_on_is_the_users_own(library):
     school.add([example("A question?")], "typed")
     assert progress.next_step(school)[0] == "wizard"  # where look-alikes are suggested
     library.delete(school)
-    assert home._card("school") == (gr.skip(), gr.skip())
+    for gone in (home._card, lambda name: home._continue(name, None)):
+        with pytest.raises(gr.Error, match="school.* is not there any more"):
+            gone("school")
+
+
+def test_the_wizard_works_on_its_own_topic_and_removes_only_what_it_brought(library):
+    taken = ("", [])
+    first, second = [example(f"Which tablet is number {n}?") for n in range(30)], [example("Which one is blue?")]
+    made, taken = _took(wizard._take("clinic", "demo", "clinic", first, None, taken))
+    data = library.open("clinic")
+    data.add([example("What was typed on the Topic page?")], "typed")
+    made, taken = _took(wizard._take("clinic", "demo", "clinic", [*first[:29], *second], made, taken))
+    prompts = {row.example.prompt for row in data.rows()}
+    assert len(prompts) == 31 and "Which one is blue?" in prompts and "What was typed on the Topic page?" in prompts
+    assert "Which tablet is number 29?" not in prompts
+    other = library.create("other")
+    library.choose("other")
+    words, *_ = wizard._stopped("clinic")
+    assert "kept" in words and not other.rows()
+
+
+def _took(shown: tuple) -> tuple:
+    return shown[1], shown[-1]
 
 
 def test_the_topic_page_says_what_is_missing(library):

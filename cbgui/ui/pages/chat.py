@@ -370,6 +370,8 @@ def build(page: gr.Blocks, tab: gr.Tab, run_name: gr.Dropdown, topic: gr.State) 
     )
     shown_run = gr.State(None)
     forgotten = [shown_run, *cleared, prompt]
+    # An answer that another run still writes would otherwise come back into the emptied chats.
+    run_name.input(lambda: gr.Button(interactive=False), None, stop, cancels=started, show_progress="hidden")
     run_name.change(_other_run, [run_name, shown_run, prompt], forgotten, show_progress="hidden")
     download_on_click(export, _export, [run_name, *chats])
     page.load(None, None, None, js=COPY)

@@ -9,6 +9,7 @@ import gradio as gr
 from cbgui.config import RunConfig, load_config
 from cbgui.data.dataset_store import DatasetStore
 from cbgui.data.library import DEMO
+from cbgui.errors import InputError
 from cbgui.runs import folder
 from cbgui.runs.run import Run
 from cbgui.settings import StopWhen
@@ -68,26 +69,26 @@ def _cards() -> tuple:
     return gr.Column(visible=True), choice, *_card(names[0])
 
 
+@sentences
 def _card(name: str | None) -> tuple:
     """How far the topic is, and the button that goes on with it."""
     data = _own_topic(name)
-    if data is None:
-        return gr.skip(), gr.skip()
     words = say("home.continue_card", name=plain(data.name), next_step=progress.next_step(data)[1])
     return words, gr.Button(say("home.continue_topic", name=data.name))
 
 
-def _own_topic(name: str | None) -> DatasetStore | None:
-    """None if it was deleted in another browser tab."""
-    return next((data for data in progress.own_topics() if data.name == name), None)
+def _own_topic(name: str | None) -> DatasetStore:
+    """Raises InputError if it was deleted in another browser tab."""
+    for data in progress.own_topics():
+        if data.name == name:
+            return data
+    raise InputError(say("home.gone", name=repr(name)))
 
 
 @sentences
 def _continue(name: str | None, run_name: str | None) -> tuple:
     """Open the topic, its newest run, and the place where it goes on."""
     data = _own_topic(name)
-    if data is None:
-        return (gr.skip(),) * 3
     library().choose(data.name)
     place, _ = progress.next_step(data)
     run = progress.run_of(data.name) or pick(run_name)

@@ -113,7 +113,7 @@ def _refresh(name: str | None, other: str | None, seen: tuple | None) -> tuple:
 def _how_much(name: str | None, attacks: list[str], limit: float | None, undoing: list[str]) -> str:
     """How many answers the chosen test takes, and how long that will be if an earlier report tells."""
     run = pick(name)
-    if run is None or not attacks:
+    if run is None or not attacks or (limit or 0) < 0:
         return ""
     most = int(limit or 0) or None
     held_out = run.examples("held_out")

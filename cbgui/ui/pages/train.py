@@ -231,6 +231,10 @@ def _log(run: Run) -> str:
         return ""
 
 
+def _start_label() -> str:
+    return say("train.queue") if queue.is_busy(folder.root_folder()) else say("train.start")
+
+
 @sentences
 def _again(name: str | None) -> tuple:
     """Twice the run's steps, filled in."""
@@ -248,7 +252,7 @@ def _refresh(name: str | None, seen: tuple | None, drawn: charts.Drawn | None = 
     if run is None:
         idle = say("train.idle")
         off = gr.Button(interactive=False)
-        start, resume = gr.Button(say("train.start"), variant="primary"), gr.Button(interactive=False)
+        start, resume = gr.Button(_start_label(), variant="primary"), gr.Button(interactive=False)
         buttons = [start, off, off, off, resume, gr.Button(visible=False)]
         if seen == ():
             return unchanged
@@ -257,7 +261,9 @@ def _refresh(name: str | None, seen: tuple | None, drawn: charts.Drawn | None = 
     state, past = run.state(), history(run)
     silent = run_status.silence(state, past, run)
     before = run_status.runs_before(run) if state == "waiting" else ""
-    mark = (run.name, state, past.end, run.request() + before + (charts.duration(silent) if silent is not None else ""))
+    label = _start_label()
+    asked = run.request() + before + (charts.duration(silent) if silent is not None else "")
+    mark = (run.name, state, past.end, asked + label)
     running, waiting = state == "running", state == "waiting"
     up_to_date = drawn and (drawn.run, drawn.measured, drawn.settled) == (run.name, past.measured, True)
     if up_to_date and seen and mark == tuple(seen):
@@ -275,10 +281,7 @@ def _refresh(name: str | None, seen: tuple | None, drawn: charts.Drawn | None = 
         gr.Column(visible=bool(past.trials)),
         _samples(past),
         _log(run),
-        gr.Button(
-            say("train.queue") if running or waiting else say("train.start"),
-            variant="secondary" if goes_on or running or waiting else "primary",
-        ),
+        gr.Button(label, variant="secondary" if goes_on or running or waiting else "primary"),
         gr.Button(interactive=running),
         gr.Button(interactive=running or waiting or can_be_kept),
         gr.Button(say("train.discard") if running or waiting else say("train.discard_run"), interactive=True),

@@ -32,6 +32,7 @@ FEWEST, BETTER = 30, 50  # must-stop questions
 SUGGESTED = 150  # about 110 look-alikes and 40 everyday questions
 NAMED = 3  # questions that are shown after a file was read, so that a wrong column is seen
 TOPIC, QUESTIONS, LOOK_ALIKES, TRAIN = 1, 2, 3, 4  # the steps
+Taken = tuple[str, list[str]]  # a topic, and the questions that the wizard has put into it
 
 
 @dataclass(frozen=True)
@@ -63,15 +64,15 @@ def resume(topic: tuple | None) -> tuple:
     data = shown_topic(topic)
     where, state = progress.next_step(data)
     if where != "wizard":
-        return (gr.skip(),) * 17
+        return (gr.skip(),) * 18
     if not data.counts()["retain"]:
-        own = [row.example for row in data.rows() if row.example.source != suggestions.SOURCE]
-        read = own, gr.Button(interactive=True)  # so that Back and Next keep these questions
+        there = say("wizard.read_stop", count=data.counts()["break"], name=plain(data.name))
+        read = [], there, gr.Button(interactive=True)  # so that Back and Next keep these questions
         shown = *_in_place_of_the_cards(LOOK_ALIKES), *(gr.skip(),) * 5, data.model()
         return *shown, *_look_alikes(data, None), *read
     words = say("status.is", name=plain(data.name), state=state)
     shown = *_in_place_of_the_cards(TRAIN), words, "", *_buttons(data, False), data.model()
-    return *shown, *(gr.skip(),) * 8
+    return *shown, data.name, *(gr.skip(),) * 8
 
 
 def whether_it_fits(model: str) -> str:
@@ -142,16 +143,21 @@ def _read(open_table: Any) -> tuple:
 
 
 @sentences
-def _take(name: str, model: str, goal: str, found: list[Example], made: str | None) -> tuple:
-    """Make the topic with these questions, once, and suggest what to keep."""
+def _take(name: str, model: str, goal: str, found: list[Example], made: str | None, taken: Taken) -> tuple:
+    """Make the topic with these questions, once, and suggest what to keep.
+
+    After Back and Next, the questions that were taken before are replaced; what came from elsewhere stays.
+    """
     data = library().open(made) if made else library().create(name)
     data.remember_model(model)
-    own = [row for row in data.rows() if row.example.source != suggestions.SOURCE]
-    if [row.example.prompt for row in own] != [example.prompt for example in found]:  # not after Back and Next
-        if own:
-            data.remove([row.id for row in own], "replace the questions")
-        data.add(found, "import the questions")
-    return gr.Walkthrough(selected=LOOK_ALIKES), *_look_alikes(data, goal)
+    wanted, there = {example.prompt for example in found}, {row.example.prompt for row in data.rows()}
+    stale = set(taken[1]) - wanted if taken[0] == data.name and found else set()
+    if old := [row.id for row in data.rows() if row.example.prompt in stale]:
+        data.remove(old, "replace the questions")
+    if new := [example for example in found if example.prompt not in there]:
+        data.add(new, "import the questions")
+    taken = (data.name, sorted(wanted)) if found else taken
+    return gr.Walkthrough(selected=LOOK_ALIKES), *_look_alikes(data, goal), taken
 
 
 def _look_alikes(data: DatasetStore, goal: str | None) -> tuple:
@@ -182,32 +188,33 @@ def _buttons(data: DatasetStore, writing: bool) -> tuple:
 
 
 @sentences
-def _prepare(topic: tuple, model: str) -> Iterator[tuple]:
-    """Let the model write the answers, then hold out test questions. Yields words, the summary, buttons and version."""
-    data = shown_topic(topic)
+def _prepare(made: str, topic: tuple, model: str) -> Iterator[tuple]:
+    """Let the model write the answers, then hold out test questions. Yields words, the summary, buttons and version.
+
+    The pages may show another topic meanwhile, which stays as it is.
+    """
+    data = library().open(made)
+
+    def version(changed: bool = True) -> Any:
+        return data.version() if changed and topic and topic[0] == data.name else gr.skip()
+
     yield say("common.loading"), "", *_buttons(data, True), gr.skip()
     try:
         for words, changed in answers_for_topic.complete(data, model):
-            yield (
-                f"{say('wizard.unlearns')}  \n{words}",
-                gr.skip(),
-                gr.skip(),
-                gr.skip(),
-                gr.skip(),
-                data.version() if changed else gr.skip(),
-            )
+            yield f"{say('wizard.unlearns')}  \n{words}", *(gr.skip(),) * 4, version(changed)
     except GeneratorExit:
         raise
     except Exception as error:
         if not isinstance(error, InputError):
             traceback.print_exc()
-        yield f"**{plain(error_sentence(error))}**", "", *_buttons(data, False), data.version()
+        yield f"**{plain(error_sentence(error))}**", "", *_buttons(data, False), version()
         return
-    yield "", answers_for_topic.summary(data), *_buttons(data, False), data.version()
+    yield "", answers_for_topic.summary(data), *_buttons(data, False), version()
 
 
-def _stopped(topic: tuple) -> tuple:
-    return say("wizard.stopped"), *_buttons(shown_topic(topic), False)
+@sentences
+def _stopped(made: str) -> tuple:
+    return say("wizard.stopped"), *_buttons(library().open(made), False)
 
 
 def _config_for(model: str, effort: str) -> RunConfig:
@@ -225,9 +232,9 @@ def _time(model: str, effort: str) -> str:
 
 
 @sentences
-def _train(topic: tuple, model: str, effort: str, *answer: Any) -> tuple:
+def _train(made: str, model: str, effort: str, *answer: Any) -> tuple:
     """Start the run and open the Train page; the wizard then begins anew."""
-    data, config = shown_topic(topic), settings.with_answer(_config_for(model, effort), list(answer))
+    data, config = library().open(made), settings.with_answer(_config_for(model, effort), list(answer))
     start_run.check(config)
     config.data = (
         library()
@@ -246,6 +253,7 @@ def _empty() -> tuple:
 
 def build(tabs: gr.Tabs, cards: gr.Column, run_name: gr.Dropdown, model: gr.Textbox, topic: gr.State) -> Guide:
     made, found, suggested = gr.State(None), gr.State([]), gr.State(suggestions.NOTHING)
+    taken = gr.State(("", []))
     with gr.Column(visible=False, elem_id="wizard") as column:
         with gr.Row(elem_classes="aligned"):
             gr.Markdown(on_page("wizard.heading"))
@@ -312,19 +320,21 @@ def build(tabs: gr.Tabs, cards: gr.Column, run_name: gr.Dropdown, model: gr.Text
     text.change(_read_text, text, [found, read, to_look_alikes], show_progress="hidden", trigger_mode="always_last")
     back_1.click(lambda: gr.Walkthrough(selected=TOPIC), None, steps)
     back_2.click(lambda: gr.Walkthrough(selected=QUESTIONS), None, steps)
-    to_look_alikes.click(_take, [name, model, goal, found, made], [steps, made, name, topic, suggested, table, about])
+    to_look_alikes.click(
+        _take, [name, model, goal, found, made, taken], [steps, made, name, topic, suggested, table, about, taken]
+    )
     added = to_train.click(_add, [topic, suggested, table, own_keep], [steps, topic, suggested, own_keep])
     for trigger in (added.success, effort.change, write.click):
         trigger(_time, [model, effort], time, show_progress="hidden")
     progressed = [words, summary, *buttons, topic]
     writing = [
-        trigger(_prepare, [topic, model], progressed, show_progress="hidden", **ONE_AT_A_TIME)
+        trigger(_prepare, [made, topic, model], progressed, show_progress="hidden", **ONE_AT_A_TIME)
         for trigger in (added.success, write.click)
     ]
-    stop.click(_stopped, topic, [words, *buttons], cancels=writing)
+    stop.click(_stopped, made, [words, *buttons], cancels=writing)
     emptied = [made, name, file, text, found, read, to_look_alikes]
-    train.click(_train, [topic, model, effort, *answer], [run_name, tabs, cards, column, *emptied], concurrency_limit=1)
+    train.click(_train, [made, model, effort, *answer], [run_name, tabs, cards, column, *emptied], concurrency_limit=1)
     begun = [cards, column, steps, *emptied]
     resumed = [cards, column, steps, words, summary, *buttons, model]
-    resumed += [made, name, topic, suggested, table, about, found, to_look_alikes]
+    resumed += [made, name, topic, suggested, table, about, found, read, to_look_alikes]
     return Guide(column, steps, own_model, fits, made, begun, resumed)
