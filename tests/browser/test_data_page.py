@@ -243,7 +243,7 @@ def test_the_model_writes_the_answers(url, page):
     expect(page.locator("#import-words")).to_contain_text("2 added to Must keep of asked")
     expect(page.locator("#import-words")).to_contain_text("2 have no answer yet")
     page.locator("#import-write").click()
-    expect(page.locator("#import-written")).to_contain_text("2 of 2 answers written", timeout=LONG)
+    expect(page.locator("#import-written")).to_contain_text("2 of 2 answers finished", timeout=LONG)
     expect(page.locator("#rows")).to_contain_text("Paris")  # the table shows where they went
     fold(page, "Write the answers")
     page.locator("#write-answers").click()

@@ -50,7 +50,7 @@ def test_suggestions_are_read_edited_added_answered_and_undone(app, page, width)
     assert unticked not in [one.prompt for one in added]
 
     page.locator("#suggest-write").click()
-    expect(page.locator("#suggest-written")).to_contain_text("4 of 4 answers written", timeout=LONG)
+    expect(page.locator("#suggest-written")).to_contain_text("4 of 4 answers finished", timeout=LONG)
     assert all(row.example.response for row in data.rows())
     for undone in ("add suggestions", "held out"):  # what the button says after the step before it was undone
         page.locator("#undo").click()
