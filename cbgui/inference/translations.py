@@ -12,6 +12,7 @@ from cbgui.inference.batch_answers import Loaded, write_answers
 ORDER = "Translate this question into {language}. Write the translation and nothing else.\n\n{question}"
 QUOTES = "\"'“”„«»`* "
 MAX_NEW_TOKENS = 60
+FIRST = 12  # questions, some in each language
 SAME = 0.6  # ratio of difflib's SequenceMatcher
 
 
@@ -35,27 +36,42 @@ def translate_questions(
     """Yield the share of the work done, and the translations, which are empty until the end.
 
     Each question is translated once; the languages other than its own take turns. Only what says the same when the
-    model has translated it back is returned, so a model that cannot translate returns nothing.
+    model has translated it back is returned. A model that translates none of the first FIRST is asked no more.
     """
     own = language_of([one.prompt for one in questions])
     others = [name for code, name in NAMES_OF_LANGUAGES.items() if code != own]
-    named = [others[index % len(others)] for index in range(len(questions))]
-    asked = [order(language, one.prompt) for one, language in zip(questions, named, strict=True)]
+    named = [(one, others[index % len(others)]) for index, one in enumerate(questions)]
+    first, rest = named[:FIRST], named[FIRST:]
+    found: list[Suggestion] = []
+    for part, done in ((first, 0), (rest, len(first))):
+        if not part or (part is rest and not found):
+            break
+        kept: list[Suggestion] = []
+        for share, kept in _there_and_back(loaded, config, part, NAMES_OF_LANGUAGES[own]):  # noqa: B007, the last is added
+            yield (done + share * len(part)) / max(len(named), 1), []
+        found += kept
+    yield 1.0, found
+
+
+def _there_and_back(
+    loaded: Loaded, config: ModelConfig, named: Sequence[tuple[Suggestion, str]], own: str
+) -> Iterator[tuple[float, list[Suggestion]]]:
+    """`translate_questions` for questions with their languages."""
     there: dict[int, str] = {}
-    for share, ended in _answers(loaded, config, asked):
+    for share, ended in _answers(loaded, config, [order(language, one.prompt) for one, language in named]):
         there |= ended
         yield share / 2, []
-    new = [index for index, text in sorted(there.items()) if text and text != questions[index].prompt]
+    new = [index for index, text in sorted(there.items()) if text and text != named[index][0].prompt]
     back: dict[int, str] = {}
-    for share, ended in _answers(loaded, config, [order(NAMES_OF_LANGUAGES[own], there[index]) for index in new]):
+    for share, ended in _answers(loaded, config, [order(own, there[index]) for index in new]):
         back |= {new[index]: text for index, text in ended.items()}
         yield 0.5 + share / 2, []
     yield (
         1.0,
         [
-            Suggestion(there[index], questions[index].kind, f"translated by the model into {named[index]}")
-            for index, text in sorted(back.items())
-            if says_the_same(questions[index].prompt, text)
+            Suggestion(there[index], one.kind, f"translated by the model into {language}")
+            for index, (one, language) in enumerate(named)
+            if index in back and says_the_same(one.prompt, back[index])
         ],
     )
 

@@ -87,6 +87,25 @@ def test_a_model_that_translates_suggests_what_comes_back_the_same(monkeypatch):
     ]
 
 
+@pytest.mark.parametrize(("known", "asked_for"), [("the first", 14), ("none", 12)])
+def test_a_model_that_translates_none_of_the_first_questions_is_asked_no_more(known, asked_for, monkeypatch):
+    orders = []
+
+    def answer(config, prompts, **settings):
+        orders.extend(messages[0]["content"] for messages in prompts)
+        texts = [messages[0]["content"].partition("\n\n")[2] for messages in prompts]
+        swapped = {f"Where is lake number {n}?": f"Wo ist See {n}?" for n in range(14)}
+        back = {text: question for question, text in swapped.items()} if known == "the first" else {}
+        yield 1.0, {index: (swapped | back).get(text, "") for index, text in enumerate(texts)}
+
+    monkeypatch.setattr(translations, "write_answers", answer)
+    asked = [Suggestion(f"Where is lake number {n}?", "break", "") for n in range(14)]
+    *progress, (share, found) = translate_questions((None, None), ModelConfig(), asked)
+    assert share == 1.0 and [s for s, _ in progress] == sorted(s for s, _ in progress)
+    assert len(found) == (14 if known == "the first" else 0)
+    assert sum("Where is lake" in text for text in orders) == asked_for
+
+
 def test_everyday_questions_are_answered_once_for_each_model(short_config, tmp_path, monkeypatch):
     monkeypatch.setattr(general_keep, "CACHE", tmp_path / "cache")
     monkeypatch.setattr(general_keep, "MAX_NEW_TOKENS", 4)

@@ -283,7 +283,7 @@ def test_the_published_recipe_is_trained_as_published(short_config, tmp_path):
     assert [event["coefficients"]["reroute"] for event in steps] == pytest.approx([10 * (1 - n / 6) for n in (1, 2, 3)])
     assert [event["coefficients"]["retain"] for event in steps] == pytest.approx([10 * n / 6 for n in (1, 2, 3)])
     assert {event["learning_rate"] for event in steps} == {1e-4}
-    assert all(0 < event["cosine"][layer] <= 1 for event in steps for layer in event["cosine"])
+    assert all(0 < event["cosine"][layer] < 1.001 for event in steps for layer in event["cosine"])  # of bfloat16
     texts = [event["text"] for event in run.events()[0] if "text" in event]
     assert "No held-out must-stop examples; some of the training examples are validated" in texts
     validations = [event for event in run.events()[0] if event["kind"] == "validation"]
