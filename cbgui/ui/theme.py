@@ -42,6 +42,7 @@ button[role=tab][aria-selected=true] {color: #0f766e !important;}
 #steps .step-button .step-label {color: var(--body-text-color);}
 #steps .step-button:disabled {opacity: .8;}
 .wrap:has(> .error) {display: none !important;}
+button.label-wrap span {text-align: left;}
 .counts small, .memory small {font-size: 12px;}
 .gradio-container {max-width: min(1280px, 100vw) !important; margin: 0 auto !important; min-width: 0 !important;
   width: 100% !important;}

@@ -32,6 +32,7 @@ from cbgui.ui.fragments import plain
 from cbgui.ui.pages import chat as chat_page
 from cbgui.ui.pages import data as data_page
 from cbgui.ui.pages import export as export_page
+from cbgui.ui.pages import report as report_page
 from cbgui.ui.pages import train as train_page
 from cbgui.ui.panels import charts, import_rows, run_status, settings, topics
 from cbgui.ui.panels.ways_to_ask import PLAINLY
@@ -134,6 +135,16 @@ def test_validation_is_a_stronger_line_in_the_colour_of_its_steps(trained):
         assert pale == strong.replace("rgb(", "rgba(").replace(")", ",0.4)")
     assert look["color_map"]["must stop"] != look["color_map"]["must keep"]
     assert charts.colours(charts.cosine_table(steps))["colors_in_legend"] == list(steps[0]["cosine"])
+
+
+def test_only_what_is_trained_can_be_tested(trained, tmp_path, monkeypatch):
+    monkeypatch.setenv("CBGUI_RUNS", str(tmp_path))
+    shutil.copytree(trained.path, tmp_path / "run", ignore=shutil.ignore_patterns("report", "evaluate.*"))
+    words, _, evaluate, *_ = report_page._refresh("run", None, None)
+    assert evaluate.interactive and "Press **Evaluate**" in words
+    shutil.rmtree(Run(tmp_path / "run").adapter_folder)
+    words, _, evaluate, *_ = report_page._refresh("run", None, None)
+    assert not evaluate.interactive and "not trained yet" in words
 
 
 def test_no_chart_is_left_to_look_up_its_titles():

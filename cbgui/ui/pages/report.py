@@ -84,7 +84,7 @@ def _refresh(name: str | None, other: str | None, seen: tuple | None) -> tuple:
         words = say("test.no_run")
         return (words, "", off, off, "", gr.skip(), ()) if seen != () else unchanged
     job, written = Job(run, EVALUATE), _written(run)
-    waits = run.state() in ("running", "waiting")
+    waits = run.state() in ("running", "waiting") or not run.adapter_file.is_file()
     words = say("test.wait", name=plain(run.name)) if waits else _words(run, job)
     evaluated = [r.name for r in folder.list_runs() if r.name != run.name and _written(r) is not None]
     mark = (run.name, words, written, other, evaluated)
