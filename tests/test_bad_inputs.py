@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from cbgui import cli, space
+from cbgui.config import PRESETS
 from cbgui.data import files
 from cbgui.data.columns import Mapping, to_example
 from cbgui.data.dataset_store import DatasetStore
@@ -356,3 +357,27 @@ def test_a_space_refuses_folders_and_enforces_its_limits(bad, tmp_path, monkeypa
     monkeypatch.setenv("HF_HUB_DISABLE_IMPLICIT_TOKEN", "0")  # so that monkeypatch restores it
     space.forget_owner_token()
     assert "HF_TOKEN" not in os.environ and os.environ["HF_HUB_DISABLE_IMPLICIT_TOKEN"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (
+            ["train", "demo", "--output", "{tmp}/run", "--break", "{tmp}", "--retain", "x"],
+            "is a folder; give the data file",
+        ),
+        (
+            ["train", "demo", "--output", "{tmp}/run", "--model", "{tmp}/plain"],
+            "is a file; give the folder of the model",
+        ),
+        (["suggest", "{break}", "--output", "{tmp}/plain/keep.jsonl"], "keep.jsonl' cannot be written"),
+        (["evaluate", "{run}", "--judge-label", "unsafe"], "--judge-label 'unsafe' needs a classifier"),
+        (["generate", "{run}", "--prompt", " "], "--prompt is empty"),
+        (["export", "{run}", "--output", "{tmp}/plain/merged"], "merged' cannot be written"),
+    ],
+)
+def test_what_exists_or_cannot_be_written_is_told_before_the_work(arguments, words, trained, tmp_path, cli):
+    (tmp_path / "plain").write_text("")
+    places = {"tmp": tmp_path, "run": trained.path, "break": PRESETS / "demo" / "break.jsonl"}
+    done = cli(*(argument.format(**places) for argument in arguments))
+    assert done.returncode == 2 and words in done.stderr, done.stderr

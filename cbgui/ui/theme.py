@@ -54,6 +54,7 @@ button.label-wrap span {text-align: left;}
 .or, .max_value, .min_value, input.subdued {color: var(--body-text-color-subdued) !important;}
 .dark a.download-link {color: #7dd3fc !important;}
 #chat-original .md, #chat-short-circuited .md {white-space: pre-wrap;}
+#chat-original .placeholder-content, #chat-short-circuited .placeholder-content {padding: 0 14px;}
 .card {border: 1px solid var(--border-color-primary); border-radius: 12px; padding: 18px !important;
   background: var(--block-background-fill); justify-content: space-between;}
 .prose code {white-space: normal !important; overflow-wrap: anywhere;}

@@ -16,7 +16,7 @@ from cbgui.errors import InputError
 from cbgui.runs import disk, folder, queue
 from cbgui.runs.folder import create_run
 from cbgui.runs.process import hold
-from cbgui.runs.run import Run
+from cbgui.runs.run import TRAIN, Run
 
 
 @pytest.fixture
@@ -195,3 +195,11 @@ def test_a_run_that_cannot_start_leaves_the_queue_to_the_others(run, short_confi
         queue.start_next(run.path.parent)
     queue.start_next(run.path.parent)
     assert started == [other]
+
+
+def test_a_run_that_trains_or_waits_keeps_others_waiting(run):
+    assert not queue.is_busy(run.path.parent)
+    with hold(run.lock_file(TRAIN)):
+        assert queue.is_busy(run.path.parent)
+    run.waiting_file.write_text("")
+    assert queue.is_busy(run.path.parent)
