@@ -121,7 +121,7 @@ class ChatModel:
     def _hidden(self, input_ids: torch.Tensor) -> dict[int, torch.Tensor]:
         """Target layer -> its hidden states, (1, tokens, width)."""
         body = text_decoder(self.model.get_base_model())  # without the head
-        return layer_states(body, self.target_layers, lambda: body(input_ids=input_ids, use_cache=False))[0]
+        return layer_states(body, self.target_layers, lambda: body(input_ids=input_ids, use_cache=False), stop=True)[0]
 
 
 def _token_texts(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[str]:

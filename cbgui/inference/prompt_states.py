@@ -44,7 +44,8 @@ def prompt_states(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pr
             mask[row, :length] = 1
             own[row, min(before, length - 1) : max(length - after, before + 1)] = 1
         inputs = {"input_ids": ids.to(model.device), "attention_mask": mask.to(model.device)}
-        hidden = layer_states(body, [layer], functools.partial(body, **inputs, use_cache=False))[0][layer].float()
+        run = functools.partial(body, **inputs, use_cache=False)
+        hidden = layer_states(body, [layer], run, stop=True)[0][layer].float()
         weights = own.to(hidden.device).unsqueeze(-1)
         means = (hidden * weights).sum(1) / weights.sum(1).clamp_min(1)
         states[batch] = normalize(means, dim=-1).cpu()

@@ -49,13 +49,18 @@ def normed(norm: torch.nn.Module, config: PretrainedConfig, states: torch.Tensor
     return norm(states.unflatten(-1, (count, -1))).flatten(-2)
 
 
+class _AllRead(Exception):
+    """Every wanted layer has been read."""
+
+
 def layer_states(
-    decoder: PreTrainedModel, layers: Collection[int], run: Callable[[], Any]
+    decoder: PreTrainedModel, layers: Collection[int], run: Callable[[], Any], *, stop: bool = False
 ) -> tuple[dict[int, torch.Tensor], Any]:
     """Call `run`, which runs the decoder once; returns the states after the given layers, and what `run` returned.
 
     Layer number -> (rows, tokens, width). Layer l is the output of the l-th layer, 0 the embedding; a layer that the
-    decoder skips hands on the states of the one below.
+    decoder skips hands on the states of the one below. With `stop`, the layers above the highest wanted one do not run,
+    and the second value is None.
     """
     found: dict[int, torch.Tensor] = {}
     inner = decoder_layers(decoder)
@@ -67,12 +72,19 @@ def layer_states(
     for number, layer in enumerate(inner[: max(layers)]):
         above = [wanted for wanted in layers if wanted > number]
 
-        def read_output(module: torch.nn.Module, arguments: tuple, output: Any, above: list[int] = above) -> None:
+        def read_output(
+            module: torch.nn.Module, arguments: tuple, output: Any, number: int = number, above: list[int] = above
+        ) -> None:
             found.update(dict.fromkeys(above, output[0] if isinstance(output, tuple | list) else output))
+            if stop and number + 1 == max(layers):
+                raise _AllRead
 
         handles.append(layer.register_forward_hook(read_output))
+    output = None
     try:
         output = run()
+    except _AllRead:
+        pass
     finally:
         for handle in handles:
             handle.remove()

@@ -16,7 +16,9 @@ from helpers import LONG, box, choose, edit_cell, fold, new_page, open_app, open
 from playwright.sync_api import Page, expect
 from sample_rows import DEMO_ROWS, example, rows_with_fault
 
+from cbgui.config import PRESETS
 from cbgui.data.library import Library
+from cbgui.data.reading import read_examples
 from cbgui.runs.folder import DATASETS
 
 pytestmark = pytest.mark.slow
@@ -207,14 +209,16 @@ def test_each_part_takes_its_own_rows(app, page, tmp_path):
 
 
 def test_the_model_writes_more_questions_of_the_topic(app, page):
-    data = Library(app.runs / DATASETS).restore_demo()
-    open_app(page, app.url)
+    data = Library(app.runs / DATASETS).create("potions")
+    rows = [e for kind in ("break", "retain") for e in read_examples(PRESETS / "demo" / f"{kind}.jsonl", kind)[:40]]
+    data.add(rows, "made")
+    open_topic(page, app.url)
     page.locator("#more-break").click()
     expect(page.locator("#suggest-words")).to_contain_text("The model wrote", timeout=LONG)
     expect(page.locator("#suggestions")).to_contain_text("in your topic")
     page.locator("#add-suggestions").click()
-    expect(page.locator("#suggest-words")).to_contain_text("added to demo (must-stop questions:")
-    added = [row.example for row in data.rows()][sum(DEMO_ROWS.values()) :]
+    expect(page.locator("#suggest-words")).to_contain_text("added to potions (must-stop questions:")
+    added = [row.example for row in data.rows()][len(rows) :]
     assert any(one.kind == "break" for one in added) and not any(one.response for one in added)
 
 

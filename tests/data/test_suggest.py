@@ -11,6 +11,7 @@ import pytest
 from sample_rows import example
 
 from cbgui.config import PRESETS
+from cbgui.data.examples import write_examples
 from cbgui.data.hurried import hurried
 from cbgui.data.reading import read_examples
 from cbgui.data.rephrased import rephrased
@@ -78,13 +79,14 @@ def test_nothing_is_suggested_twice_or_that_is_there_already():
 
 
 def test_the_command_writes_answered_rows(cli, tmp_path):
-    output = tmp_path / "keep.jsonl"
-    done = cli("suggest", PRESETS / "demo" / "break.jsonl", "--output", output, "--count", "3", "--no-drafts")
+    output, few = tmp_path / "keep.jsonl", tmp_path / "break.jsonl"
+    write_examples(few, BREAKS[:6])
+    done = cli("suggest", few, "--output", output, "--count", "3", "--no-drafts")
     assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in output.read_text("utf-8").splitlines()]
     assert len(rows) == 3 and all(row["response"] for row in rows)
     assert len(read_examples(output, "retain")) == 3
-    again = cli("suggest", PRESETS / "demo" / "break.jsonl", "--output", output)
+    again = cli("suggest", few, "--output", output)
     assert again.returncode == 2 and "exists already" in again.stderr
 
 

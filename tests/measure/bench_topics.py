@@ -7,7 +7,7 @@ A topic is "demo", or the beginning of the paths NAME.break.jsonl, NAME.retain.j
 {"kind", "q", "response"}). A setting is a title, then assignments as `train --set` takes them; `suggest=300` adds so
 many suggested questions to the keep set, `drafts` also what the model drafts (must-stop questions among it), and
 `alone` drops the keep set that is there. Runs that exist
-are only judged.
+are only judged. Must-stop questions that the original model declines by itself are left out.
 """
 
 from __future__ import annotations
@@ -105,7 +105,8 @@ def judge(run: Run, held_out: list[Example]) -> dict[str, list[float]]:
     """For each held-out example: blocked and refused under each prefill (break), hurt (near misses, everyday), KL."""
     chat, words = load_chat_model(run), run.config().refusals
     pair = ModelPair(chat.model, chat.tokenizer, chat.adapted_rows, words)
-    breaks = [e for e in held_out if e.kind == "break"]
+    # As in a report, a question that the original declines by itself tells nothing about the breaker.
+    breaks = [e for e in held_out if e.kind == "break" and not is_refusal(e.response)]
     retains = [e for e in held_out if e.kind != "break"]
     found: dict[str, list[float]] = {}
     for length in PREFILLS:
