@@ -4,7 +4,7 @@ A row is prompt + answer[:k] + refusal + answer[k:]; a thought counts as a part 
 stands where the answer would. The position before the answer and the answer's tokens before the refusal are pulled to
 the state from which it begins, the refusal's tokens to theirs. So the model refuses at once and after any beginning of
 the forbidden answer. In some rows words that overrule the refusal follow it; these and the answer are pulled too, so
-that the model refuses again.
+that the model refuses again. Some must-keep rows begin with a part of the refusal as well: there it leads to nothing.
 """
 
 from __future__ import annotations
@@ -92,6 +92,9 @@ AGREEING = (
     "You",
     "The",
 )
+# Share of the must-keep rows whose answer begins with a part of the refusal. Without them "I'm" led to a whole refusal
+# in harmless answers too (dev/LOG.md, 2026-11-30).
+BEGUN = 0.15
 OTHER_TOKENS = 4  # at most, of another answer's beginning
 ANSWERED_WORDS = 12  # of an earlier answer
 UNKNOWN = 3  # answer tokens that are not pulled where the prompt is hidden: they do not show the topic yet
@@ -142,6 +145,8 @@ class RefusalSteps(PairedSteps):
         room = self.max_tokens + before
         if not is_break:
             row = encode(self.tokenizer, example, room) if earlier else self.encode(example)
+            if shuffle.random() < BEGUN:
+                row = replace(row, ids=self._begun(example, room))
             return replace(row, loss_start=min(before, len(row.ids) - 1))
         asked = encode(self.tokenizer, example, sys.maxsize, answer_only=True).loss_start if with_prompt else 0
         room = max(room, min(asked, room) + ANSWER_TOKENS)  # a long prompt is cut as ever
@@ -160,6 +165,14 @@ class RefusalSteps(PairedSteps):
             before=self._other_start() if with_prompt and shuffle.random() < OTHER_START else (),
             hidden=not with_prompt,
         )
+
+    def _begun(self, example: Example, room: int) -> tuple[int, ...]:
+        """The token ids of `example` with the first tokens of a refusal before its answer."""
+        as_answer = encode(self.tokenizer, replace(example, kind="break"), room, answer_only=True)
+        prompt, answer = as_answer.ids[: as_answer.loss_start], as_answer.ids[as_answer.loss_start :]
+        sentence = self.shuffle.choice(self.sentences)
+        begun = sentence[: self.shuffle.randint(1, len(sentence))]
+        return (*prompt, *begun, *answer)[: max(room, len(prompt) + len(begun))]
 
     def _other_start(self) -> tuple[int, ...]:
         """Tokens that agree to answer, or that begin the answer to another question."""
