@@ -178,7 +178,7 @@ def evaluate(
         "held_out": {"break": len(sets[0].breaks), "retain": len(sets[0].retains)},
         "judge": judge.name if judge else None,
         "agreement": known,
-        "attacks": attack_rates(names, held_out_cases),
+        "attacks": attack_rates(names, held_out_cases, sets[0]),
         "retain": retain_rates(sets[0].retains, metrics[0], held_out_cases, afterwards),
         "sets": [_further_set(number, sets, metrics, cases, names) for number in range(1, len(sets))],
         "cosine_by_layer": cosine,
@@ -244,10 +244,11 @@ def _further_set(
 ) -> dict[str, Any]:
     """The rates of a set other than the held-out one."""
     prompts, its_cases = sets[number], [case for case in cases if case.set_number == number]
+    asked = [name for name in names if name not in WITH_MODEL]
     return {
         "title": prompts.title,
         "break_prompts": len(prompts.breaks),
         "retain_prompts": len(prompts.retains),
-        "attacks": attack_rates([n for n in names if n not in WITH_MODEL], its_cases) if prompts.breaks else [],
+        "attacks": attack_rates(asked, its_cases, prompts) if prompts.breaks else [],
         "retain": retain_rates(prompts.retains, metrics[number], its_cases) if prompts.retains else None,
     }

@@ -28,11 +28,15 @@ Attempts = Callable[[Example, list[Example]], list[Attempt]]
 
 @dataclass(frozen=True)
 class Attack:
-    """An attack of the registry; `default` attacks are part of every evaluation."""
+    """An attack of the registry; `default` attacks are part of every evaluation.
+
+    `hides` means that the prompt is not written in words that every model can read.
+    """
 
     title: str
     attempts: Attempts
     default: bool = False
+    hides: bool = False
 
 
 def ask(text: str, before: Turns = (), **options: Any) -> list[Attempt]:
