@@ -41,7 +41,7 @@ def main() -> int:
     run(python, "-c", "from cbgui.modeling.hub import resolve_model; print(resolve_model('demo').label)")
     run(python, "-m", "ruff", "check", ".")
     run(python, "-m", "ruff", "format", "--check", ".")
-    command = [str(python), "-m", "pytest", *TWO_AT_A_TIME, *sys.argv[1:]]
+    command = [str(python), "-m", "pytest", "--durations=25", *TWO_AT_A_TIME, *sys.argv[1:]]
     return subprocess.run(command, cwd=ROOT, env={"OMP_NUM_THREADS": "1", **os.environ}).returncode
 
 
