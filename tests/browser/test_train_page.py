@@ -21,16 +21,16 @@ def _last_step(run: Run) -> int:
 
 
 def test_a_run_outlives_browser_app_and_trainer(app, page, browser):
-    start_training(page, app.url, {"training-steps": 16, "training-checkpoint_every": 2, "training-sample_every": 16})
+    start_training(page, app.url, {"training-steps": 32, "training-checkpoint_every": 2, "training-sample_every": 32})
     line = page.locator("#run-line")
-    expect(line).to_contain_text(re.compile(r"step [2-9] of 16"), timeout=LONG)
+    expect(line).to_contain_text(re.compile(r"step [2-9] of 32"), timeout=LONG)
     page.reload()
     open_tab(page, "2 Train")
-    expect(line).to_contain_text(re.compile(r"running, step \d+ of 16"))
+    expect(line).to_contain_text(re.compile(r"running, step \d+ of 32"))
     second = new_page(browser)
     second.goto(app.url)
     open_tab(second, "2 Train")
-    expect(second.locator("#run-line")).to_contain_text(re.compile(r"running, step \d+ of 16"))
+    expect(second.locator("#run-line")).to_contain_text(re.compile(r"running, step \d+ of 32"))
 
     second.locator("#pause").click()
     for shown in (line, second.locator("#run-line")):
@@ -54,14 +54,14 @@ def test_a_run_outlives_browser_app_and_trainer(app, page, browser):
     expect(line).to_contain_text("interrupted")
     expect(line).to_contain_text("Press Resume")
     page.locator("#resume").click()
-    expect(line).to_contain_text("done, step 16 of 16", timeout=LONG)
+    expect(line).to_contain_text("done, step 32 of 32", timeout=LONG)
     expect(page.locator("#meters")).to_contain_text("Must-keep answers moved")
-    expect(page.locator("#samples")).to_contain_text("Held-out answers at step 16")
-    assert _last_step(run) == 16
+    expect(page.locator("#samples")).to_contain_text("Held-out answers at step 32")
+    assert _last_step(run) == 32
 
     open_tab(page, "History")
     table = page.locator("#runs")
-    expect(table).to_contain_text("16 of 16")
+    expect(table).to_contain_text("32 of 32")
     page.locator("#duplicate-run").click()
     expect(table).to_contain_text("not started")
     box(page, "rename-to").fill("second")
