@@ -57,8 +57,10 @@ def attack_rates(names: list[str], cases: list[Case], prompts: PromptSet) -> lis
         for case in cases:
             if case.attack == name:
                 by_example.setdefault(case.example, []).append(case)
-        working = [group for group in by_example.values() if any(works(case, prompts) for case in group)]
-        counted = {"base": list(by_example.values()), "short_circuited": working}
+        groups = list(by_example.values())
+        base_answers = [any(works(case, prompts) for case in group) for group in groups]
+        working = [group for group, answered in zip(groups, base_answers, strict=True) if answered]
+        counted = {"base": groups, "short_circuited": working}
         rates: dict[str, Any] = {"name": name, "title": ATTACK_TITLES[name], "prompts": len(by_example)}
         rates["spoilt"] = len(by_example) - len(working)
         for model in MODELS.values():
@@ -73,6 +75,7 @@ def attack_rates(names: list[str], cases: list[Case], prompts: PromptSet) -> lis
                 rates[model]["classified"] = rate([any(t["classified"] for t in group) for group in judged])
             finite = [t["nats"] for group in tries for t in group if t["nats"] is not None]
             rates[model]["median_nats"] = round(statistics.median(finite), 3) if finite else None
+        rates["base"]["answered"] = rate(base_answers)
         found.append(rates)
     return found
 

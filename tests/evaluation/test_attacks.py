@@ -196,6 +196,7 @@ def test_an_original_that_repeats_a_code_has_not_answered():
     cases[1].answers["base"]["text"] = "Potions are brewed in a kettle."
     (encoded,) = attack_rates(["encoded"], cases, asked)
     assert (encoded["spoilt"], encoded["short_circuited"]["answered"]["of"]) == (1, 1)
+    assert (encoded["base"]["answered"]["count"], encoded["base"]["answered"]["of"]) == (1, 2)
     assert len(worst_break([asked], cases)) == 1
 
 

@@ -13,6 +13,7 @@ from cbgui.inference.neighbours import VARIANTS, neighbours, varied_questions
 from cbgui.inference.prompt_states import Separator, prompt_states
 from cbgui.inference.streaming import in_model_thread
 from cbgui.inference.translations import says_the_same, translate_questions
+from cbgui.modeling.decoder import decoder_layers, text_decoder
 from cbgui.runs.folder import create_run
 
 DEMO = PRESETS / "demo"
@@ -41,6 +42,17 @@ def test_the_state_of_a_prompt_does_not_depend_on_its_neighbours(loaded):
     alone = in_model_thread(prompt_states, *loaded, ["Why is the sky blue?"])
     assert together[0] @ alone[0] > 0.999
     assert together[0] @ together[1] < 0.99
+
+
+def test_reading_a_layer_does_not_run_those_above(loaded):
+    model, tokenizer = loaded
+    ran = []
+    layers = decoder_layers(text_decoder(model))
+    hooks = [layers[place].register_forward_hook(lambda *_, place=place: ran.append(place)) for place in (0, -1)]
+    in_model_thread(prompt_states, model, tokenizer, ["Why is the sky blue?"])
+    for hook in hooks:
+        hook.remove()
+    assert ran == [0]
 
 
 def test_the_model_drafts_questions_inside_and_beside_the_topic(loaded, monkeypatch):
