@@ -122,8 +122,8 @@ def _so_far(answered: dict[str, dict[str, Any]], false: dict[str, dict[str, Any]
 
 
 def _few(side: str, held_out: int, needed: int) -> str:
-    many = f"{needed}" if needed <= MOST_NEEDED else f"more than {MOST_NEEDED:,}"
-    return f"{held_out} of at least {many} {side} questions"
+    many = f"at least {needed}" if needed <= MOST_NEEDED else f"more than {MOST_NEEDED:,}"
+    return f"{held_out} of {many} {side} questions"
 
 
 def _needed(rate: dict[str, Any], limit: float) -> int:
