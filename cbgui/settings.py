@@ -196,6 +196,14 @@ class LoraConfig(Part):
         "other break losses have no gradient at 0",
         "0",
     )
+    first_layer: float = setting(
+        0.0,
+        "First adapted layer",
+        "as a share of the highest target layer; layers below it stay as they are, which takes less time and memory",
+        "0",
+        ge=0,
+        lt=1,
+    )
 
 
 class StopWhen(Part):

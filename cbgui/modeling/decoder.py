@@ -152,8 +152,10 @@ def has_experts(decoder: torch.nn.Module) -> bool:
     return any("experts" in name for name, _ in decoder_layers(decoder).named_parameters())
 
 
-def adapted_modules(decoder: torch.nn.Module) -> list[str]:
+def adapted_modules(decoder: torch.nn.Module, first: int = 0) -> list[str]:
     """Names in the decoder of the linear modules that LoRA adapts, those packed in 4 bits included.
+
+    Layers before number `first` (the lowest is 0) are left alone, unless no other has such a module.
 
     In a mixture of experts these are attention and whatever else PEFT does not take for experts; the experts and their
     router stay as they are. So do weights that several layers share, because training would not see what they do above
@@ -173,8 +175,8 @@ def adapted_modules(decoder: torch.nn.Module) -> list[str]:
         fused = last in FUSED or (last == "out_proj" and mamba)
         expert = experts and (last in EXPERT_NAMES or parts & ROUTERS or "experts" in name)
         if not fused and not expert:
-            found.append(f"{layer_list(decoder)}.{name}")
-    return found
+            found.append((int(name.partition(".")[0]), f"{layer_list(decoder)}.{name}"))
+    return [name for layer, name in found if layer >= first] or [name for _, name in found]
 
 
 def is_read_directly(name: str) -> bool:

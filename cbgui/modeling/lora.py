@@ -38,7 +38,7 @@ BASE_LAYERS = {PeftLinear: (torch.nn.Linear, Conv1D), PeftLinear4bit: (Linear4bi
 
 
 def add_lora(truncated: TruncatedModel, config: LoraConfig, seed: int) -> None:
-    """Add LoRA with the forward below to all linear layers of the truncated model; B starts from N(0, init_std).
+    """Add LoRA with the forward below to all linear layers from `first_layer` on; B starts from N(0, init_std).
 
     Seeds PyTorch's random numbers with `seed`.
     """
@@ -50,7 +50,7 @@ def add_lora(truncated: TruncatedModel, config: LoraConfig, seed: int) -> None:
         r=config.r,
         lora_alpha=config.lora_alpha,
         lora_dropout=config.lora_dropout,
-        target_modules=adapted_modules(model),
+        target_modules=adapted_modules(model, truncated.first_adapted(config)),
     )
     torch.manual_seed(seed)
     truncated.model = get_peft_model(model, lora)

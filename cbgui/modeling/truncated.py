@@ -18,7 +18,7 @@ from bitsandbytes.nn import Linear4bit
 from peft import PeftModel
 from transformers import PretrainedConfig, PreTrainedModel
 
-from cbgui.config import RunConfig
+from cbgui.config import LoraConfig, RunConfig
 from cbgui.modeling.architecture import layers_to_load, read_model_config, target_layers
 from cbgui.modeling.batch import (
     PAD_TO,
@@ -143,6 +143,10 @@ class TruncatedModel:
     def layers(self) -> torch.nn.ModuleList:
         """The decoder layers."""
         return decoder_layers(self.decoder)
+
+    def first_adapted(self, lora: LoraConfig) -> int:
+        """The number of the first layer that LoRA adapts; the lowest is 0."""
+        return int(lora.first_layer * self.target_layers[-1])
 
     @property
     def gradient_checkpointing(self) -> bool:

@@ -13,7 +13,7 @@ import torch
 from transformers import PretrainedConfig
 
 from cbgui import hardware
-from cbgui.config import RunConfig
+from cbgui.config import LoraConfig, RunConfig
 from cbgui.hardware import CONTEXT, CUBLAS, CUDA_BUILD, DATASETS
 from cbgui.modeling.batch import longest_micro_batch, micro_batch_tokens, padded, plan_micro_batches
 from cbgui.modeling.cpu import onednn, query_blocks
@@ -95,6 +95,11 @@ class _Shape:
     heads: int
 
     @property
+    def trained(self) -> list[_Layer]:
+        """From the first layer that LoRA adapts on. Autograd saves nothing below it."""
+        return self.layers[next(number for number, layer in enumerate(self.layers) if layer.adapted) :]
+
+    @property
     def linears(self) -> list[tuple[int, int]]:
         return [sizes for layer in self.layers for sizes in layer.linears]
 
@@ -120,9 +125,9 @@ def solving_bytes(model_config: PretrainedConfig, config: RunConfig, layer: int)
     return int(weights + activations + 3 * SOLVED_POSITIONS * text.vocab_size * 4)
 
 
-def _shape(truncated: TruncatedModel) -> _Shape:
+def _shape(truncated: TruncatedModel, lora: LoraConfig) -> _Shape:
     model, layers = truncated.model, truncated.layers
-    adapted = set(adapted_modules(model))
+    adapted = set(adapted_modules(model, truncated.first_adapted(lora)))
     shapes = [_layer(layer, model.config, f"{layer_list(model)}.{n}", adapted) for n, layer in enumerate(layers)]
     in_linears = sum(i * o for layer in shapes for i, o in layer.linears)
     embedding = model.get_input_embeddings().weight.numel()
@@ -206,7 +211,7 @@ def parts_of(
     Nothing in the settings may be "auto". `micro_batches` comes from `micro_batches_of`; `with_data` is False for the
     bench.
     """
-    training, shape = config.training, _shape(truncated)
+    training, shape = config.training, _shape(truncated, config.lora)
     width = torch.finfo(compute_dtype(config.model)).bits // 8
     length = padded(max(max(lengths) for lengths in steps.lengths))
     tokens = max(max(step) for step in micro_batches)
@@ -216,14 +221,14 @@ def parts_of(
     attention = truncated.model.config._attn_implementation
     if attention == "sdpa" and device == "cpu" and length <= query_blocks.LONGEST:
         attention = "blocks"
-    per_layer = [_activation_bytes(shape, layer, width, length, config.lora.r, attention) for layer in shape.layers]
+    per_layer = [_activation_bytes(shape, layer, width, length, config.lora.r, attention) for layer in shape.trained]
     layers_read = len({*truncated.target_layers, *truncated.retain_layers})
     losses = tokens * layers_read * LOSS_COPIES[device] * 4 * shape.state_width
     products = (
         tokens * 3 * width * max(layer.intermediate_size for layer in shape.layers)
     )  # the widest products of a layer while it is computed
     if training.gradient_checkpointing:  # a layer is computed again once the losses are freed
-        activations = tokens * len(shape.layers) * shape.state_width * width + max(tokens * max(per_layer), losses)
+        activations = tokens * len(shape.trained) * shape.state_width * width + max(tokens * max(per_layer), losses)
         workspace = products
         if attention == "blocks":  # scores, softmax and its gradient of one block
             workspace += 3 * width * tokens * shape.heads * min(length, query_blocks.BLOCK)

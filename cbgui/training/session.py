@@ -309,8 +309,8 @@ def _need_same_layers(run: Run, trainer: RerouteTrainer, checkpoint: Path) -> No
     now = {name: tuple(part.shape) for name, part in get_peft_model_state_dict(trainer.truncated.model).items()}
     if trained != now:
         raise InputError(
-            f"{run.config_file}: objective.target_layers or model.name was changed since {checkpoint.name} was "
-            "written; set it back, or start a new run."
+            f"{run.config_file}: objective.target_layers, lora.first_layer or model.name was changed since "
+            f"{checkpoint.name} was written; set it back, or start a new run."
         )
 
 

@@ -105,8 +105,11 @@ def test_packed_examples_have_the_states_and_gradients_of_padded_ones(family, pa
 
 @pytest.mark.parametrize("family", FAMILIES, indirect=True)
 def test_adapter_loads_on_the_full_model_and_does_the_same_there(family, tmp_path):
-    truncated = load_truncated_model(family, small_config("lora.init_std=0.2"))
-    add_lora(truncated, small_config("lora.init_std=0.2").lora, seed=0)
+    config = small_config("lora.init_std=0.2", "lora.first_layer=0.5")
+    truncated = load_truncated_model(family, config)
+    add_lora(truncated, config.lora, seed=0)
+    trained = {name for name, parameter in truncated.model.named_parameters() if parameter.requires_grad}
+    assert {int(name.partition("layers.")[2].partition(".")[0]) for name in trained} == {1, 2}
     save_adapter(truncated, family, str(family.path), tmp_path / "adapter")
     full = AutoModelForCausalLM.from_pretrained(family.path)
     adapted = PeftModel.from_pretrained(full, tmp_path / "adapter").eval()

@@ -261,7 +261,7 @@ CHECKPOINTED = ["--batch", "4", "--tokens", "128", "--set", "training.gradient_c
     [
         ["--batch", "4", "--tokens", "200"],  # more than one micro-batch
         ["--batch", "2", "--tokens", "160", "--set", "model.quantization=nf4"],
-        [*CHECKPOINTED, "--set", "model.quantization=nf4"],
+        [*CHECKPOINTED, "--set", "model.quantization=nf4", "--set", "lora.first_layer=0.5"],
     ],
 )
 def test_bench_measures_what_the_estimate_says(settings):

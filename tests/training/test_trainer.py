@@ -231,7 +231,9 @@ def test_settings_changed_since_the_checkpoint_are_told_before_the_model_is_load
     config.lora.r, config.objective.target_layers = 16, [5]
     run.write_config(config)
     assert run_training(run) == 1
-    assert "objective.target_layers or model.name was changed" in run.newest("status")["status"]["text"]
+    assert (
+        "objective.target_layers, lora.first_layer or model.name was changed" in run.newest("status")["status"]["text"]
+    )
     config.objective.target_layers = trained.config().objective.target_layers
     run.write_config(config)
     assert run_training(run) == 0 and run.state() == "done"

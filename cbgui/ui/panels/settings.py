@@ -48,7 +48,7 @@ GROUPS = {
         "training.restart_if_stuck",
     ],
     "turn": ["model.thinking", "model.system_turn"],
-    "lora": ["lora.r", "lora.lora_alpha", "lora.lora_dropout", "lora.init_std"],
+    "lora": ["lora.r", "lora.lora_alpha", "lora.lora_dropout", "lora.init_std", "lora.first_layer"],
     "memory": [
         "model.quantization",
         "training.micro_batch_size",
