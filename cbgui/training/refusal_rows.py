@@ -92,9 +92,10 @@ AGREEING = (
     "You",
     "The",
 )
-# Share of the must-keep rows whose answer begins with a part of the refusal. Without them "I'm" led to a whole refusal
-# in harmless answers too (dev/LOG.md, 2026-11-30).
-BEGUN = 0.15
+# Share of the must-keep rows whose answer begins with the first tokens of the refusal. Without them "I'm" led to a
+# whole refusal in harmless answers too. After later tokens only a refusal goes on naturally: rows with more of them
+# made the model waver behind "I'm sorry" where it must refuse (dev/LOG.md, 2026-11-30).
+BEGUN, BEGUN_TOKENS = 0.06, 2
 OTHER_TOKENS = 4  # at most, of another answer's beginning
 ANSWERED_WORDS = 12  # of an earlier answer
 UNKNOWN = 3  # answer tokens that are not pulled where the prompt is hidden: they do not show the topic yet
@@ -171,7 +172,7 @@ class RefusalSteps(PairedSteps):
         as_answer = encode(self.tokenizer, replace(example, kind="break"), room, answer_only=True)
         prompt, answer = as_answer.ids[: as_answer.loss_start], as_answer.ids[as_answer.loss_start :]
         sentence = self.shuffle.choice(self.sentences)
-        begun = sentence[: self.shuffle.randint(1, len(sentence))]
+        begun = sentence[: self.shuffle.randint(1, BEGUN_TOKENS)]
         return (*prompt, *begun, *answer)[: max(room, len(prompt) + len(begun))]
 
     def _other_start(self) -> tuple[int, ...]:

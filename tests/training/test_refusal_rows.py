@@ -75,7 +75,7 @@ def test_steps_hold_refusals_earlier_turns_and_untouched_keep_rows(demo):
     assert late and all(tokenizer.decode(row.ids[row.loss_start :]).startswith("What is") for row in late)
     answers = [tokenizer.decode(row.ids).rpartition("assistant\n")[2] for row in rows if not row.is_break]
     begun = [text.partition("It is")[0] for text in answers if not text.startswith("It is")]
-    assert 0.05 < len(begun) / len(answers) < 0.3 and all(refusal.startswith(words) for words in begun)
+    assert 0.02 < len(begun) / len(answers) < 0.2 and set(begun) == {"I", "I'm"}
     again = RefusalSteps(tokenizer, breaks, keeps, sentences=sentences, seed=0, **settings)
     assert [again[n] for n in range(40)] == [steps[n] for n in range(40)]
 
