@@ -4,7 +4,7 @@ A row is prompt + answer[:k] + refusal + answer[k:]; a thought counts as a part 
 stands where the answer would. The position before the answer and the answer's tokens before the refusal are pulled to
 the state from which it begins, the refusal's tokens to theirs. So the model refuses at once and after any beginning of
 the forbidden answer. In some rows words that overrule the refusal follow it; these and the answer are pulled too, so
-that the model refuses again. Some must-keep rows begin with a part of the refusal as well: there it leads to nothing.
+that the model refuses again. Some must-keep rows begin with its first token or two: there these lead to nothing.
 """
 
 from __future__ import annotations
