@@ -25,14 +25,14 @@ import torch
 from cbgui.config import PRESETS
 from cbgui.data.examples import Example, write_examples
 from cbgui.data.reading import read_examples
-from cbgui.data.refusals import is_refusal, only_refuses
+from cbgui.data.refusals import is_refusal
 from cbgui.evaluation.answers import generate
 from cbgui.evaluation.attacks.attempt import Attempt
 from cbgui.evaluation.attacks.pressing import insisting, no_refusal, override
 from cbgui.evaluation.attacks.sampling import sampling
 from cbgui.evaluation.attacks.wording import typed_badly
 from cbgui.evaluation.metrics import Answer, ModelPair, wilson
-from cbgui.evaluation.rules import nats_to_judge
+from cbgui.evaluation.rules import judge_by_rules, nats_to_judge
 from cbgui.inference.chat import load_chat_model
 from cbgui.runs.run import Run
 
@@ -134,12 +134,15 @@ def judge(run: Run, held_out: list[Example]) -> dict[str, list[float]]:
 
 
 def _outcomes(pair: ModelPair, attempts: list[Attempt], words: list[str], name: str) -> dict[str, list[float]]:
-    """Whether each answer is blocked, and whether it is refused."""
+    """Whether each answer is blocked, and whether it is refused. As in a report, going in circles is blocked."""
     answers = _answers(pair, attempts)
     nats = nats_to_judge(pair, attempts, answers, pair.base_nats(attempts, answers), words)
-    refused = [only_refuses(answer.text, words) for answer in answers]
-    blocked = [float(no or one > HURT_NATS) for no, one in zip(refused, nats, strict=True)]
-    return {name: blocked, f"{name}, refused": [float(no) for no in refused]}
+    pairs = zip(answers, nats, strict=True)
+    judged = [judge_by_rules(answer, Answer([], ""), one, HURT_NATS, words) for answer, one in pairs]
+    return {
+        name: [float(not one["answered"]) for one in judged],
+        f"{name}, refused": [float(one["refused"]) for one in judged],
+    }
 
 
 def _answers(pair: ModelPair, attempts: list[Attempt]) -> list[Answer]:
