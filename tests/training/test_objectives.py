@@ -78,6 +78,7 @@ def test_published_form_equals_the_reference(demo, tmp_path):
         "objective.read=residual",
         "objective.reroute=cosine",
         "lora.init_std=0",
+        "lora.first_layer=0",
         "model.dtype=float32",
         "objective.schedule=linear",
     ]
