@@ -14,14 +14,8 @@ from cbgui.modeling.hub import ModelSource, resolve_model
 from cbgui.runs.folder import create_run
 from cbgui.runs.run import Run
 
-SHORT = [
-    "lora.first_layer=0",
-    "training.steps=4",
-    "training.break_batch_size=2",
-    "training.retain_batch_size=2",
-    "data.max_tokens=64",
-]
-SHORT += ["objective.reroute=spread", "data.general_keep=0"]
+SHORT = ["training.steps=4", "training.break_batch_size=2", "training.retain_batch_size=2", "data.max_tokens=64"]
+SHORT += ["objective.reroute=spread", "data.general_keep=0", "lora.first_layer=0"]
 SHORT += ["training.sample_every=0", "training.checkpoint_every=2"]  # validation only at the end
 
 
@@ -53,12 +47,8 @@ def blocking(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
     settings = ["training.steps=1", "training.break_batch_size=1", "training.retain_batch_size=1", "data.max_tokens=32"]
     settings += ["objective.reroute=spread", "training.sample_every=0", "data.general_keep=0"]
-    settings += [
-        "lora.init_std=0.5",
-        "lora.first_layer=0",
-        "training.learning_rate=1e-6",
-        "model.dtype=float32",
-    ]  # exact on every processor
+    settings += ["lora.init_std=0.5", "lora.first_layer=0", "training.learning_rate=1e-6"]
+    settings += ["model.dtype=float32"]  # exact on every processor
     run = create_run(Path(tmp_path_factory.mktemp("runs")) / "broken", override(load_config("demo"), settings))
     train(run)
     return run
