@@ -199,7 +199,8 @@ class LoraConfig(Part):
     first_layer: float = setting(
         0.0,
         "First adapted layer",
-        "as a share of the highest target layer; layers below it stay as they are, which takes less time and memory",
+        "as a share of the highest target layer, below 1: 0 adapts all layers, 0.5 the upper half, which takes less "
+        "time and memory",
         "0",
         ge=0,
         lt=1,

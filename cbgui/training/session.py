@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -309,9 +310,16 @@ def _need_same_layers(run: Run, trainer: RerouteTrainer, checkpoint: Path) -> No
     now = {name: tuple(part.shape) for name, part in get_peft_model_state_dict(trainer.truncated.model).items()}
     if trained != now:
         raise InputError(
-            f"{run.config_file}: objective.target_layers, lora.first_layer or model.name was changed since "
-            f"{checkpoint.name} was written; set it back, or start a new run."
+            f"{run.config_file}: objective.target_layers, lora.first_layer or model.name was changed: layers "
+            f"{_layers(now)} would be adapted, and {checkpoint.name} has {_layers(trained)}; set it back, or start a "
+            "new run."
         )
+
+
+def _layers(names: Iterable[str]) -> str:
+    """The layers of an adapter's weights, such as "10 to 19"; the lowest layer of a model is 0."""
+    numbers = sorted({int(found[1]) for name in names if (found := re.search(r"\.(\d+)\.", name))})
+    return f"{numbers[0]} to {numbers[-1]}" if numbers else "of other names"
 
 
 def _can_be_read(checkpoint: Path) -> bool:

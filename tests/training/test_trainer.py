@@ -231,9 +231,9 @@ def test_settings_changed_since_the_checkpoint_are_told_before_the_model_is_load
     config.lora.r, config.objective.target_layers = 16, [5]
     run.write_config(config)
     assert run_training(run) == 1
-    assert (
-        "objective.target_layers, lora.first_layer or model.name was changed" in run.newest("status")["status"]["text"]
-    )
+    told = run.newest("status")["status"]["text"]
+    assert "lora.first_layer or model.name was changed: layers 0 to 4 would be adapted" in told
+    assert "checkpoint-4 has 0 to 19" in told
     config.objective.target_layers = trained.config().objective.target_layers
     run.write_config(config)
     assert run_training(run) == 0 and run.state() == "done"

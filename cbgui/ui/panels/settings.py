@@ -92,6 +92,7 @@ CHOICES: dict[str, list[tuple[str | I18nData, Any]]] = {
     "training.gradient_checkpointing": [AUTO, (NO, False), (YES, True)],
     "training.optim": [AUTO, (on_page("settings.adamw"), "adamw_torch"), (on_page("settings.adamw8"), "adamw_8bit")],
 }
+SHARES = ("data.rephrased", "objective.without_prompt", "lora.lora_dropout", "lora.first_layer")  # from 0 to 1
 TYPED = ("lora.init_std",)  # other values may be typed
 INFO = {setting.path: setting for setting in all_settings()}
 SHOWN = [*ANSWER, *(path for group in GROUPS.values() for path in group)]
@@ -195,4 +196,4 @@ def _component(path: str) -> gr.components.Component:
     }
     if path in CHOICES:
         return gr.Dropdown(CHOICES[path], allow_custom_value=path in TYPED, **common)
-    return gr.Textbox(**common) if _is_list(path) else gr.Number(**common)
+    return gr.Textbox(**common) if _is_list(path) else gr.Number(step=0.05 if path in SHARES else 1, **common)
