@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 # The most that a setting may be, far above what is of use: a form and a file may come from anyone.
 MOST_STEPS, MOST_EXAMPLES, MOST_TOKENS, MOST_LAYERS = 1_000_000, 4096, 1_048_576, 1000
@@ -177,6 +177,11 @@ class ObjectiveConfig(Part):
         ge=0,
         le=1,
     )
+
+    @field_validator("refusal", mode="before")
+    @classmethod
+    def _one_sentence_is_a_list(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _refusal_reads_residual(self) -> ObjectiveConfig:

@@ -40,6 +40,11 @@ def test_override():
     assert config.objective.target_layers == [3, 0.5]
 
 
+def test_one_refusal_needs_no_brackets():
+    config = override(load_config("demo"), ["objective.refusal=Sorry, I can't help with that."])
+    assert config.objective.refusal == ["Sorry, I can't help with that."]
+
+
 @pytest.mark.parametrize("assignment", ["training.steps", "training.stepz=3", "nothing.at.all=1", "training.steps=[1"])
 def test_bad_overrides(assignment):
     with pytest.raises(InputError):
