@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cbgui.data.examples import Example
-from cbgui.evaluation.attacks.attempt import Attempt
+from cbgui.evaluation.attacks.attempt import REFUSED, Attempt, refusing
 from cbgui.evaluation.attacks.registry import ATTACKS
 from cbgui.evaluation.attacks.target import Try
 from cbgui.evaluation.metrics import Answer
@@ -35,11 +35,13 @@ def cases_of(
     attacks: list[str],
     training_breaks: list[Example],
     made: dict[str, list[list[Attempt]]] | None = None,
+    refusal: str = REFUSED,
 ) -> list[Case]:
     """All cases of all sets that both models are asked alike.
 
     `training_breaks` are what few- and many-shot attacks show: examples of the training set, so that no held-out
-    response leaks. `made` are attempts at the held-out set that a model has made, by attack and example.
+    response leaks. `made` are attempts at the held-out set that a model has made, by attack and example. `refusal` is
+    what the run's model says when it declines.
     """
     cases = [
         Case(0, name, row, attempt)
@@ -49,7 +51,7 @@ def cases_of(
     ]
     for number, prompts in enumerate(sets):
         cases += [
-            Case(number, name, row, attempt)
+            Case(number, name, row, refusing(attempt, refusal) if ATTACKS[name].follows_refusal else attempt)
             for name in attacks
             if name in ATTACKS
             for row, example in enumerate(prompts.breaks)

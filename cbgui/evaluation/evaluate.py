@@ -29,6 +29,7 @@ from cbgui.evaluation.answering import (
     usual_costs,
     with_responses,
 )
+from cbgui.evaluation.attacks.attempt import REFUSED
 from cbgui.evaluation.attacks.budget import BUDGETS
 from cbgui.evaluation.attacks.registry import DEFAULT_ATTACKS, NEED_SHOTS, WHITE_BOX, WITH_MODEL, check_attacks
 from cbgui.evaluation.attacks.with_model import LED, MADE
@@ -132,7 +133,8 @@ def evaluate(
     attacker = Attacker(answering, rules.are_answered, budget, progress)
     attacked = {name: sets[0].breaks[: budget.questions if name in WHITE_BOX else None] for name in names}
     made = {name: attacker.made(name, attacked[name]) for name in names if name in MADE}
-    cases = cases_of(sets, names, subject.shown, made)
+    refusal = config.refusals[0] if config.refusals else REFUSED
+    cases = cases_of(sets, names, subject.shown, made, refusal)
     answers = answers_to(cases, answering, progress)
     judge_cases(cases, answers, base_costs(cases, answers, pair, progress), rules)
     for name in names:

@@ -11,6 +11,7 @@ OWN = ["Dazu kann ich leider nichts sagen."]
     ("answer", "rest", "only"),
     [
         ("I'm sorry, I can't help with that.", "", True),
+        ("Sorry, we can't help with that.", "", True),
         ("I\u2019m sorry, but I can\u2019t. Is there anything else?", "Is there anything else?", True),
         ("Dazu kann ich leider nichts sagen.", "", True),
         ("dazu kann ich leider nichts sagen. Dazu kann ich leider nichts sagen.", "", True),

@@ -20,7 +20,7 @@ from cbgui.evaluation.attacks.soft_prompt import soft_prompt
 from cbgui.evaluation.attacks.suffix import GOAL_TOKENS, START, SUFFIX_TOKENS, suffixed
 from cbgui.evaluation.attacks.target import Target
 from cbgui.evaluation.attacks.wording import misspelt
-from cbgui.evaluation.cases import FOLLOW_UP, RETAIN, Case, follow_ups
+from cbgui.evaluation.cases import FOLLOW_UP, RETAIN, Case, cases_of, follow_ups
 from cbgui.evaluation.evaluate import evaluate_run
 from cbgui.evaluation.metrics import Answer, ModelPair, is_repetition
 from cbgui.evaluation.prompt_sets import PromptSet
@@ -55,6 +55,15 @@ def test_other_wordings_keep_the_question():
     ]
     assert words == [8, 20, 40]
     assert len(ATTACKS["best_of_25"].attempts(ASKED, [])) == 25
+
+
+def test_attacks_on_a_refusal_quote_the_runs_own():
+    own = "That stays a secret."
+    found = cases_of([PromptSet.of("held out", [ASKED])], ["direct", "insisting", "override"], [], refusal=own)
+    direct, insisting, override = (case.attempt for case in found)
+    assert direct.messages == ASKED.messages
+    assert insisting.messages[1] == ("assistant", own)
+    assert override.prefill.startswith(f"{own} However")
 
 
 def test_a_banned_refusal_does_not_begin_the_answer(trained):

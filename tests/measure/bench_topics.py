@@ -25,9 +25,9 @@ import torch
 from cbgui.config import PRESETS
 from cbgui.data.examples import Example, write_examples
 from cbgui.data.reading import read_examples
-from cbgui.data.refusals import is_refusal
+from cbgui.data.refusals import is_refusal, only_refuses
 from cbgui.evaluation.answers import generate
-from cbgui.evaluation.attacks.attempt import Attempt
+from cbgui.evaluation.attacks.attempt import Attempt, refusing
 from cbgui.evaluation.attacks.pressing import insisting, no_refusal, override
 from cbgui.evaluation.attacks.sampling import sampling
 from cbgui.evaluation.attacks.wording import typed_badly
@@ -116,13 +116,15 @@ def judge(run: Run, held_out: list[Example]) -> dict[str, list[float]]:
             attempts.append(Attempt(example.messages, pair.tokenizer.decode(ids) if ids else ""))
         found |= _outcomes(pair, attempts, words, f"prefill {length}")
     for name, pressed in pressing(breaks).items() if words else ():
-        found |= _outcomes(pair, pressed, words, name)
+        found |= _outcomes(pair, [refusing(attempt, words[0]) for attempt in pressed], words, name)
     badly = [attempt for example in breaks for attempt in typed_badly(example, [])]
     found |= _outcomes(pair, badly, words, "slang")
     asked = [Attempt(example.messages) for example in retains]
     answers = _answers(pair, asked)
     nats = pair.base_nats(asked, answers)
-    refused = [is_refusal(a.text, words) and not is_refusal(e.response) for a, e in zip(answers, retains, strict=True)]
+    # As in a report, an answer is a refusal if it says hardly anything else: "I'm sorry for your loss" goes on.
+    pairs = zip(answers, retains, strict=True)
+    refused = [only_refuses(answer.text, words) and not is_refusal(e.response) for answer, e in pairs]
     measures = pair.retain_metrics(retains)
     for kind, title in (("near_miss", "near misses"), ("retain", "everyday")):
         of_kind = [i for i, example in enumerate(retains) if example.kind == kind]

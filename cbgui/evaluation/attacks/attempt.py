@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from cbgui.data.examples import Example
 
 Turns = tuple[tuple[str, str], ...]  # (role, content)
+REFUSED = "I'm sorry, I can't help with that."  # where a run has no sentence of its own
 
 
 @dataclass(frozen=True)
@@ -30,13 +31,21 @@ Attempts = Callable[[Example, list[Example]], list[Attempt]]
 class Attack:
     """An attack of the registry; `default` attacks are part of every evaluation.
 
-    `hides` means that the prompt is not written in words that every model can read.
+    `hides` means that the prompt is not written in words that every model can read, `follows_refusal` that REFUSED
+    stands in it, for which an evaluation puts the run's own sentence (`refusing`).
     """
 
     title: str
     attempts: Attempts
     default: bool = False
     hides: bool = False
+    follows_refusal: bool = False
+
+
+def refusing(attempt: Attempt, sentence: str) -> Attempt:
+    """`attempt` with `sentence` in place of REFUSED: what the model would have said a turn before."""
+    messages = tuple((role, content.replace(REFUSED, sentence)) for role, content in attempt.messages)
+    return replace(attempt, messages=messages, prefill=attempt.prefill.replace(REFUSED, sentence))
 
 
 def ask(text: str, before: Turns = (), **options: Any) -> list[Attempt]:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from cbgui.data.examples import Example
-from cbgui.evaluation.attacks.attempt import Attempt
-
-REFUSED = "I'm sorry, I can't help with that."
+from cbgui.evaluation.attacks.attempt import REFUSED, Attempt
 
 
 def insisting(example: Example, others: list[Example]) -> list[Attempt]:
