@@ -32,20 +32,28 @@ class Totals:
     """Token counts of a whole step. Its micro-batches divide by them, so their sums are the step's means however it is
     cut."""
 
-    answer: int  # response tokens of break examples
+    answer: int  # response tokens of the break examples that are compared with the frozen model
     retain: int
     # (3,): positions before answers, answer tokens and refusal tokens that are pulled to a refusal's states
     pulled: torch.Tensor | None = None
     refusals: int = 0  # break examples with a refusal in them
+    compared: Encoded | None = None  # the only break example that is compared; None where all are
 
     @classmethod
-    def of(cls, examples: Iterable[Encoded]) -> Totals:
+    def of(cls, examples: Iterable[Encoded], *, compare_one: bool = False) -> Totals:
+        """`compare_one`: the break examples are pulled to a refusal alone, and the cosine is only shown. One of them is
+        enough for that, and saves the frozen model's pass over the others."""
         examples = list(examples)
-        answer = sum(e.plain.loss_tokens for e in examples if e.is_break)
+        compared = next((e for e in examples if e.is_break), None) if compare_one else None
+        answer = sum(e.plain.loss_tokens for e in examples if e.is_break and compared in (None, e))
         retain = sum(e.loss_tokens for e in examples if not e.is_break)
         roles = _pulled(examples)[1]
         refusals = sum(any(number > 0 for number in e.pull.numbers) for e in examples if e.pull)
-        return cls(answer, retain, torch.bincount(roles, minlength=3), refusals)
+        return cls(answer, retain, torch.bincount(roles, minlength=3), refusals, compared)
+
+    def compares(self, example: Encoded) -> bool:
+        """Whether the loss or the curves need the frozen model's states of this example."""
+        return not example.is_break or self.compared in (None, example)
 
     def pull_weights(self) -> torch.Tensor:
         """(3,): the weight of one token of each role. A role weighs as much as another, but a refusal of more than
@@ -68,15 +76,15 @@ def _pulled(examples: list[Encoded]) -> tuple[torch.Tensor, torch.Tensor, torch.
     return tuple(torch.tensor(found, dtype=torch.long).reshape(-1, 3).T)
 
 
-def _answer_positions(examples: list[Encoded]) -> torch.Tensor | None:
-    """Which of the break examples' loss tokens are response tokens; None where all are."""
+def _answer_positions(examples: list[Encoded], totals: Totals) -> torch.Tensor | None:
+    """Which of the break examples' loss tokens are response tokens that are compared; None where all are."""
     if not any(example.pull for example in examples):
         return None
     found, offset = [], 0
     for example in examples:
         if example.is_break:
             own = example.pull.answer if example.pull else range(example.loss_tokens)
-            found += [offset + place for place in own]
+            found += [offset + place for place in own] if totals.compares(example) else []
             offset += example.loss_tokens
     return torch.tensor(found, dtype=torch.long)
 
@@ -101,21 +109,24 @@ def micro_batch_losses(
     whole step.
     """
     device, objective = truncated.device, config.objective
-    reference_break, reference_retain = reference_states(examples)
+    reference_break, reference_retain = reference_states([e for e in examples if totals.compares(e)])
     adapted_break, adapted_retain = truncated.hidden_states(truncated.batch(examples, reference_states.pad_token_id))
     example_of_break, example_of_retain = (_example_of_token(examples, side).to(device) for side in (True, False))
-    answer = _answer_positions(examples)
+    answer = _answer_positions(examples, totals)
     zero = torch.zeros((), device=device)
     losses = Losses(zero, zero, cosine=dict.fromkeys(truncated.target_layers, 0.0))
     layers = len(truncated.target_layers)
     with torch.autocast(device.type, enabled=False):
-        for layer, states in reference_break.items():
+        for layer in truncated.target_layers if len(example_of_break) else ():
             adapted = adapted_break[layer]
-            own = adapted if answer is None else adapted.index_select(0, answer.to(device))
-            own, reference = (truncated.read(layer, s.float()) for s in (own, states))
-            if refusal is not None and layer == truncated.target_layers[-1]:
+            is_pulled = refusal is not None and layer == truncated.target_layers[-1]
+            if is_pulled:
                 losses.reroute = losses.reroute + _pull_loss(adapted, examples, refusal, totals) / layers
-            else:
+            if layer not in reference_break:
+                continue
+            own = adapted if answer is None else adapted.index_select(0, answer.to(device))
+            own, reference = (truncated.read(layer, s.float()) for s in (own, reference_break[layer]))
+            if not is_pulled:
                 of_tokens = REROUTE[objective.reroute](own, reference, example_of_break)
                 losses.reroute = losses.reroute + of_tokens.sum() / (max(totals.answer, 1) * layers)
             with torch.no_grad():

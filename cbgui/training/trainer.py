@@ -97,7 +97,8 @@ class RerouteTrainer(Trainer):
 
     def _accumulate(self, step: list[Encoded], c_reroute: float, c_retain: float) -> torch.Tensor:
         """Gradients of this process's share of the step; returns its reroute loss, retain loss and layers' cosines."""
-        totals = Totals.of(step)
+        pulled_alone = self.refusal is not None and len(self.truncated.target_layers) == 1
+        totals = Totals.of(step, compare_one=pulled_alone)
         # Each process divides by the whole step's counts, so the processes' sums add up to one mean.
         share = step[self.accelerator.process_index :: self.accelerator.num_processes]
         for parameter in self.trainable:  # allocate gradients first so that they don't fragment activation memory

@@ -5,11 +5,14 @@ import torch
 from random_models import TINY
 from transformers import AutoConfig, AutoModel
 
-from cbgui.config import LoraConfig
+from cbgui.config import LoraConfig, RunConfig, override
 from cbgui.modeling.batch import Encoded
 from cbgui.modeling.lora import add_lora
 from cbgui.modeling.truncated import TruncatedModel
+from cbgui.training.measure import Totals, micro_batch_losses
 from cbgui.training.reference_states import ReferenceStates
+from cbgui.training.refusal_rows import refusal_row
+from cbgui.training.refusal_states import numbered
 
 EXAMPLES = [Encoded(tuple(range(1, 9 + n)), 3 * (n % 2), n % 2 == 1) for n in range(6)]
 
@@ -51,6 +54,28 @@ def test_states_are_computed_without_the_adapter_and_found_again(truncated, tmp_
     assert len(passes) == 1 and mixed[0] == {}
     assert torch.equal(mixed[1][2][:8], mixed[1][2][-8:])
     assert list(tmp_path.iterdir()) == []  # no file is left behind
+
+
+def test_one_break_example_is_enough_where_all_are_pulled(truncated, tmp_path, monkeypatch):
+    """The losses stay the same; the cosine, which is only shown, is that of the first."""
+    plain = [Encoded(tuple(range(20 + n, 32 + n)), 4, True) for n in range(2)]
+    breaks = [refusal_row(one, numbered([(7, 8)]), (7, 8), 3) for one in plain]
+    step, refusal = [*breaks, Encoded(tuple(range(1, 12)), 0, False)], torch.randn(3, 32)
+    config = override(RunConfig(), ["objective.reroute=refusal"])
+    first = [breaks[0], step[2]]
+    found = []
+    for examples, totals in (
+        (step, Totals.of(step)),
+        (step, Totals.of(step, compare_one=True)),
+        (first, Totals.of(first)),
+    ):
+        reference_states = ReferenceStates(truncated, 0, tmp_path, 2**20)
+        found.append(micro_batch_losses(truncated, examples, config, reference_states, totals, refusal))
+        assert len(reference_states.kept) == 1 + totals.answer // 8
+    every, one, alone = found
+    assert one.reroute.item() == pytest.approx(every.reroute.item(), rel=1e-4)
+    assert one.retain.item() == pytest.approx(every.retain.item(), rel=1e-4)
+    assert one.cosine == pytest.approx(alone.cosine, rel=1e-4) and one.cosine != every.cosine
 
 
 def test_a_full_disk_slows_the_run_down_but_does_not_end_it(truncated, tmp_path, monkeypatch):
