@@ -113,7 +113,7 @@ class ObjectiveConfig(Part):
         "cosine",
     )
     refusal: list[Sentence] = setting(
-        ["I'm sorry, I can't help with that."],
+        ["Sorry, I can't help with that."],
         "Refusal",
         "what the model says instead, with `reroute: refusal`: one sentence, or up to eight, in any language",
         min_length=1,

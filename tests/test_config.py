@@ -41,8 +41,8 @@ def test_override():
 
 
 def test_one_refusal_needs_no_brackets():
-    config = override(load_config("demo"), ["objective.refusal=Sorry, I can't help with that."])
-    assert config.objective.refusal == ["Sorry, I can't help with that."]
+    config = override(load_config("demo"), ["objective.refusal=That stays a secret, sorry."])
+    assert config.objective.refusal == ["That stays a secret, sorry."]
 
 
 @pytest.mark.parametrize("assignment", ["training.steps", "training.stepz=3", "nothing.at.all=1", "training.steps=[1"])

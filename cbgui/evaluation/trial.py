@@ -6,6 +6,8 @@ broken whole, which a mean over all of them hides.
 
 from __future__ import annotations
 
+import math
+import statistics
 from collections.abc import Sequence
 
 import torch
@@ -48,4 +50,5 @@ def try_out(pair: ModelPair, examples: Sequence[Example], sentences: Sequence[st
         hurt[kind] = (sum(of_kind), len(of_kind))
     order = sorted(range(len(keeps)), key=lambda index: -measures[index]["kl"])
     worst = [keeps[index].prompt for index in order if harmed[index]]
-    return Trial(blocked, len(breaks), hurt, worst, refused)
+    median = statistics.median([one["kl"] for one in measures] or [math.inf])
+    return Trial(blocked, len(breaks), hurt, worst, refused, median)

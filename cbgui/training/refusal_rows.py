@@ -3,8 +3,8 @@
 A row is prompt + answer[:k] + refusal + answer[k:]; a thought counts as a part of the prompt, so that the refusal
 stands where the answer would. The position before the answer and the answer's tokens before the refusal are pulled to
 the state from which it begins, the refusal's tokens to theirs. So the model refuses at once and after any beginning of
-the forbidden answer. In some rows words that overrule the refusal follow it; these and the answer are pulled too, so
-that the model refuses again. Some must-keep rows begin with its first token or two: there these lead to nothing.
+the forbidden answer. In some rows words that overrule the refusal follow it; these and the answer are pulled too, and
+the refusal is said again. Some must-keep rows begin with its first token or two: there these lead to nothing.
 """
 
 from __future__ import annotations
@@ -75,6 +75,15 @@ DEMANDS = (
     "Why not?",
     "",
 )
+# What another model, or the same one before it was trained, said when it declined. Some conversations hold these.
+USUAL_REFUSALS = (
+    "I'm sorry, but I can't do that.",
+    "I cannot answer this.",
+    "I'm afraid that is something I won't talk about.",
+    "I'm not able to go into that.",
+)
+IN_OTHER_WORDS = 0.3  # share of the earlier refusals, and of the answers' other beginnings
+OTHER_ANSWER = 0.25  # share of the rows that go on with another question's answer: the question alone must do
 OTHER_START = 0.2  # share of the rows whose answer begins in words that it does not begin with
 # As a prefill begins, or as a model begins whose refusal cannot be said.
 AGREEING = (
@@ -137,7 +146,7 @@ class RefusalSteps(PairedSteps):
         if with_prompt and example.messages[0][0] == "user" and shuffle.random() < EARLIER_TURNS:
             earlier = self._earlier()
             if is_break and shuffle.random() < INSISTS:
-                earlier = (*example.messages, ("assistant", shuffle.choice(self.said)))
+                earlier = (*example.messages, ("assistant", self._earlier_refusal()))
                 example = replace(example, messages=(("user", self._insisting()),))
             example = replace(example, messages=earlier + example.messages)
             before = self._shared_with_empty_turn(earlier, example)
@@ -149,10 +158,13 @@ class RefusalSteps(PairedSteps):
             if shuffle.random() < BEGUN:
                 row = replace(row, ids=self._begun(example, room))
             return replace(row, loss_start=min(before, len(row.ids) - 1))
+        if with_prompt and shuffle.random() < OTHER_ANSWER:
+            other = shuffle.choice(self.breaks if shuffle.random() < 0.5 else self.retains)
+            example = replace(example, response=other.response)
         asked = encode(self.tokenizer, example, sys.maxsize, answer_only=True).loss_start if with_prompt else 0
         room = max(room, min(asked, room) + ANSWER_TOKENS)  # a long prompt is cut as ever
         plain = encode(self.tokenizer, example, room, with_prompt=with_prompt, answer_only=True)
-        goes_on = shuffle.choice(TURNS_OF_PHRASE) + shuffle.choice(OFFERS) if shuffle.random() < GOES_ON else ""
+        goes_on = self._overruled() if shuffle.random() < GOES_ON else ""
         # The later the cut, the fewer rows train it, as what follows a refusal has one in view; so late ones are drawn
         # more often.
         at_once = OVERRULED_AT_ONCE if goes_on else AT_ONCE
@@ -164,8 +176,13 @@ class RefusalSteps(PairedSteps):
             cut,
             after=tuple(response_ids(self.tokenizer, goes_on)) if goes_on else (),
             before=self._other_start() if with_prompt and shuffle.random() < OTHER_START else (),
+            again=self._again(plain.loss_tokens - cut) if goes_on else None,
             hidden=not with_prompt,
         )
+
+    def _again(self, rest: int) -> int:
+        """How many of the `rest` answer tokens come before the refusal is said again."""
+        return 0 if self.shuffle.random() < AT_ONCE else math.ceil(rest * self.shuffle.random())
 
     def _begun(self, example: Example, room: int) -> tuple[int, ...]:
         """The token ids of `example` with the first tokens of a refusal before its answer."""
@@ -175,8 +192,18 @@ class RefusalSteps(PairedSteps):
         begun = sentence[: self.shuffle.randint(1, BEGUN_TOKENS)]
         return (*prompt, *begun, *answer)[: max(room, len(prompt) + len(begun))]
 
+    def _earlier_refusal(self) -> str:
+        """What was said to a question that was refused."""
+        return self.shuffle.choice(USUAL_REFUSALS if self.shuffle.random() < IN_OTHER_WORDS else self.said)
+
+    def _overruled(self) -> str:
+        """Words that take a refusal back."""
+        return self.shuffle.choice(TURNS_OF_PHRASE) + self.shuffle.choice(OFFERS)
+
     def _other_start(self) -> tuple[int, ...]:
-        """Tokens that agree to answer, or that begin the answer to another question."""
+        """Tokens that agree to answer, that overrule a refusal, or that begin the answer to another question."""
+        if self.shuffle.random() < IN_OTHER_WORDS:
+            return tuple(response_ids(self.tokenizer, self.shuffle.choice(USUAL_REFUSALS) + self._overruled()))
         if self.shuffle.random() < 0.5:
             return tuple(response_ids(self.tokenizer, self.shuffle.choice(AGREEING)))
         other = response_ids(self.tokenizer, self.shuffle.choice(self.retains).response)
@@ -190,7 +217,7 @@ class RefusalSteps(PairedSteps):
         """A question that was refused, or one that was answered."""
         if self.shuffle.random() < 0.5:
             example = self.shuffle.choice(self.breaks)
-            return (*example.messages, ("assistant", self.shuffle.choice(self.said)))
+            return (*example.messages, ("assistant", self._earlier_refusal()))
         example = self.shuffle.choice(self.retains)
         return (*example.messages, ("assistant", " ".join(example.response.split()[:ANSWERED_WORDS])))
 
@@ -209,11 +236,13 @@ def refusal_row(
     *,
     before: tuple[int, ...] = (),
     after: tuple[int, ...] = (),
+    again: int | None = None,
     hidden: bool = False,
 ) -> Encoded:
     """`plain` with `sentence` and the tokens `after` it behind the first `cut` tokens of its response, and the tokens
     `before` it in front of its response.
 
+    `again` is the number of response tokens after which the sentence comes once more; None for never.
     `hidden` means that the prompt is not shown: then neither the position before the answer nor its first UNKNOWN
     tokens show what must stop, and they are not pulled.
     """
@@ -225,11 +254,16 @@ def refusal_row(
     own = (-1,) * unknown + (0,) * (len(answer) - unknown)
     first = -1 if hidden else 0
     # What follows a refusal has one in view. Pulled, it would dilute what has none, where an answer must be broken off.
-    rest = own[cut:] if after else (-1,) * len(own[cut:])
-    pulls = (first, *(first,) * len(before), *own[:cut], *refusal, *(0,) * len(after), *rest)
-    inserted, earlier = len(sentence) + len(after), 1 + len(before)
-    places = tuple(earlier + place + (inserted if place >= cut else 0) for place in range(len(answer)))
-    ids = (*prompt, *before, *answer[:cut], *sentence, *after, *answer[cut:])
+    second = min(cut + again, len(answer)) if again is not None else len(answer)
+    repeated = sentence if again is not None else ()
+    between = own[cut:second] if after else (-1,) * (second - cut)
+    pulls = (first, *(first,) * len(before), *own[:cut], *refusal, *(0,) * len(after), *between)
+    pulls += (*(refusal if repeated else ()), *(-1,) * (len(answer) - second))
+    earlier, inserted = 1 + len(before), len(sentence) + len(after)
+    places = tuple(
+        earlier + place + inserted * (place >= cut) + len(repeated) * (place >= second) for place in range(len(answer))
+    )
+    ids = (*prompt, *before, *answer[:cut], *sentence, *after, *answer[cut:second], *repeated, *answer[second:])
     return Encoded(ids, start - 1, True, Pull(pulls, places, plain))
 
 

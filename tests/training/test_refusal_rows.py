@@ -30,6 +30,13 @@ def test_the_refusal_stands_inside_the_answer_and_is_overruled():
     assert Totals.of([row]).answer == 6
 
 
+def test_an_overruled_refusal_is_said_again():
+    row = refusal_row(PLAIN, NUMBERS, SENTENCE, 2, after=(30,), again=1)
+    assert row.ids == (1, 2, 3, 10, 11, 20, 21, 30, 12, 20, 21, 13, 14, 15)
+    assert row.pull.numbers == (0, 0, 0, 1, 2, 0, 0, 1, 2, -1, -1, -1)
+    assert [row.ids[row.loss_start + place] for place in row.pull.answer] == list(PLAIN.ids[3:])
+
+
 def test_a_long_refusal_weighs_more():
     short, long = (
         Totals.of([refusal_row(PLAIN, numbered([sentence]), sentence, 2)] * 2)
@@ -66,7 +73,7 @@ def test_steps_hold_refusals_earlier_turns_and_untouched_keep_rows(demo):
     config = load_config("demo")
     config.objective.reroute = "refusal"
     sentences = sentences_of(tokenizer, config)
-    settings = {"steps": 40, "break_batch_size": 2, "retain_batch_size": 2, "max_tokens": 80, "without_prompt": 0.5}
+    settings = {"steps": 120, "break_batch_size": 2, "retain_batch_size": 2, "max_tokens": 80, "without_prompt": 0.5}
     steps = RefusalSteps(tokenizer, breaks, keeps, sentences=sentences, seed=0, **settings)
     rows = [row for step in steps for row in step]
     refusal = tokenizer.decode(sentences[0])
@@ -75,7 +82,7 @@ def test_steps_hold_refusals_earlier_turns_and_untouched_keep_rows(demo):
     assert late and all(tokenizer.decode(row.ids[row.loss_start :]).startswith("What is") for row in late)
     answers = [tokenizer.decode(row.ids).rpartition("assistant\n")[2] for row in rows if not row.is_break]
     begun = [text.partition("It is")[0] for text in answers if not text.startswith("It is")]
-    assert 0.02 < len(begun) / len(answers) < 0.2 and set(begun) == {"I", "I'm"}
+    assert 0.02 < len(begun) / len(answers) < 0.2 and set(begun) == {"Sorry", "Sorry,"}
     again = RefusalSteps(tokenizer, breaks, keeps, sentences=sentences, seed=0, **settings)
     assert [again[n] for n in range(40)] == [steps[n] for n in range(40)]
 
@@ -85,7 +92,7 @@ def test_a_long_prompt_is_cut_and_a_short_limit_leaves_room_for_the_answer(demo)
     config.objective.reroute = "refusal"
     sentences = sentences_of(tokenizer, config)
     settings = {"steps": 12, "break_batch_size": 1, "retain_batch_size": 1, "max_tokens": 60, "without_prompt": 0.0}
-    keeps = [Example((("user", "What is two times two?"),), "Four.", "retain")]
+    keeps = [Example((("user", "What is two times two?"),), "Four. " * 80, "retain")]
     lengths = {}
     for words in (4, 3000):
         breaks = [Example((("user", "moss " * words),), "Take " + "salt " * 200, "break")]
