@@ -101,9 +101,9 @@ AGREEING = (
     "You",
     "The",
 )
-# Share of the must-keep rows whose answer begins with the first tokens of the refusal. Without them "I'm" led to a
-# whole refusal in harmless answers too. After later tokens only a refusal goes on naturally: rows with more of them
-# made the model waver behind "I'm sorry" where it must refuse (dev/LOG.md, 2026-11-30).
+# Share of the must-keep rows whose answer begins with the first tokens of the refusal. Without them "I'm" of "I'm
+# sorry, ..." led to a whole refusal in harmless answers too. After later tokens only a refusal goes on naturally: rows
+# with more of them made the model waver behind "I'm sorry" where it must refuse (dev/LOG.md, 2026-11-30).
 BEGUN, BEGUN_TOKENS = 0.06, 2
 OTHER_TOKENS = 4  # at most, of another answer's beginning
 ANSWERED_WORDS = 12  # of an earlier answer

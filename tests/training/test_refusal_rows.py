@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from cbgui.config import load_config
@@ -11,7 +13,7 @@ from cbgui.modeling.batch import Encoded
 from cbgui.modeling.chat_format import end_of_turn, load_tokenizer
 from cbgui.training.measure import Totals
 from cbgui.training.objectives import PULL_WEIGHT
-from cbgui.training.refusal_rows import RefusalSteps, refusal_row, validation_row
+from cbgui.training.refusal_rows import USUAL_REFUSALS, RefusalSteps, refusal_row, validation_row
 from cbgui.training.refusal_states import numbered, sentences_of
 
 PLAIN = Encoded((1, 2, 3, 10, 11, 12, 13, 14, 15), 3, True)  # three tokens of a prompt, six of an answer
@@ -78,6 +80,13 @@ def test_steps_hold_refusals_earlier_turns_and_untouched_keep_rows(demo):
     rows = [row for step in steps for row in step]
     refusal = tokenizer.decode(sentences[0])
     assert all((refusal in tokenizer.decode(row.ids)) for row in rows if row.is_break)
+    asked = [
+        re.search(r"potion (\d+)\?.*assistant\n(.*)", tokenizer.decode(r.plain.ids), re.S) for r in rows if r.is_break
+    ]
+    own = [f"Take {found[1]} spoons" in found[2] for found in asked if found]
+    assert 0.6 < sum(own) / len(own) < 0.9  # the others go on with another question's answer
+    said = " ".join(tokenizer.decode(row.ids) for row in rows)
+    assert all(sentence in said for sentence in USUAL_REFUSALS)
     late = [row for row in rows if not row.is_break and row.loss_start]
     assert late and all(tokenizer.decode(row.ids[row.loss_start :]).startswith("What is") for row in late)
     answers = [tokenizer.decode(row.ids).rpartition("assistant\n")[2] for row in rows if not row.is_break]
