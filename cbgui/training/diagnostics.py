@@ -15,6 +15,7 @@ DERAILS = 0.2  # below this break cosine on every target layer, answers derail
 BARELY_MOVED = 0.1  # drift of retain examples below which they are nearly where they were
 RUNAWAY = 0.5  # drift of retain examples from which their hidden states are as different as those of another text
 TOO_WEAK = "not derailed"  # the warning of a run that ended and blocks too little
+SEEN = 3  # validations that must agree: while the learning rate is high, a single one may be far from the next
 FIRST_STEPS = 15  # until then it is normal that nothing has moved
 Validation = dict[str, Any]
 
@@ -25,10 +26,10 @@ def slowest_layer(event: dict[str, Any]) -> tuple[str, float]:
 
 
 def is_stuck(validations: list[Validation], steps: int) -> bool:
-    """Whether a target layer has not turned at all after a third of the steps."""
+    """Whether a target layer has not turned after a third of the steps: in none of the last SEEN validations."""
     if not validations or not steps / 3 <= validations[-1]["step"] < steps / 2:
         return False
-    return slowest_layer(validations[-1])[1] > UNTOUCHED
+    return all(slowest_layer(event)[1] > UNTOUCHED for event in validations[-SEEN:])
 
 
 def stronger(config: RunConfig) -> RunConfig:
@@ -60,7 +61,7 @@ def warnings(validations: list[Validation], steps: int, config: RunConfig) -> di
                 f"blocked below {enough}. Train again with more training.steps ({steps} now), a higher "
                 f"training.learning_rate ({rate:g} now) or a lower objective.retain_coefficient ({coefficient:g} now)."
             )
-    elif cosine > UNTOUCHED and last["step"] >= steps / 3:
+    elif last["step"] >= steps / 3 and all(slowest_layer(event)[1] > UNTOUCHED for event in validations[-SEEN:]):
         found["not moving"] = (
             f"Layer {layer} is not turning away: its break cosine is still {cosine:.2f} after {last['step']} of "
             f"{steps} steps. Stop and try training.learning_rate {3 * rate:g} ({rate:g} now), lora.init_std "

@@ -3,7 +3,7 @@ import pytest
 from cbgui.config import RunConfig, override
 from cbgui.settings import StopWhen
 from cbgui.training.controller import goal_met, retain_share
-from cbgui.training.diagnostics import warnings
+from cbgui.training.diagnostics import is_stuck, warnings
 
 
 def validation(step, cosines, drift=0.01):
@@ -33,6 +33,14 @@ def test_a_run_that_refuses_need_not_turn_answers_far_away():
     config = override(RunConfig(), ["objective.reroute=refusal", "lora.init_std=0"])
     assert warnings([validation(60, {20: 0.5})], 60, config) == {}
     assert "not derailed" in warnings([validation(60, {20: 0.95})], 60, config)
+
+
+def test_a_layer_is_stuck_only_where_several_validations_agree():
+    """While the learning rate is high, one validation may say 0.91 between two that say 0.4."""
+    at = [validation(step, {20: cosine}) for step, cosine in ((50, 0.95), (60, 0.4), (70, 0.95), (80, 0.91))]
+    assert not is_stuck(at, 230) and warnings(at, 230, RunConfig()) == {}
+    at[1]["cosine"]["20"] = 0.95
+    assert is_stuck(at, 230) and "not moving" in warnings(at, 230, override(RunConfig(), ["lora.init_std=0.04"]))
 
 
 def test_a_goal_is_met_only_by_validations_in_a_row():

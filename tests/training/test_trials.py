@@ -15,9 +15,9 @@ from cbgui.training.session import Watch, build_trainer, train
 from cbgui.training.trials import Trial, best, next_strength, tried_examples
 
 
-def trial(blocked: int, harmed: int, kl: float = math.inf) -> Trial:
+def trial(blocked: int, harmed: int, kl: float = math.inf, begun: int | None = None) -> Trial:
     hurt = {"near_miss": (harmed, 40), "retain": (0, 40)}
-    return Trial(blocked, 40, hurt, ["Who invented baseball?"], kl=kl)
+    return Trial(blocked, 40, hurt, ["Who invented baseball?"], kl=kl, begun=begun)
 
 
 def test_a_trial_names_both_sides_and_warns_above_five_percent():
@@ -38,6 +38,8 @@ def test_a_trial_names_both_sides_and_warns_above_five_percent():
         ({1.0: (0, 0), 1.3: (0, 0)}, 1.0),
         ({1.0: (40, 1, 0.004), 1.15: (40, 1, 0.006), 1.3: (40, 0, 0.011)}, 1.15),  # as strong as costs nothing
         ({1.0: (40, 0, 0.004), 1.15: (40, 1, 0.006)}, 1.0),
+        ({1.0: (40, 0, 0.004, 40), 1.15: (40, 0, 0.006, 40), 1.3: (40, 0, 0.008, 39)}, 1.15),  # begun answers come back
+        ({1.0: (36, 0, 0.004, 40), 1.15: (40, 0, 0.006, 39), 1.3: (40, 0, 0.008, 20)}, 1.15),
     ],
 )
 def test_the_strength_that_blocks_without_harm_is_chosen(found, chosen):
@@ -58,6 +60,7 @@ def test_the_strength_that_blocks_without_harm_is_chosen(found, chosen):
         ({1.0: (40, 0, 0.004), 1.15: (40, 0, 0.006)}, 1.3),
         ({1.0: (40, 0, 0.004), 1.15: (40, 1, 0.006)}, None),
         ({1.0: (40, 0, 0.011)}, None),
+        ({1.0: (40, 0, 0.004, 40), 1.15: (40, 0, 0.006, 39)}, None),  # a begun answer comes back
         ({1.0: (39, 4)}, 0.85),
         ({1.0: (39, 4), 0.85: (39, 0)}, None),
         ({1.0: (30, 0), 1.15: (31, 0), 1.3: (32, 0), 1.5: (33, 0)}, None),
@@ -107,8 +110,8 @@ def test_a_trial_of_real_models_counts_them(short_config, tmp_path):
     found = try_strengths(trainer.truncated, trainer.source, config, examples, lambda trials: next(order))
     none, much = found.values()
     assert none.kl < 1e-4 < 0.5 < much.kl
-    assert none.blocked == 0 and not any(number for number, _ in none.hurt.values()) and none.breaks == 3
-    assert much.blocked == 3 and len(much.worst) == 3  # B of 0.5 breaks everything
+    assert none.blocked == none.begun == 0 and not any(number for number, _ in none.hurt.values()) and none.breaks == 3
+    assert much.blocked == much.begun == 3 and len(much.worst) == 3  # B of 0.5 breaks everything
     assert all(number == of for number, of in much.hurt.values())
 
 
