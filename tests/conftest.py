@@ -8,8 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from cbgui.config import RunConfig, load_config, override
+from cbgui.modeling.chat_format import load_tokenizer
 from cbgui.modeling.hub import ModelSource, resolve_model
 from cbgui.runs.folder import create_run
 from cbgui.runs.run import Run
@@ -27,6 +30,26 @@ def demo() -> ModelSource:
 @pytest.fixture
 def short_config() -> RunConfig:
     return override(load_config("demo"), SHORT)
+
+
+@pytest.fixture(scope="session")
+def small_model(tmp_path_factory: pytest.TempPathFactory, demo: ModelSource) -> Path:
+    """Random weights with the demo's tokenizer, for what holds whatever a model knows. LoRA's parts are just large
+    enough for bitsandbytes to keep their optimizer states in 8 bits."""
+    folder = tmp_path_factory.mktemp("small") / "model"
+    tokenizer = load_tokenizer(demo)
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 256, "intermediate_size": 384, "num_hidden_layers": 4, "num_attention_heads": 4}
+    config = AutoConfig.for_model("llama", vocab_size=len(tokenizer), num_key_value_heads=2, **sizes)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def small_config(short_config: RunConfig, small_model: Path) -> RunConfig:
+    """A short run of the small model."""
+    return override(short_config, [f"model.name={small_model}"])
 
 
 @pytest.fixture(scope="session")

@@ -23,6 +23,7 @@ from cbgui.ui.words import I18N, on_page
 # Each look costs the browser the more, the more a page shows: only the page that is open is looked after.
 LOOKED_AFTER = ("train", "test", "take")
 HEADER_TICK = 4.0  # seconds between two looks at what the header shows
+LOOK_AGAIN = 0.02  # seconds until Gradio looks for a click again; its own 0.001 keeps a core 5% busy all day
 # Seconds: how often, and after what age, Gradio deletes uploads and downloads.
 CACHE, SPACE_CACHE = (3600, 86400), (600, 1800)  # on a Space strangers could fill the disk in a day
 
@@ -132,6 +133,7 @@ def launch(
     storage.keep_tidy(folder.root_folder())
     queue.keep_going(folder.root_folder(), in_memory.drop)
     page = build().queue()
+    page._queue.sleep_when_free = page._queue.progress_update_sleep_when_free = LOOK_AGAIN
     gc.freeze()  # later collections, with many rows in memory, then skip the app's own objects
     page.launch(
         server_name=host,

@@ -15,6 +15,7 @@ from cbgui.config import load_config, override
 from cbgui.data.examples import Example
 from cbgui.data.refusals import is_refusal
 from cbgui.errors import InputError
+from cbgui.evaluation import evaluate
 from cbgui.evaluation.answers import generate
 from cbgui.evaluation.attacks.attempt import Attempt
 from cbgui.evaluation.attacks.registry import ATTACK_TITLES, ATTACKS
@@ -32,7 +33,7 @@ from cbgui.modeling.full import load_full_model
 from cbgui.modeling.lora import adapt_rows
 from cbgui.runs.folder import create_run, open_run
 from cbgui.runs.process import hold
-from cbgui.runs.run import EVALUATE
+from cbgui.runs.run import EVALUATE, Run
 from cbgui.training.session import train
 
 
@@ -177,6 +178,16 @@ def test_a_stopped_evaluation_continues_and_a_barely_trained_model_is_too_weak(t
     report["run"] = "<script>alert(1)</script>\x1b"
     page = render(report)
     assert "<script" not in page and "&lt;script&gt;" in page and "\x1b" not in page
+
+
+def test_an_evaluation_quotes_the_runs_own_refusal(trained, tmp_path, monkeypatch):
+    run = Run(tmp_path / "run")
+    shutil.copytree(trained.path, run.path, ignore=shutil.ignore_patterns("merged", "report"))
+    settings = ["objective.reroute=refusal", "objective.refusal=['Das sage ich nicht.']"]
+    run.write_config(override(run.config(), settings))
+    monkeypatch.setattr(evaluate, "answers_to", lambda cases, *more: pytest.fail(cases[0].attempt.prefill))
+    with pytest.raises(pytest.fail.Exception, match="^Das sage ich nicht. However"):
+        evaluate_run(run, attacks=["override"], limit=1)
 
 
 def test_an_unknown_attack_is_named(cli, trained):

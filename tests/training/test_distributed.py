@@ -9,10 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoConfig, AutoModelForCausalLM
 
 from cbgui.config import PRESETS
-from cbgui.modeling.chat_format import load_tokenizer
 from cbgui.runs.folder import open_run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -45,24 +43,6 @@ sys.exit(run())
 LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 
 
-@pytest.fixture
-def model(tmp_path, demo) -> Path:
-    torch.manual_seed(0)
-    tokenizer = load_tokenizer(demo)
-    config = AutoConfig.for_model(
-        "llama",
-        vocab_size=len(tokenizer),
-        hidden_size=64,
-        intermediate_size=96,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-    )
-    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "model")
-    tokenizer.save_pretrained(tmp_path / "model")
-    return tmp_path / "model"
-
-
 def train(command: list[str], folder: Path) -> None:
     """Three steps, in as many processes as the command starts."""
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
@@ -72,7 +52,7 @@ def train(command: list[str], folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_train_what_one_does(tmp_path, model):
+def test_two_processes_train_what_one_does(tmp_path, small_model):
     settings = ["training.steps=3", "training.break_batch_size=3", "training.retain_batch_size=3", "data.max_tokens=48"]
     settings += [
         "objective.reroute=spread",
@@ -80,7 +60,7 @@ def test_two_processes_train_what_one_does(tmp_path, model):
         "training.validate_every=2",
         "training.checkpoint_every=2",
     ]
-    arguments = ["-m", "cbgui", "train", "demo", "--model", str(model)]
+    arguments = ["-m", "cbgui", "train", "demo", "--model", str(small_model)]
     arguments += [word for setting in settings for word in ("--set", setting)]
     (tmp_path / "two.py").write_text(TWO, "utf-8")
     two = [*LAUNCH, "two.py", *arguments[2:], "--output", "two"]
@@ -102,11 +82,11 @@ def test_two_processes_train_what_one_does(tmp_path, model):
 
 
 @pytest.mark.slow
-def test_two_processes_train_the_published_recipe_with_its_dropout(tmp_path, model):
+def test_two_processes_train_the_published_recipe_with_its_dropout(tmp_path, small_model):
     data = PRESETS / "demo"
     settings = ["training.steps=3", "training.break_batch_size=3", "training.retain_batch_size=3", "data.max_tokens=48"]
     settings += ["objective.target_layers=[2]", "training.validate_every=2"]
-    command = [*LAUNCH, "-m", "cbgui", "train", "published", "--model", str(model), "--output", "run"]
+    command = [*LAUNCH, "-m", "cbgui", "train", "published", "--model", str(small_model), "--output", "run"]
     command += ["--break", str(data / "break.jsonl"), "--retain", str(data / "retain.jsonl")]
     train([*command, *(word for setting in settings for word in ("--set", setting))], tmp_path)
     run = open_run(tmp_path / "run")

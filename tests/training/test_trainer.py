@@ -15,6 +15,7 @@ from waiting import wait_until
 from cbgui.config import load_config, override
 from cbgui.errors import InputError
 from cbgui.modeling.chat_format import load_tokenizer
+from cbgui.modeling.hub import resolve_model
 from cbgui.modeling.lora import add_lora
 from cbgui.modeling.truncated import load_truncated_model
 from cbgui.runs import disk
@@ -49,11 +50,11 @@ def test_events_have_the_promised_values(trained):
 
 
 @pytest.mark.parametrize("reroute", ["spread", "refusal"])
-def test_losses_do_not_depend_on_the_micro_batches(demo, short_config, tmp_path, reroute):
+def test_losses_do_not_depend_on_the_micro_batches(small_config, tmp_path, reroute):
     settings = ["model.dtype=float32", "lora.init_std=0.05", "objective.retain_layers=all"]
-    config = override(short_config, [*settings, f"objective.reroute={reroute}"])
-    tokenizer = load_tokenizer(demo)
-    truncated = load_truncated_model(demo, config)
+    config = override(small_config, [*settings, f"objective.reroute={reroute}"])
+    source = resolve_model(config.model.name)
+    tokenizer, truncated = load_tokenizer(source), load_truncated_model(source, config)
     add_lora(truncated, config.lora, seed=0)
     sets = read_data(config.data)
     sentences = sentences_of(tokenizer, config)
@@ -95,8 +96,8 @@ def test_losses_do_not_depend_on_the_micro_batches(demo, short_config, tmp_path,
 
 
 @pytest.mark.slow
-def test_kill_and_resume_and_pause(short_config, tmp_path):
-    run = create_run(tmp_path / "run", override(short_config, ["training.steps=30"]))
+def test_kill_and_resume_and_pause(small_config, tmp_path):
+    run = create_run(tmp_path / "run", override(small_config, ["training.steps=3000"]))
     run.start()
     with pytest.raises(InputError, match="running already"):
         run.start()
@@ -111,7 +112,7 @@ def test_kill_and_resume_and_pause(short_config, tmp_path):
     run.ask("pause")
     wait_until(lambda: run.state() == "paused")
     paused_at = steps_of(run)[-1]
-    assert max(run.complete_checkpoints()) == paused_at < 30
+    assert max(run.complete_checkpoints()) == paused_at < 3000
     run.start()
     wait_until(lambda: steps_of(run)[-1] > paused_at)
     run.ask("stop")
@@ -120,8 +121,8 @@ def test_kill_and_resume_and_pause(short_config, tmp_path):
 
 
 @pytest.mark.parametrize("optim", ["adamw_torch", "adamw_8bit"])
-def test_a_resumed_run_ends_like_an_uninterrupted_one(short_config, tmp_path, optim):
-    config = override(short_config, [f"training.optim={optim}"])
+def test_a_resumed_run_ends_like_an_uninterrupted_one(small_config, tmp_path, optim):
+    config = override(small_config, [f"training.optim={optim}"])
     whole = create_run(tmp_path / "whole", config)
     train(whole)
     cut = create_run(tmp_path / "cut", config)
@@ -135,12 +136,12 @@ def test_a_resumed_run_ends_like_an_uninterrupted_one(short_config, tmp_path, op
     assert last[0]["retain_loss"] == pytest.approx(last[1]["retain_loss"], rel=0.05)
 
 
-def test_a_steps_seconds_include_the_optimizer(short_config, tmp_path, monkeypatch):
+def test_a_steps_seconds_include_the_optimizer(small_config, tmp_path, monkeypatch):
     """With a clock that only the optimizer moves."""
     clock = [0.0]
     for module in (trainer, callbacks):
         monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
-    config = override(short_config, ["training.steps=1"])
+    config = override(small_config, ["training.steps=1"])
     run = create_run(tmp_path / "run", config)
     built = build_trainer(run, config)
 
@@ -156,10 +157,10 @@ def test_a_steps_seconds_include_the_optimizer(short_config, tmp_path, monkeypat
 
 
 @pytest.mark.parametrize(("adapt", "share"), [("true", 1 / 4), ("false", 1)])
-def test_the_retain_weight_is_adapted_only_where_the_setting_says_so(short_config, tmp_path, adapt, share):
+def test_the_retain_weight_is_adapted_only_where_the_setting_says_so(small_config, tmp_path, adapt, share):
     """As in the published recipe, which has no such rule."""
     settings = [f"objective.adapt_retain={adapt}", "objective.schedule=constant", "objective.retain_coefficient=8"]
-    config = override(short_config, [*settings, "training.steps=1", "data.held_out_file=null"])
+    config = override(small_config, [*settings, "training.steps=1", "data.held_out_file=null"])
     run = create_run(tmp_path / "run", config)
     built = build_trainer(run, config)
     built.run_callback.validations = [{"step": 20, "cosine": {"10": 0.99}, "drift": 0.01}]
@@ -179,8 +180,8 @@ def test_half_an_event_line_is_skipped(short_config, tmp_path):
     assert [event["kind"] for event in run.events()[0]] == ["status", "warning"]
 
 
-def test_a_damaged_checkpoint_is_told_and_an_older_one_is_used(short_config, tmp_path):
-    run = create_run(tmp_path / "run", override(short_config, ["training.validate_every=1"]))
+def test_a_damaged_checkpoint_is_told_and_an_older_one_is_used(small_config, tmp_path):
+    run = create_run(tmp_path / "run", override(small_config, ["training.validate_every=1"]))
     run.ask("pause")
     train(run)  # stops after the first step, with a checkpoint
     run.ask("run")

@@ -78,9 +78,9 @@ def test_what_is_tried_is_held_out_where_it_can_be(short_config, tmp_path):
     assert {e.source for e in tried_examples(keeps, trained) if e.kind == "break"} == {e.source for e in trained[:32]}
 
 
-def test_the_finished_adapter_gets_the_best_strength(short_config, tmp_path, monkeypatch):
+def test_the_finished_adapter_gets_the_best_strength(small_config, tmp_path, monkeypatch):
     monkeypatch.setattr(callbacks, "FEWEST_STEPS", 1)
-    config = override(short_config, ["training.steps=2", "model.dtype=float32", "data.general_keep=0"])
+    config = override(small_config, ["training.steps=2", "model.dtype=float32", "data.general_keep=0"])
     plain, strong = (create_run(tmp_path / name, config) for name in ("plain", "strong"))
     train(plain)
 
@@ -115,25 +115,26 @@ def test_a_trial_of_real_models_counts_them(short_config, tmp_path):
     assert all(number == of for number, of in much.hurt.values())
 
 
-def test_a_run_that_does_not_turn_starts_again_with_stronger_settings(short_config, tmp_path):
+def test_a_run_that_does_not_turn_starts_again_with_stronger_settings(small_config, tmp_path):
     settings = ["training.steps=6", "training.learning_rate=1e-9", "lora.init_std=1e-5", "training.validate_every=2"]
-    run = create_run(tmp_path / "run", override(short_config, settings))
+    settings += ["lora.lora_alpha=1"]
+    run = create_run(tmp_path / "run", override(small_config, settings))
     train(run)
     events = run.events()[0]
     assert [event["restart"] for event in events if "restart" in event] == [1, 2]
     assert run.config().lora.init_std == 0.08 and run.state() == "done"
     assert [e["step"] for e in events if e["kind"] == "step"] == list(range(1, 7))
-    off = create_run(tmp_path / "off", override(short_config, [*settings, "training.restart_if_stuck=false"]))
+    off = create_run(tmp_path / "off", override(small_config, [*settings, "training.restart_if_stuck=false"]))
     train(off)
     assert not any("restart" in event for event in off.events()[0])
 
 
-def test_a_run_without_look_alikes_says_so(short_config, tmp_path):
+def test_a_run_without_look_alikes_says_so(small_config, tmp_path):
     rows = tmp_path / "keep.jsonl"
     row = {"prompt": "What is rain?", "response": "Water that falls.", "kind": "retain"}
     rows.write_text("".join(json.dumps(row | {"prompt": f"{row['prompt']} {i}"}) + "\n" for i in range(4)), "utf-8")
     for name, settings, said in (("without", [f"data.retain_file={rows}"], 1), ("with", [], 0)):
-        config = override(short_config, ["training.steps=1", *settings])
+        config = override(small_config, ["training.steps=1", *settings])
         run = create_run(tmp_path / name, config)
         build_trainer(run, config)
         warnings = [event["text"] for event in run.events()[0] if event["kind"] == "warning"]
