@@ -18,6 +18,7 @@ from cbgui.ui.common import (
     catch_errors,
     chosen,
     in_memory,
+    let_listeners_run_side_by_side,
     library,
     pick,
     run_choices,
@@ -125,6 +126,7 @@ def build() -> gr.Blocks:
         theme.click(None, None, None, js=SWITCH_THEME)
     catch_errors(page)
     show_progress_only_where_it_is_seen(page)
+    let_listeners_run_side_by_side(page)
     return page
 
 

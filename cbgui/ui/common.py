@@ -8,6 +8,7 @@ import re
 import threading
 import traceback
 import unicodedata
+from collections import Counter
 from collections.abc import Callable, Hashable
 from typing import Any
 
@@ -140,6 +141,18 @@ def show_progress_only_where_it_is_seen(page: gr.Blocks) -> None:
     for event in page.fns.values():
         if event.show_progress == "hidden":
             event.show_progress_on = []
+
+
+def let_listeners_run_side_by_side(page: gr.Blocks) -> None:
+    """Listeners to the same event of a component never wait for their own last call.
+
+    Gradio tells all listeners of an event again once one that waited ("always_last") has ended, so that several of them
+    kept each other going without end: after a run was chosen while the page was opening, fifteen requests every second.
+    """
+    listeners = Counter(target for event in page.fns.values() for target in event.targets)
+    for event in page.fns.values():
+        if event.trigger_mode == "always_last" and any(listeners[target] > 1 for target in event.targets):
+            event.trigger_mode = "multiple"
 
 
 def download_on_click(button: gr.Button, make_file: Callable[..., str], inputs: list[Any] | None = None) -> None:
