@@ -31,7 +31,8 @@ def prompt_states(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pr
     rows = [prompt_ids(tokenizer, [{"role": "user", "content": prompt}]) for prompt in prompts]
     before, after = _shared_ends(tokenizer)
     layer = round(DEPTH * depth(model.config))
-    body, states = text_decoder(model), torch.empty(len(rows), state_width(model.config))
+    # Named, as the default is bfloat16 for as long as transformers loads a model in another thread.
+    body, states = text_decoder(model), torch.empty(len(rows), state_width(model.config), dtype=torch.float32)
     order = sorted(range(len(rows)), key=lambda index: len(rows[index]))
     for start in range(0, len(order), BATCH):
         batch = order[start : start + BATCH]

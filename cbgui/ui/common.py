@@ -8,7 +8,6 @@ import re
 import threading
 import traceback
 import unicodedata
-from collections import Counter
 from collections.abc import Callable, Hashable
 from typing import Any
 
@@ -129,30 +128,6 @@ def catch_errors(page: gr.Blocks) -> None:
     for event in page.fns.values():
         if event.fn is not None and not inspect.iscoroutinefunction(event.fn):
             event.fn = sentences(event.fn)
-
-
-def show_progress_only_where_it_is_seen(page: gr.Blocks) -> None:
-    """Events with hidden progress tell no component about it.
-
-    Otherwise each change of any event's status makes the browser update every output of every event so far, visible or
-    not, and search a tree of some 500 components for each: seconds of a page's start, and a third of a core while
-    nothing happens.
-    """
-    for event in page.fns.values():
-        if event.show_progress == "hidden":
-            event.show_progress_on = []
-
-
-def let_listeners_run_side_by_side(page: gr.Blocks) -> None:
-    """Listeners to the same event of a component never wait for their own last call.
-
-    Gradio tells all listeners of an event again once one that waited ("always_last") has ended, so that several of them
-    kept each other going without end: after a run was chosen while the page was opening, fifteen requests every second.
-    """
-    listeners = Counter(target for event in page.fns.values() for target in event.targets)
-    for event in page.fns.values():
-        if event.trigger_mode == "always_last" and any(listeners[target] > 1 for target in event.targets):
-            event.trigger_mode = "multiple"
 
 
 def download_on_click(button: gr.Button, make_file: Callable[..., str], inputs: list[Any] | None = None) -> None:
