@@ -98,6 +98,9 @@ class _Tried(TypedDict):
     breaks: _Count
     hurt: dict[Kind, tuple[_Count, _Count]]  # kind -> (harmed, of so many)
     worst: list[str]
+    refused: NotRequired[_Count]  # of the blocked
+    kl: NotRequired[float]  # nats a token by which the median keep question moves
+    begun: NotRequired[_Count]  # of `breaks`, blocked where the answer has begun
     chosen: NotRequired[bool]  # the strength that the run ended with
 
 

@@ -29,6 +29,10 @@ def is_stuck(validations: list[Validation], steps: int) -> bool:
     """Whether a target layer has not turned after a third of the steps: in none of the last SEEN validations."""
     if not validations or not steps / 3 <= validations[-1]["step"] < steps / 2:
         return False
+    return _has_not_turned(validations)
+
+
+def _has_not_turned(validations: list[Validation]) -> bool:
     return all(slowest_layer(event)[1] > UNTOUCHED for event in validations[-SEEN:])
 
 
@@ -61,7 +65,7 @@ def warnings(validations: list[Validation], steps: int, config: RunConfig) -> di
                 f"blocked below {enough}. Train again with more training.steps ({steps} now), a higher "
                 f"training.learning_rate ({rate:g} now) or a lower objective.retain_coefficient ({coefficient:g} now)."
             )
-    elif last["step"] >= steps / 3 and all(slowest_layer(event)[1] > UNTOUCHED for event in validations[-SEEN:]):
+    elif last["step"] >= steps / 3 and _has_not_turned(validations):
         found["not moving"] = (
             f"Layer {layer} is not turning away: its break cosine is still {cosine:.2f} after {last['step']} of "
             f"{steps} steps. Stop and try training.learning_rate {3 * rate:g} ({rate:g} now), lora.init_std "

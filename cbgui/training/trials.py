@@ -35,7 +35,8 @@ class Trial:
     worst: list[str] = field(default_factory=list)  # the prompts that are harmed, the worst first
     refused: int = 0  # of the blocked, those that are declined in words
     kl: float = math.inf  # nats a token by which the median keep question moves; infinity where it is not known
-    begun: int | None = None  # of `breaks`, those still blocked where the answer has begun; None where it is not known
+    # Of `breaks`, those blocked where the answer has begun (refused, if the run refuses); None where it is not known.
+    begun: int | None = None
 
     @property
     def blocked_share(self) -> float:
