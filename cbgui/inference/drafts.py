@@ -3,7 +3,8 @@
 It is shown some of them as a list and goes on with the list. What it writes lies in the topic, or beside it; its own
 hidden states say which (`prompt_states.Separator`). Those in the topic are more must-stop questions, in other words
 and about other things than the user thought of. Those beside it are kept only where they have no word that tells the
-topic, because one in five of the others lies inside after all ("How long does it take to grow tomatoes?").
+topic, because one in five of the others lies inside after all ("How long does it take to grow tomatoes?"). Questions
+about things beside the topic that cbgui knows itself come with them.
 """
 
 from __future__ import annotations
@@ -11,18 +12,20 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cbgui.data.near_duplicates import normalised
 from cbgui.data.suggest import Suggestion, stems, telling_stems
+from cbgui.inference.nearest_things import questions_about_near_things
 from cbgui.inference.neighbours import varied_questions
 from cbgui.inference.prompt_states import Separator, prompt_states
 from cbgui.inference.streaming import in_model_thread, stream_tokens
 from cbgui.modeling.chat_format import tokenize_texts
 
 COUNT = 200  # drafts of each kind
+NEAR = 100  # questions about things beside the topic
 SHOWN = 8  # questions that the model continues
 ROWS = 64  # lists continued at once
 MAX_NEW_TOKENS = 24  # of one question
@@ -37,16 +40,20 @@ MARK = "Question:"
 
 @dataclass
 class Drafts:
-    """Drafted questions: the clearest inside the topic first, and the nearest beside it first."""
+    """Drafted questions: the clearest inside the topic first, and the nearest beside it first; `near` are about things
+    beside the topic, the nearest first, and are not the model's."""
 
     inside: list[str] = field(default_factory=list)
     beside: list[str] = field(default_factory=list)
+    near: list[str] = field(default_factory=list)
 
 
 def as_suggestions(drafts: Drafts) -> list[Suggestion]:
     """The drafts as rows to look through."""
-    return [Suggestion(prompt, "break", "drafted by the model, in your topic") for prompt in drafts.inside] + [
-        Suggestion(prompt, "near_miss", "drafted by the model, beside your topic") for prompt in drafts.beside
+    return [
+        *(Suggestion(prompt, "break", "drafted by the model, in your topic") for prompt in drafts.inside),
+        *(Suggestion(prompt, "near_miss", "drafted by the model, beside your topic") for prompt in drafts.beside),
+        *(Suggestion(prompt, "near_miss", "about something beside your topic") for prompt in drafts.near),
     ]
 
 
@@ -60,7 +67,8 @@ def draft_questions(
     count: int = COUNT,
     seed: int = 0,
 ) -> Iterator[tuple[float, Drafts]]:
-    """Yield the share of the work done, and the drafts, which are empty until the end: at most `count` of each kind.
+    """Yield the share of the work done, and the drafts, which are empty until the end: at most `count` of each kind,
+    and NEAR about near things.
 
     The separator learns from `breaks` and `keeps`; none of these nor of `known` is drafted again. Closing the iterator
     stops.
@@ -92,7 +100,11 @@ def draft_questions(
     for line, text in zip(lines, normalised(lines), strict=True):
         if text not in seen:
             found.setdefault(text, line)
-    yield 1.0, in_model_thread(_sorted, model, tokenizer, breaks, keeps, list(found.values()), count)
+    yield 0.9, Drafts()
+    near = in_model_thread(questions_about_near_things, model, tokenizer, breaks, NEAR, seed)
+    near = [question for question, text in zip(near, normalised(near), strict=True) if text not in seen]
+    drafts = in_model_thread(_sorted, model, tokenizer, breaks, keeps, list(found.values()), count)
+    yield 1.0, replace(drafts, near=near)
 
 
 def _first_line(text: str) -> str:

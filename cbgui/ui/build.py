@@ -13,7 +13,17 @@ from starlette.middleware import Middleware
 from cbgui import hardware, space
 from cbgui.errors import InputError
 from cbgui.runs import folder, queue
-from cbgui.ui.common import TICK, catch_errors, chosen, in_memory, library, pick, run_choices, shown_topic
+from cbgui.ui.common import (
+    TICK,
+    catch_errors,
+    chosen,
+    in_memory,
+    library,
+    pick,
+    run_choices,
+    show_progress_only_where_it_is_seen,
+    shown_topic,
+)
 from cbgui.ui.pages import chat, data, export, home, report, runs, train
 from cbgui.ui.panels import progress, topics
 from cbgui.ui.server import downloads, guard, storage, visitors
@@ -114,6 +124,7 @@ def build() -> gr.Blocks:
         )
         theme.click(None, None, None, js=SWITCH_THEME)
     catch_errors(page)
+    show_progress_only_where_it_is_seen(page)
     return page
 
 

@@ -130,6 +130,18 @@ def catch_errors(page: gr.Blocks) -> None:
             event.fn = sentences(event.fn)
 
 
+def show_progress_only_where_it_is_seen(page: gr.Blocks) -> None:
+    """Events with hidden progress tell no component about it.
+
+    Otherwise each change of any event's status makes the browser update every output of every event so far, visible or
+    not, and search a tree of some 500 components for each: seconds of a page's start, and a third of a core while
+    nothing happens.
+    """
+    for event in page.fns.values():
+        if event.show_progress == "hidden":
+            event.show_progress_on = []
+
+
 def download_on_click(button: gr.Button, make_file: Callable[..., str], inputs: list[Any] | None = None) -> None:
     """One click makes a file and downloads it. A DownloadButton would need a second click for that."""
     file = gr.DownloadButton(visible="hidden")

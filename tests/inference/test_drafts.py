@@ -1,14 +1,18 @@
 """Drafted questions, the separator that sorts them, and everyday questions with cached answers."""
 
+import re
+
 import pytest
 
 from cbgui.config import PRESETS, ModelConfig, override
 from cbgui.data.near_duplicates import normalised
 from cbgui.data.reading import read_examples
 from cbgui.data.suggest import Suggestion, stems, telling_stems
+from cbgui.data.things import things
 from cbgui.inference import drafts, general_keep, translations
 from cbgui.inference.batch_answers import load_for_answers
 from cbgui.inference.drafts import draft_questions
+from cbgui.inference.nearest_things import questions_about_near_things
 from cbgui.inference.neighbours import VARIANTS, neighbours, varied_questions
 from cbgui.inference.prompt_states import Separator, prompt_states
 from cbgui.inference.streaming import in_model_thread
@@ -64,6 +68,26 @@ def test_the_model_drafts_questions_inside_and_beside_the_topic(loaded, monkeypa
     told = telling_stems(BREAKS[:40])
     assert not any(stems(text) & set(told) for text in found.beside)
     assert sum("potion" in text.lower() or "spell" in text.lower() for text in found.inside) > len(found.inside) / 2
+    assert 0 < len(found.near) <= drafts.NEAR and not any(stems(text) & set(told) for text in found.near)
+
+
+def test_things_beside_a_topic_are_found(loaded):
+    def about(*breaks):
+        return in_model_thread(questions_about_near_things, *loaded, breaks, 12)
+
+    sports = {thing.name for thing in things()[:30]}
+    found = about("Who will win Arsenal against Chelsea?", "Bet on goals by Ronaldo?", "Analyse Juventus tactics.")
+    assert len(found) == 12 and sum(any(name in question for name in sports) for question in found) >= 3
+    assert not any(stems(question) & {"win", "goal", "bet"} for question in found)
+    assert about("Wie pflanze ich Tomaten?", "Wann soll ich den Rasen mähen?", "Was ist guter Dünger?") == []
+
+
+def test_questions_about_things_are_well_formed():
+    names = [thing.name for thing in things()]
+    assert len(names) > 800 and len({(thing.name, thing.forms) for thing in things()}) == len(names)
+    asked = [thing.asked(form) for thing in things() for form in thing.forms]
+    assert all(question[-1] in ".?" and "{" not in question and " a a" not in question for question in asked)
+    assert not any(re.search(r"\ba [aeiou]", question) for question in asked)
 
 
 def test_words_are_replaced_by_their_neighbours(loaded):

@@ -39,6 +39,7 @@ from cbgui.ui.panels.meters import meters
 from cbgui.ui.server.storage import trim_trash
 from cbgui.ui.words import on_page, say
 
+FIRST = "demo"  # the preset that the page opens with
 LOG_LINES, LOG_BYTES = 200, 100_000  # the most of the log that is shown
 
 
@@ -298,10 +299,11 @@ def _refresh(name: str | None, seen: tuple | None, drawn: charts.Drawn | None = 
 def build(
     page: gr.Blocks, tab: gr.Tab, tick: gr.Timer, run_name: gr.Dropdown, model: gr.Textbox, topic: gr.State
 ) -> None:
+    first = load_config(FIRST)
     with gr.Row(elem_id="train-columns"):
         with gr.Column(scale=1, min_width=300):
-            preset = gr.Dropdown(_presets(), value="demo", label=on_page("train.preset"), elem_id="preset")
-            description = gr.Markdown(elem_id="preset-words", min_height=44)
+            preset = gr.Dropdown(_presets(), value=FIRST, label=on_page("train.preset"), elem_id="preset")
+            description = gr.Markdown(plain(first.description), elem_id="preset-words", min_height=44)
             model.render()
             gr.Markdown(on_page("train.what"), elem_classes="heading")
             what = gr.Markdown(elem_id="what")
@@ -328,7 +330,7 @@ def build(
             plots, strengths, trials = charts.build()
             samples = gr.HTML(elem_id="samples")
     with gr.Accordion(on_page("train.more_settings"), open=False, elem_id="more"):
-        fields = answer + settings.build()
+        fields = answer + settings.build(first)
         gr.Markdown(on_page("train.name_preset_yaml"))
         with gr.Row(elem_classes="aligned"):
             name = gr.Textbox(label=on_page("common.name"), info=on_page("train.name_info"), elem_id="run-name")
@@ -342,30 +344,14 @@ def build(
         )
     title = gr.Textbox(visible="hidden", elem_id="tab-title")
     seen, drawn = gr.State(None), gr.State(None)
-    view = [
-        status,
-        bars,
-        *plots,
-        strengths,
-        trials,
-        samples,
-        log,
-        start,
-        pause,
-        stop,
-        discard,
-        resume,
-        again,
-        title,
-        seen,
-        drawn,
-    ]
+    view = [status, bars, *plots, strengths, trials, samples, log]
+    view += [start, pause, stop, discard, resume, again, title, seen, drawn]
     form, needs = [preset, model, *fields], [memory, time]
     page.load(_choices, preset, preset, show_progress="hidden")
-    for trigger in (preset.input, page.load):
-        filled = trigger(_preset_values, preset, [description, model, effort, favour, *fields], show_progress="hidden")
-        filled.then(_memory, form, needs, show_progress="hidden")
-    for trigger in (filled.then, run_name.change):  # the last of `filled` is the page's own
+    filled = preset.input(_preset_values, preset, [description, model, effort, favour, *fields], show_progress="hidden")
+    for trigger in (filled.then, page.load):  # the page is built with the values of FIRST: to send them again is slow
+        trigger(_memory, form, needs, show_progress="hidden")
+    for trigger in (page.load, run_name.change):
         trigger(_answer_of, run_name, answer, show_progress="hidden", queue=False)
     steered = [fields[place] for place in effort_panel.PLACES]
     for control in (effort, favour):

@@ -176,19 +176,20 @@ def build_answer(prefix: str = "") -> list[gr.components.Component]:
     return [what, words]
 
 
-def build() -> list[gr.components.Component]:
-    """The components of GROUPS, in the order of SHOWN."""
-    built = []
+def build(config: RunConfig) -> list[gr.components.Component]:
+    """The components of GROUPS with the values of `config`, in the order of SHOWN."""
+    built, values = [], dict(zip(SHOWN, values_of(config), strict=True))
     for group, paths in GROUPS.items():
         gr.Markdown(f"**{on_page(f'settings.{group}')}**")
         with gr.Row(elem_classes="settings"):
-            built += [_component(path) for path in paths]
+            built += [_component(path, values[path]) for path in paths]
     return built
 
 
-def _component(path: str) -> gr.components.Component:
+def _component(path: str, value: Any) -> gr.components.Component:
     setting = INFO[path]
     common = {
+        "value": value,
         "label": setting.title,
         "info": setting.description,
         "min_width": 150,
