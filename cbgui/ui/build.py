@@ -16,6 +16,7 @@ from cbgui.runs import folder, queue
 from cbgui.ui.common import (
     TICK,
     catch_errors,
+    changes,
     chosen,
     in_memory,
     library,
@@ -109,7 +110,7 @@ def build() -> gr.Blocks:
         for name in tab:
             look = functools.partial(_look_after, name)
             tab[name].select(look, None, [*ticks.values()], show_progress="hidden", queue=False)
-        for trigger in (page.load, gr.Timer(HEADER_TICK).tick, run_name.change, topic.change):
+        for trigger in (page.load, gr.Timer(HEADER_TICK).tick, changes(run_name), topic.change):
             trigger(
                 _header,
                 [topic, run_name, seen],

@@ -142,6 +142,16 @@ def show_progress_only_where_it_is_seen(page: gr.Blocks) -> None:
             event.show_progress_on = []
 
 
+def changes(component: gr.components.Component) -> Callable[..., gr.events.Dependency]:
+    """`component.change` for a component with several listeners; each hears of the last change, side by side.
+
+    Gradio calls the listeners of one event one after another, and all of them again whenever one that was busy has
+    ended, so that two changes in quick succession kept them going without end. A `then` is called by itself.
+    """
+    changed = component.change(None, None, None, js="() => []")
+    return functools.partial(changed.then, trigger_mode="always_last")
+
+
 def download_on_click(button: gr.Button, make_file: Callable[..., str], inputs: list[Any] | None = None) -> None:
     """One click makes a file and downloads it. A DownloadButton would need a second click for that."""
     file = gr.DownloadButton(visible="hidden")

@@ -155,6 +155,19 @@ def test_no_chart_is_left_to_look_up_its_titles():
     assert not [c.elem_id for c in charts_of_the_page for t in titles if isinstance(getattr(c, t), I18nData)]
 
 
+def test_no_event_costs_the_browser_more_than_it_shows():
+    """Gradio updates what shows an event's progress at each change of any event, and calls all listeners of a
+    component's event again when one of them was put off; states are the exception."""
+    page = build.build()
+    events = list(page.fns.values())
+    hidden = [event for event in events if event.show_progress == "hidden"]
+    assert len(hidden) > 100 and all(event.show_progress_on == [] for event in hidden)
+    listeners = [target for event in events for target in event.targets]
+    put_off = [t for e in events if e.fn and e.trigger_mode == "always_last" for t in e.targets if t[0] is not None]
+    put_off = [target for target in put_off if not isinstance(page.blocks[target[0]], gr.State)]
+    assert put_off and all(listeners.count(target) == 1 for target in put_off)
+
+
 def test_a_refusing_run_is_told_by_its_held_out_questions():
     events = [
         {"kind": "validation", "step": 40, "cosine": {"9": 0.5}},

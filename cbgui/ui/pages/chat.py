@@ -16,7 +16,7 @@ from cbgui.inference import chat as chat_models
 from cbgui.inference.streaming import in_model_thread
 from cbgui.modeling.full import form_in_words
 from cbgui.runs.run import ADAPTER_WEIGHTS, Run, write_whole
-from cbgui.ui.common import chosen, download_on_click, in_memory, need_run, pick, row_of, sentences
+from cbgui.ui.common import changes, chosen, download_on_click, in_memory, need_run, pick, row_of, sentences
 from cbgui.ui.fragments import as_html, as_text, render
 from cbgui.ui.panels import shading
 from cbgui.ui.panels.ways_to_ask import KEPT, PLAINLY, WAYS, keep_question, worded
@@ -372,9 +372,9 @@ def build(page: gr.Blocks, tab: gr.Tab, run_name: gr.Dropdown, topic: gr.State) 
     forgotten = [shown_run, *cleared, prompt]
     # An answer that another run still writes would otherwise come back into the emptied chats.
     run_name.input(lambda: gr.Button(interactive=False), None, stop, cancels=started, show_progress="hidden")
-    run_name.change(_other_run, [run_name, shown_run, prompt], forgotten, show_progress="hidden")
+    changes(run_name)(_other_run, [run_name, shown_run, prompt], forgotten, show_progress="hidden")
     download_on_click(export, _export, [run_name, *chats])
     page.load(None, None, None, js=COPY)
-    for trigger in (run_name.change, page.load, tab.select):
+    for trigger in (changes(run_name), page.load, tab.select):
         trigger(_of_run, run_name, [checkpoint, must_stop, must_keep, *chats, send], show_progress="hidden")
     return prompt

@@ -19,7 +19,7 @@ from cbgui.export.upload import check_repo
 from cbgui.runs.jobs import EXPORT, UPLOAD, Job
 from cbgui.runs.run import PART, Run
 from cbgui.space import on_space
-from cbgui.ui.common import job_words, need_run, one_job_at_a_time, pick, sentences
+from cbgui.ui.common import changes, job_words, need_run, one_job_at_a_time, pick, sentences
 from cbgui.ui.fragments import plain, render
 from cbgui.ui.server.downloads import Listing, address, files_in, listing
 from cbgui.ui.server.storage import refuse_full
@@ -282,12 +282,12 @@ def build(page: gr.Blocks, tick: gr.Timer, run_name: gr.Dropdown) -> None:
     for button in (make, make_ollama):
         button.click(_make_gguf, [run_name, kind], [*asked, words])
     anyway.click(_make_anyway, [run_name, wanted], [*asked, words])
-    for trigger in (cancel.click, run_name.change):
+    for trigger in (cancel.click, changes(run_name)):
         trigger(_do_not_make, None, asked, show_progress="hidden")
     stop.click(_stop, run_name, None)
     push.click(_upload, [run_name, repo, public, token], upload_words)
     stop_push.click(_stop_upload, run_name, None)
     view = [verdict, words, ggufs, ollama, merged, adapter, upload_words]
     view += [make, make_ollama, merge, stop, push, stop_push, seen]
-    for trigger in (tick.tick, run_name.change, kind.change, page.load):
+    for trigger in (tick.tick, changes(run_name), kind.change, page.load):
         trigger(_refresh, [run_name, kind, seen], view, show_progress="hidden", queue=False)

@@ -16,7 +16,7 @@ from cbgui.runs import folder
 from cbgui.runs.jobs import EVALUATE, Job
 from cbgui.runs.run import Run
 from cbgui.space import on_space, refuse_folder
-from cbgui.ui.common import in_memory, job_words, library, need_run, one_job_at_a_time, pick, sentences
+from cbgui.ui.common import changes, in_memory, job_words, library, need_run, one_job_at_a_time, pick, sentences
 from cbgui.ui.fragments import plain, render
 from cbgui.ui.panels import label_answers
 from cbgui.ui.server.downloads import address
@@ -290,10 +290,10 @@ def build(page: gr.Blocks, tick: gr.Timer, run_name: gr.Dropdown) -> None:
     evaluate.click(_start, [run_name, attacks, limit, also, judge, judge_label, judge_template, tasks, undoing], words)
     stop.click(_stop, run_name, None)
     thorough.input(THOROUGH.get, thorough, attacks, show_progress="hidden")
-    for trigger in (attacks.change, limit.change, undoing.change, run_name.change, words.change, page.load):
+    for trigger in (attacks.change, limit.change, undoing.change, changes(run_name), words.change, page.load):
         trigger(_how_much, [run_name, attacks, limit, undoing], how_much, show_progress="hidden", queue=False)
     view = [words, report, evaluate, stop, links, other, seen]
-    for trigger in (tick.tick, run_name.change, other.input, page.load):
+    for trigger in (tick.tick, changes(run_name), other.input, page.load):
         trigger(_refresh, [run_name, other, seen], view, show_progress="hidden", queue=False)
     for trigger in (page.load, also.focus):
         trigger(_other_prompts, None, also, show_progress="hidden")

@@ -20,7 +20,7 @@ from cbgui.runs.disk import version
 from cbgui.runs.history import history
 from cbgui.runs.run import DATA_FIELDS, Run
 from cbgui.training.diagnostics import slowest_layer
-from cbgui.ui.common import ask_first, need_run, other_name, pick, row_of, run_choices, sentences, tell
+from cbgui.ui.common import ask_first, changes, need_run, other_name, pick, row_of, run_choices, sentences, tell
 from cbgui.ui.fragments import plain
 from cbgui.ui.panels import topics
 from cbgui.ui.server.storage import refuse_full, trim_trash
@@ -227,7 +227,7 @@ def build(page: gr.Blocks, tab: gr.Tab, run_name: gr.Dropdown, topic: gr.State) 
         elem_id="differences",
         elem_classes="sans",
     )
-    for trigger in (tab.select, run_name.change, page.load):
+    for trigger in (tab.select, changes(run_name), page.load):
         trigger(_list, run_name, [table, words, chosen, shown], show_progress="hidden")
     for trigger in (tab.select, page.load):
         trigger(_back_button, None, back, show_progress="hidden")

@@ -21,6 +21,7 @@ from cbgui.runs.run import Request, Run
 from cbgui.training.session import keep_checkpoint
 from cbgui.ui.common import (
     ask_first,
+    changes,
     in_memory,
     library,
     need_run,
@@ -351,7 +352,7 @@ def build(
     filled = preset.input(_preset_values, preset, [description, model, effort, favour, *fields], show_progress="hidden")
     for trigger in (filled.then, page.load):  # the page is built with the values of FIRST: to send them again is slow
         trigger(_memory, form, needs, show_progress="hidden")
-    for trigger in (page.load, run_name.change):
+    for trigger in (page.load, changes(run_name)):
         trigger(_answer_of, run_name, answer, show_progress="hidden", queue=False)
     steered = [fields[place] for place in effort_panel.PLACES]
     for control in (effort, favour):
@@ -381,6 +382,6 @@ def build(
     shows = [run_name, seen, drawn]
     tick.tick(_refresh, shows, view, **quiet)
     # Twice, because a chart of another run is emptied before it is drawn.
-    for trigger in (run_name.change, page.load):
+    for trigger in (changes(run_name), page.load):
         trigger(_refresh, shows, view, **quiet).then(_refresh, shows, view, **quiet)
     tab.select(charts.draw_again, drawn, drawn, **quiet).then(_refresh, shows, view, **quiet)

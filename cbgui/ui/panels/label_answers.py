@@ -9,7 +9,7 @@ import gradio as gr
 from cbgui.errors import InputError
 from cbgui.evaluation.compare import read_report
 from cbgui.evaluation.hand_labels import label, labels_of
-from cbgui.ui.common import need_run, pick, sentences
+from cbgui.ui.common import changes, need_run, pick, sentences
 from cbgui.ui.fragments import plain
 from cbgui.ui.words import on_page, say
 
@@ -102,6 +102,6 @@ def build(run_name: gr.Dropdown) -> None:
     shown = gr.State(None)
     view = [shown, words, question, answer, *buttons, skip]
     fold.expand(open_first, run_name, view, show_progress="hidden")
-    run_name.change(open_first, run_name, view, show_progress="hidden", queue=False)
+    changes(run_name)(open_first, run_name, view, show_progress="hidden", queue=False)
     for button, said in zip([*buttons, skip], [*SAID, None], strict=True):
         button.click(judge, [run_name, shown, gr.State(said)], view, show_progress="hidden")
