@@ -79,10 +79,21 @@ def model_class(config: PretrainedConfig) -> type[PreTrainedModel] | None:
     return READ_TEXT.get(found, found)
 
 
-def empty_model(config: PretrainedConfig, dtype: torch.dtype | None = None) -> PreTrainedModel:
-    """The full model on PyTorch's meta device, which takes no memory."""
+def empty_model(config: PretrainedConfig) -> PreTrainedModel:
+    """The full model on PyTorch's meta device, which takes no memory; its precision means nothing."""
+    return empty_of_class(model_class(config), config)
+
+
+def empty_of_class(
+    of_class: type[PreTrainedModel], config: PretrainedConfig, dtype: torch.dtype | None = None
+) -> PreTrainedModel:
+    """A model of that class on the meta device.
+
+    With a precision, transformers changes the default of the whole process, also for what another thread computes
+    meanwhile; so none is given where only shapes count.
+    """
     with torch.device("meta"):
-        return model_class(config)._from_config(copy.deepcopy(config), **({} if dtype is None else {"dtype": dtype}))
+        return of_class._from_config(copy.deepcopy(config), dtype=dtype)
 
 
 def text_decoder(model: PreTrainedModel) -> PreTrainedModel:

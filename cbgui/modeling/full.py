@@ -35,7 +35,7 @@ def full_model_bytes(model_config: PretrainedConfig, config: ModelConfig) -> int
     """Bytes of the full model's weights. With `nf4`, the matrices of the decoder layers take 4 bits a weight; embedding
     and head stay as they are."""
     dtype = compute_dtype(config)
-    model = empty_model(model_config, dtype)
+    model = empty_model(model_config)
     total = sum(parameter.numel() for parameter in model.parameters())  # tied weights count once
     layers = decoder_layers(text_decoder(model))
     in_layers = sum(m.weight.numel() for m in layers.modules() if isinstance(m, LINEAR))

@@ -6,7 +6,6 @@ Neither the losses nor their gradients need anything above the highest target la
 
 from __future__ import annotations
 
-import copy
 import functools
 import traceback
 from collections.abc import Iterator
@@ -35,6 +34,7 @@ from cbgui.modeling.decoder import (
     decoder_layers,
     decoder_prefix,
     depth,
+    empty_of_class,
     final_norm,
     first_layers_class,
     input_norm,
@@ -42,7 +42,7 @@ from cbgui.modeling.decoder import (
     remove_dropout,
 )
 from cbgui.modeling.hub import ModelSource
-from cbgui.modeling.loading import compute_dtype, load_options
+from cbgui.modeling.loading import load_options
 from cbgui.modeling.packed_attention import PACKED
 from cbgui.modeling.states import layer_states, normed
 
@@ -225,12 +225,12 @@ def load_truncated_model(source: ModelSource, config: RunConfig) -> TruncatedMod
     return truncated
 
 
-def empty_truncated_model(model_config: PretrainedConfig, config: RunConfig, targets: list[int]) -> TruncatedModel:
+def empty_truncated_model(
+    model_config: PretrainedConfig, config: RunConfig, targets: list[int], dtype: torch.dtype | None = None
+) -> TruncatedModel:
     """The truncated model without weights, on PyTorch's meta device, for the memory estimate and the bench."""
     partial = first_layers_class(model_class(model_config), layers_to_load(model_config, targets))
-    with torch.device("meta"):
-        model = partial._from_config(copy.deepcopy(model_config), dtype=compute_dtype(config.model))
-    return _as_truncated_model(model, config, targets)
+    return _as_truncated_model(empty_of_class(partial, model_config, dtype), config, targets)
 
 
 def _as_truncated_model(full: PreTrainedModel, config: RunConfig, targets: list[int]) -> TruncatedModel:

@@ -111,7 +111,7 @@ def solving_bytes(model_config: PretrainedConfig, config: RunConfig, layer: int)
     each position of the loss three rows of the vocabulary.
     """
     dtype = compute_dtype(config.model)
-    model = empty_model(model_config, dtype)
+    model = empty_model(model_config)
     layers = decoder_layers(text_decoder(model))
     shares_keys = getattr(text_config(model_config), "num_kv_shared_layers", None)  # then all layers are loaded
     below = 0 if shares_keys else sum(p.numel() for lower in layers[:layer] for p in lower.parameters())

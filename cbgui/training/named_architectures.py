@@ -104,7 +104,7 @@ def _compute_buffers(model: PreTrainedModel, device: torch.device) -> None:
 def random_truncated_model(model_config: PretrainedConfig, config: RunConfig) -> TruncatedModel:
     """A truncated model with random weights on this machine's device."""
     targets = target_layers(config.objective, depth(model_config))
-    truncated = empty_truncated_model(model_config, config, targets)
+    truncated = empty_truncated_model(model_config, config, targets, compute_dtype(config.model))
     device, model = hardware.device(), truncated.model
     for layer in truncated.layers:
         _fill(layer, config, device)

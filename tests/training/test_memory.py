@@ -14,6 +14,7 @@ from cbgui.errors import InputError
 from cbgui.hardware import CUDA_BUILD, GIB
 from cbgui.modeling.batch import PAD_TO
 from cbgui.modeling.cpu import allocator
+from cbgui.modeling.full import full_model_in_words
 from cbgui.runs.folder import create_run
 from cbgui.training import measure, trainer
 from cbgui.training.memory import estimate_memory
@@ -43,6 +44,16 @@ def test_large_models_fit_the_cards_that_people_own(name, gigabytes):
         "activations",
     }
     assert any("nf4" in reason for reason in result.reasons)
+
+
+def test_an_estimate_leaves_alone_the_precision_in_which_other_threads_compute(monkeypatch):
+    """The app estimates while its model writes: the default belongs to the process, not to a thread."""
+    changed = []
+    monkeypatch.setattr(torch, "set_default_dtype", changed.append)
+    config = override(RunConfig(), ["objective.reroute=refusal", "model.dtype=bfloat16"])
+    estimate_memory(architecture("llama-3.2-1b"), config, 8 * GIB, "cuda")
+    full_model_in_words(architecture("llama-3.2-1b"), config.model, 8 * GIB, "cuda")
+    assert not changed
 
 
 def test_a_card_that_is_not_here_computes_in_bfloat16(monkeypatch):
@@ -228,6 +239,7 @@ def test_training_returns_freed_memory_only_with_checkpointing(short_config, tmp
 FAULTS_OF_A_STEP = """
 import resource, torch
 from cbgui.modeling.cpu import allocator
+from cbgui.modeling.full import full_model_in_words
 
 def step():
     blocks = [torch.ones(10**6) for _ in range(40)]
