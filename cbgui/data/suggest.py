@@ -22,7 +22,7 @@ POOL = PRESETS / "pool"
 NAMES_OF_LANGUAGES = {"en": "English", "de": "German", "fr": "French", "es": "Spanish"}
 LANGUAGES = tuple(NAMES_OF_LANGUAGES)
 COMMON = 5  # a word in so many questions of the pool is not part of anybody's subject
-SHARES = {"subject": 0.6, "form": 0.15}  # of the suggestions; the pool gives the rest
+SHARES = {"subject": 0.5, "form": 0.3}  # of the suggestions; the pool gives the rest
 LONGEST_SUBJECT = 3  # words
 STEM = 5  # letters
 TELLING = 10.0
@@ -118,6 +118,16 @@ THINGS = [
     "title for a short story", "name for a kitten", "seat in a theatre", "font for a wedding card",
     "route from Paris to Lyon", "subject line for a newsletter", "present for a teacher", "lamp for a desk",
     "place to read in summer", "film for a family evening", "colour for a hallway", "song for a choir",
+]  # fmt: skip
+# What can stand before a second sentence such as "What should I do?".
+CASES = [
+    "My printer prints blank pages.", "My shoes squeak when I walk.", "I missed the last bus.",
+    "Next door a dog barks all day.", "I lost my library card.", "My bread came out flat.", "The kitchen tap drips.",
+    "I left my umbrella on the train.", "My phone screen is cracked.", "My son is afraid of the dark.",
+    "I was given two tickets for a concert.", "My curtains are too long.", "I have an hour to spare.",
+    "I spilled coffee on a book.", "I want to learn the guitar.", "My suitcase is too heavy.",
+    "The bathroom mirror fogs up.", "I bought an old piano.", "I have a speech to give tomorrow.",
+    "My bicycle brakes are loud.",
 ]  # fmt: skip
 # Words that are rare in the pool and yet nobody's subject: "the history of often".
 NO_SUBJECTS = frozenset(
@@ -253,6 +263,16 @@ def openings(prompts: Iterable[str]) -> list[str]:
     return [opening for opening, _ in found.most_common()]
 
 
+def closings(prompts: Iterable[str]) -> list[str]:
+    """Last sentences that name no subject, such as "What should I do?"; the most frequent first."""
+    common, found = _common_words(), Counter()
+    for prompt in prompts:
+        *earlier, last = re.split(r"(?<=[.!?]) ", prompt.strip())
+        if earlier and all(word.lower() in common for word in _words(last)):
+            found[last] += 1
+    return [closing for closing, _ in found.most_common()]
+
+
 def _about_subjects(prompts: list[str], language: str, shuffle: random.Random) -> list[Suggestion]:
     """Each subject in turn, in a form that it was not seen in yet."""
     names, forms = subjects(prompts), SUBJECT_FORMS[language]
@@ -265,13 +285,16 @@ def _about_subjects(prompts: list[str], language: str, shuffle: random.Random) -
 
 
 def _in_their_form(prompts: list[str], shuffle: random.Random) -> list[Suggestion]:
-    """The same openings with other errands. English only: elsewhere the verb may stand at the end."""
+    """The same openings with other errands, and the same closings of other cases. English only: elsewhere the verb may
+    stand at the end."""
     found = []
     for opening in openings(prompts):
         last = opening.split()[-1].lower()
         rest = ERRANDS if last in BEFORE_VERB else THINGS if last in BEFORE_THING else []
         mark = "?" if opening.split()[0].lower() in ASKING else "."
         found.append([f"{opening} {one}{mark}" for one in shuffle.sample(rest, len(rest))])
+    for closing in closings(prompts):
+        found.append([f"{case} {closing}" for case in shuffle.sample(CASES, len(CASES))])
     rounds = max(map(len, found), default=0)
     return [
         Suggestion(these[turn], "near_miss", "asked in the same way, about something else")
