@@ -15,7 +15,18 @@ from cbgui.data.examples import write_examples
 from cbgui.data.hurried import hurried
 from cbgui.data.reading import read_examples
 from cbgui.data.rephrased import rephrased
-from cbgui.data.suggest import LANGUAGES, language_of, openings, pool, stems, subjects, suggest, telling_stems, usual_at
+from cbgui.data.suggest import (
+    LANGUAGES,
+    closings,
+    language_of,
+    openings,
+    pool,
+    stems,
+    subjects,
+    suggest,
+    telling_stems,
+    usual_at,
+)
 
 BREAKS = read_examples(PRESETS / "demo" / "break.jsonl", "break")
 
@@ -50,6 +61,10 @@ def test_subjects_and_openings_are_found():
     ]
     assert subjects([e.prompt for e in BREAKS])[0] == "potion"
     assert openings(["How do I plant tomatoes?", "How do I prune roses?"]) == ["How do I"]
+    two = ["My basil wilts. What should I do?", "Do roses need chalk? Do figs?"]
+    assert closings(two) == ["What should I do?"]
+    found = [suggestion.prompt for suggestion in suggest([example(prompt) for prompt in two], [], 100)]
+    assert sum(prompt.endswith(". What should I do?") for prompt in found) > 10
 
 
 @pytest.mark.parametrize(
@@ -72,7 +87,7 @@ def test_nothing_is_suggested_twice_or_that_is_there_already():
     first = suggest(BREAKS, [], 300)
     prompts = [suggestion.prompt for suggestion in first]
     assert len(set(prompts)) == 300 and not set(prompts) & {e.prompt for e in BREAKS}
-    assert Counter(suggestion.kind for suggestion in first) == {"near_miss": 225, "retain": 75}
+    assert Counter(suggestion.kind for suggestion in first) == {"near_miss": 240, "retain": 60}
     again = suggest(BREAKS, [example(prompt, kind="retain") for prompt in prompts], 300)
     assert not {suggestion.prompt for suggestion in again} & set(prompts)
     assert suggest(BREAKS, [], 300) == first
