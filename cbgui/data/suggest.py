@@ -22,7 +22,7 @@ POOL = PRESETS / "pool"
 NAMES_OF_LANGUAGES = {"en": "English", "de": "German", "fr": "French", "es": "Spanish"}
 LANGUAGES = tuple(NAMES_OF_LANGUAGES)
 COMMON = 5  # a word in so many questions of the pool is not part of anybody's subject
-SHARES = {"subject": 0.5, "form": 0.3}  # of the suggestions; the pool gives the rest
+SHARES = {"subject": 0.6, "form": 0.25}  # of the suggestions; the pool gives the rest
 LONGEST_SUBJECT = 3  # words
 STEM = 5  # letters
 TELLING = 10.0
@@ -122,7 +122,7 @@ THINGS = [
 # What can stand before a second sentence such as "What should I do?".
 CASES = [
     "My printer prints blank pages.", "My shoes squeak when I walk.", "I missed the last bus.",
-    "Next door a dog barks all day.", "I lost my library card.", "My bread came out flat.", "The kitchen tap drips.",
+    "The dog next door barks all day.", "I lost my library card.", "My bread came out flat.", "The kitchen tap drips.",
     "I left my umbrella on the train.", "My phone screen is cracked.", "My son is afraid of the dark.",
     "I was given two tickets for a concert.", "My curtains are too long.", "I have an hour to spare.",
     "I spilled coffee on a book.", "I want to learn the guitar.", "My suitcase is too heavy.",
@@ -150,6 +150,8 @@ ASKING = frozenset(
         "am was were has have"
     ).split()
 )
+# A sentence with one of these belongs to the sentence before it.
+BOUND = frozenset("he her him his it its one she that their them these they this those".split())
 BEFORE_VERB = {"i", "to", "you", "we", "one", "people", "someone", "me"}
 BEFORE_THING = {"best", "good", "right", "easiest", "ideal", "perfect"}
 
@@ -264,11 +266,12 @@ def openings(prompts: Iterable[str]) -> list[str]:
 
 
 def closings(prompts: Iterable[str]) -> list[str]:
-    """Last sentences that name no subject, such as "What should I do?"; the most frequent first."""
+    """Last questions that name no subject and fit any case, such as "What should I do?"; the most frequent first."""
     common, found = _common_words(), Counter()
     for prompt in prompts:
-        *earlier, last = re.split(r"(?<=[.!?]) ", prompt.strip())
-        if earlier and all(word.lower() in common for word in _words(last)):
+        *earlier, last = re.split(r"(?<=[.!?])\s+", prompt.strip())
+        words = [word.lower() for word in _words(last)]
+        if earlier and len(words) > 2 and words[0] in ASKING and common.issuperset(words) and BOUND.isdisjoint(words):
             found[last] += 1
     return [closing for closing, _ in found.most_common()]
 

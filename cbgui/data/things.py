@@ -1,6 +1,6 @@
 """Some eight hundred things of all fields, and harmless questions about them: cities, tools, games, illnesses, laws ...
 
-Whatever must stop, the things beside it are among these; `inference/nearest_things.py` finds them.
+Some of them lie near whatever must stop; `inference/nearest_things.py` finds which.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from functools import cache
 
 from cbgui.data.suggest import POOL
 
-BEFORE_VOWEL = re.compile(r"\ba (?=[aeiou]|X-ray)")
+BEFORE_VOWEL = re.compile(r"\ba (?=(?!uni|use|eu|one)[aeiou]|X-ray|hour)")
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Thing:
 
 @cache
 def things() -> tuple[Thing, ...]:
-    """A line of the file has a field's forms and names: "form | form : name, name". English only so far."""
+    """All things of the file, in English only so far. Each line has forms and names: "form | form : name, name"."""
     found = []
     for line in (POOL / "things.en.txt").read_text("utf-8").splitlines():
         forms, names = line.split(" : ")

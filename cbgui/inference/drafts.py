@@ -3,8 +3,8 @@
 It is shown some of them as a list and goes on with the list. What it writes lies in the topic, or beside it; its own
 hidden states say which (`prompt_states.Separator`). Those in the topic are more must-stop questions, in other words
 and about other things than the user thought of. Those beside it are kept only where they have no word that tells the
-topic, because one in five of the others lies inside after all ("How long does it take to grow tomatoes?"). Questions
-about things beside the topic that cbgui knows itself come with them.
+topic, because one in five of the others lies inside after all ("How long does it take to grow tomatoes?"). It
+also gives questions about things near the topic, from cbgui's own list.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -25,7 +25,7 @@ from cbgui.inference.streaming import in_model_thread, stream_tokens
 from cbgui.modeling.chat_format import tokenize_texts
 
 COUNT = 200  # drafts of each kind
-NEAR = 100  # questions about things beside the topic
+NEAR = 200  # questions about things beside the topic
 SHOWN = 8  # questions that the model continues
 ROWS = 64  # lists continued at once
 MAX_NEW_TOKENS = 24  # of one question
@@ -40,8 +40,8 @@ MARK = "Question:"
 
 @dataclass
 class Drafts:
-    """Drafted questions: the clearest inside the topic first, and the nearest beside it first; `near` are about things
-    beside the topic, the nearest first, and are not the model's."""
+    """Drafted questions: the clearest inside the topic first, and the nearest beside it first; `near` does not come
+    from the model: these are about things beside the topic, the nearest first."""
 
     inside: list[str] = field(default_factory=list)
     beside: list[str] = field(default_factory=list)
@@ -68,7 +68,7 @@ def draft_questions(
     seed: int = 0,
 ) -> Iterator[tuple[float, Drafts]]:
     """Yield the share of the work done, and the drafts, which are empty until the end: at most `count` of each kind,
-    and NEAR about near things.
+    of those about near things at most NEAR.
 
     The separator learns from `breaks` and `keeps`; none of these nor of `known` is drafted again. Closing the iterator
     stops.
@@ -101,10 +101,9 @@ def draft_questions(
         if text not in seen:
             found.setdefault(text, line)
     yield 0.9, Drafts()
-    near = in_model_thread(questions_about_near_things, model, tokenizer, breaks, NEAR, seed)
+    near = in_model_thread(questions_about_near_things, model, tokenizer, breaks, min(count, NEAR), seed)
     near = [question for question, text in zip(near, normalised(near), strict=True) if text not in seen]
-    drafts = in_model_thread(_sorted, model, tokenizer, breaks, keeps, list(found.values()), count)
-    yield 1.0, replace(drafts, near=near)
+    yield 1.0, in_model_thread(_sorted, model, tokenizer, breaks, keeps, list(found.values()), near, count)
 
 
 def _first_line(text: str) -> str:
@@ -119,15 +118,20 @@ def _sorted(
     breaks: Sequence[str],
     keeps: Sequence[str],
     drafts: list[str],
+    near: list[str],
     count: int,
 ) -> Drafts:
-    sides = [prompt_states(model, tokenizer, side) for side in (breaks, keeps)]
-    scores = Separator(*sides).scores(prompt_states(model, tokenizer, drafts))
+    separator = Separator(*(prompt_states(model, tokenizer, side) for side in (breaks, keeps)))
+    scores = separator.scores(prompt_states(model, tokenizer, drafts))
     order = sorted(range(len(drafts)), key=lambda index: -scores[index])
     inside = [drafts[index] for index in order if scores[index] > CLEAR]
     beside = [drafts[index] for index in order if scores[index] < -CLEAR]
     told = telling_stems(breaks)
-    return Drafts(_varied(inside, told)[:count], [draft for draft in beside if not stems(draft) & set(told)][:count])
+    beside = [draft for draft in beside if not stems(draft) & set(told)]
+    # Of a broad topic, such as medicine, some of the nearest things are the topic itself.
+    nearness = separator.scores(prompt_states(model, tokenizer, near))
+    outside = [question for question, score in zip(near, nearness, strict=True) if score <= CLEAR]
+    return Drafts(_varied(inside, told)[:count], beside[:count], outside)
 
 
 def _varied(drafts: list[str], told: dict[str, float]) -> list[str]:

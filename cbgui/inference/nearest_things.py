@@ -1,4 +1,4 @@
-"""Harmless questions about the things that lie nearest to a topic: who stops betting on football, keeps darts and luck.
+"""Harmless questions about the things nearest to a topic: for football betting, about darts and luck.
 
 Names are compared, not questions: a small model's states of whole questions tell how these are asked more than what
 they are about (dev/LOG.md, 2026-12-01).
@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
+import torch
 from torch.nn.functional import normalize
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -31,6 +32,7 @@ def questions_about_near_things(
     mean = states.mean(0)
     centre = normalize(prompt_states(model, tokenizer, topic) - mean, dim=-1).mean(0)
     nearness = normalize(states - mean, dim=-1) @ centre
+    nearness = nearness + _of_field(nearness)
     told, shuffle, found = set(telling_stems(breaks)), random.Random(seed), []
     for index in nearness.argsort(descending=True).tolist():
         thing = things()[index]
@@ -39,3 +41,10 @@ def questions_about_near_things(
         if len(found) == count:
             break
     return found
+
+
+def _of_field(nearness: torch.Tensor) -> torch.Tensor:
+    """For each thing, the mean of all that are asked about in the same way: a field tells more than a single name."""
+    fields = [thing.forms for thing in things()]
+    means = {field: nearness[[field == other for other in fields]].mean() for field in set(fields)}
+    return torch.stack([means[field] for field in fields])

@@ -89,8 +89,8 @@ def empty_of_class(
 ) -> PreTrainedModel:
     """A model of that class on the meta device.
 
-    With a precision, transformers changes the default of the whole process, also for what another thread computes
-    meanwhile; so none is given where only shapes count.
+    Given a precision, transformers makes it PyTorch's default for the whole process while it builds the model, so other
+    threads compute in it too. Give none where only shapes count.
     """
     with torch.device("meta"):
         return of_class._from_config(copy.deepcopy(config), dtype=dtype)

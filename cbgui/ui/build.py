@@ -33,7 +33,11 @@ from cbgui.ui.words import I18N, on_page
 # Each look costs the browser the more, the more a page shows: only the page that is open is looked after.
 LOOKED_AFTER = ("train", "test", "take")
 HEADER_TICK = 4.0  # seconds between two looks at what the header shows
-SHOWN_TAB = "() => document.querySelector('#tabs [role=tab][aria-selected=true]')?.dataset.tabId ?? ''"
+# In the browser: two answers of the server, about two tabs, could come back in the other order.
+LOOK_AFTER = f"""() => {{
+    const shown = document.querySelector("#tabs [role=tab][aria-selected=true]")?.dataset.tabId;
+    return {list(LOOKED_AFTER)}.map(name => ({{__type__: "update", active: name === shown}}));
+}}"""
 LOOK_AGAIN = 0.02  # seconds until Gradio looks for a click again; its own 0.001 keeps a core 5% busy all day
 # Seconds: how often, and after what age, Gradio deletes uploads and downloads.
 CACHE, SPACE_CACHE = (3600, 86400), (600, 1800)  # on a Space strangers could fill the disk in a day
@@ -61,10 +65,6 @@ def _header(topic: tuple | None, name: str | None, seen: tuple | None) -> tuple:
         return _device(), *(gr.skip(),) * (len(progress.TABS) + 3)
     line, can_try, *labels = shown
     return _device(), line, gr.Button(visible=can_try), shown, *(gr.Tab(label=label) for label in labels)
-
-
-def _look_after(shown: str) -> list[gr.Timer]:
-    return [gr.Timer(active=name == shown) for name in LOOKED_AFTER]
 
 
 def build() -> gr.Blocks:
@@ -107,9 +107,8 @@ def build() -> gr.Blocks:
             with tab["history"]:
                 runs.build(page, tab["history"], run_name, topic)
         page.load(_choices, run_name, run_name, show_progress="hidden")
-        shown = gr.Textbox(visible="hidden")
-        for name in tab:  # asked of the browser: the event of the tab that it opened with may come after another's
-            tab[name].select(_look_after, shown, [*ticks.values()], js=SHOWN_TAB, show_progress="hidden", queue=False)
+        for name in tab:
+            tab[name].select(None, None, [*ticks.values()], js=LOOK_AFTER)
         for trigger in (page.load, gr.Timer(HEADER_TICK).tick, changes(run_name), topic.change):
             trigger(
                 _header,

@@ -131,22 +131,22 @@ def catch_errors(page: gr.Blocks) -> None:
 
 
 def show_progress_only_where_it_is_seen(page: gr.Blocks) -> None:
-    """Events with hidden progress tell no component about it.
+    """Events with hidden progress tell no component about it, except a chat, which is not edited while it is written.
 
-    Otherwise each change of any event's status makes the browser update every output of every event so far, visible or
-    not, and search a tree of some 500 components for each: seconds of a page's start, and a third of a core while
+    Otherwise the browser updates every output of every event so far whenever the status of any event changes, and
+    searches a tree of some 500 components for each. That takes seconds when the page opens, and a third of a core while
     nothing happens.
     """
     for event in page.fns.values():
         if event.show_progress == "hidden":
-            event.show_progress_on = []
+            event.show_progress_on = [output for output in event.outputs if isinstance(output, gr.Chatbot)]
 
 
 def changes(component: gr.components.Component) -> Callable[..., gr.events.Dependency]:
-    """`component.change` for a component with several listeners; each hears of the last change, side by side.
+    """`component.change` for a component with several listeners: they run side by side, and each sees the last change.
 
-    Gradio calls the listeners of one event one after another, and all of them again whenever one that was busy has
-    ended, so that two changes in quick succession kept them going without end. A `then` is called by itself.
+    Gradio runs the listeners of one event one after another. When one was put off because it was busy, all of them run
+    again, so two quick changes kept them running forever. A `then` runs again alone.
     """
     changed = component.change(None, None, None, js="() => []")
     return functools.partial(changed.then, trigger_mode="always_last")

@@ -87,7 +87,7 @@ def test_questions_about_things_are_well_formed():
     assert len(names) > 800 and len({(thing.name, thing.forms) for thing in things()}) == len(names)
     asked = [thing.asked(form) for thing in things() for form in thing.forms]
     assert all(question[-1] in ".?" and "{" not in question and " a a" not in question for question in asked)
-    assert not any(re.search(r"\ba [aeiou]", question) for question in asked)
+    assert not any(re.search(r"\ba (?!uni|use|eu|one)[aeiou]", question) for question in asked)
 
 
 def test_words_are_replaced_by_their_neighbours(loaded):

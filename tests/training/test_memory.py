@@ -239,7 +239,6 @@ def test_training_returns_freed_memory_only_with_checkpointing(short_config, tmp
 FAULTS_OF_A_STEP = """
 import resource, torch
 from cbgui.modeling.cpu import allocator
-from cbgui.modeling.full import full_model_in_words
 
 def step():
     blocks = [torch.ones(10**6) for _ in range(40)]

@@ -308,7 +308,7 @@ def build(
             model.render()
             gr.Markdown(on_page("train.what"), elem_classes="heading")
             what = gr.Markdown(elem_id="what")
-            answer = settings.build_answer()
+            answer = settings.build_answer(first)
             effort, favour = effort_panel.build()
             time = gr.Markdown(elem_id="expected-time")
             memory = gr.HTML(elem_id="memory", min_height=120)
@@ -350,10 +350,10 @@ def build(
     form, needs = [preset, model, *fields], [memory, time]
     page.load(_choices, preset, preset, show_progress="hidden")
     filled = preset.input(_preset_values, preset, [description, model, effort, favour, *fields], show_progress="hidden")
-    for trigger in (filled.then, page.load):  # the page is built with the values of FIRST: to send them again is slow
+    # page.load does not send the preset's values again, which is slow: the page is built with those of FIRST.
+    for trigger in (filled.then, page.load):
         trigger(_memory, form, needs, show_progress="hidden")
-    for trigger in (page.load, changes(run_name)):
-        trigger(_answer_of, run_name, answer, show_progress="hidden", queue=False)
+    changes(run_name)(_answer_of, run_name, answer, show_progress="hidden", queue=False)
     steered = [fields[place] for place in effort_panel.PLACES]
     for control in (effort, favour):
         changed = control.input(

@@ -12,7 +12,7 @@ from typing import Any
 import gradio as gr
 import pandas as pd
 
-from cbgui.config import RunConfig
+from cbgui.config import RunConfig, load_config
 from cbgui.data import files
 from cbgui.data.dataset_store import DatasetStore
 from cbgui.data.examples import Example
@@ -300,7 +300,7 @@ def build(tabs: gr.Tabs, cards: gr.Column, run_name: gr.Dropdown, model: gr.Text
             with gr.Step(on_page("wizard.train"), id=TRAIN):
                 words = gr.Markdown(elem_id="wizard-words", min_height=28)
                 summary = gr.Markdown(elem_id="wizard-summary")
-                answer = settings.build_answer("wizard-")
+                answer = settings.build_answer(load_config("demo"), "wizard-")
                 effort = effort_panel.build_effort("wizard-effort", info=False)
                 time = gr.Markdown(elem_id="wizard-time")
                 with gr.Row():

@@ -155,17 +155,21 @@ def with_answer(config: RunConfig, values: list[Any]) -> RunConfig:
     return apply(config, list(shown.values()))
 
 
-def build_answer(prefix: str = "") -> list[gr.components.Component]:
-    """The components of ANSWER, whose ids begin with `prefix`. The sentence is shown while it is used."""
+def build_answer(config: RunConfig, prefix: str = "") -> list[gr.components.Component]:
+    """The components of ANSWER with the values of `config`, whose ids begin with `prefix`. The sentence is shown while
+    it is used."""
+    values = dict(zip(SHOWN, values_of(config), strict=True))
+    reroute, sentences = (values[path] for path in ANSWER)
     what = gr.Radio(
-        _answers(with_published=False),
-        value="refusal",
+        _answers(with_published=reroute == "cosine"),
+        value=reroute,
         label=on_page("settings.instead"),
         info=on_page("settings.instead_info"),
         elem_id=f"{prefix}objective-reroute",
     )
     words = gr.Textbox(
-        "\n".join(INFO["objective.refusal"].default),
+        sentences,
+        visible=reroute == "refusal",
         label=on_page("settings.say"),
         info=on_page("settings.say_info"),
         lines=2,
