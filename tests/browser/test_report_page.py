@@ -63,6 +63,7 @@ def test_evaluate_and_read(app_with_run, page):
 def test_a_label_without_a_classifier_is_refused(app_with_run, page):
     page.goto(app_with_run.url)
     open_tab(page, "4 Test")
+    expect(page.locator("#report-words")).to_contain_text("trained")  # until then no run is chosen
     fold(page, "Details: which attacks")
     type_into(page, "judge-label", "unsafe")
     page.locator("#evaluate").click()
