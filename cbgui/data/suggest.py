@@ -150,6 +150,7 @@ ASKING = frozenset(
         "am was were has have"
     ).split()
 )
+USUAL_CLOSING = "What should I do?"
 # A sentence with one of these belongs to the sentence before it.
 BOUND = frozenset("he her him his it its one she that their them these they this those".split())
 BEFORE_VERB = {"i", "to", "you", "we", "one", "people", "someone", "me"}
@@ -266,14 +267,15 @@ def openings(prompts: Iterable[str]) -> list[str]:
 
 
 def closings(prompts: Iterable[str]) -> list[str]:
-    """Last questions that name no subject and fit any case, such as "What should I do?"; the most frequent first."""
+    """Last questions that name no subject and fit any case, such as "What should I do?"; the most frequent first.
+    Where there is one, USUAL_CLOSING is one too."""
     common, found = _common_words(), Counter()
     for prompt in prompts:
         *earlier, last = re.split(r"(?<=[.!?])\s+", prompt.strip())
         words = [word.lower() for word in _words(last)]
         if earlier and len(words) > 2 and words[0] in ASKING and common.issuperset(words) and BOUND.isdisjoint(words):
             found[last] += 1
-    return [closing for closing, _ in found.most_common()]
+    return list(dict.fromkeys([*(closing for closing, _ in found.most_common()), *[USUAL_CLOSING][: len(found)]]))
 
 
 def _about_subjects(prompts: list[str], language: str, shuffle: random.Random) -> list[Suggestion]:
