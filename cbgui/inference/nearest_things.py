@@ -17,6 +17,8 @@ from cbgui.data.suggest import language_of, stems, subjects, telling_stems
 from cbgui.data.things import things
 from cbgui.inference.prompt_states import prompt_states
 
+MOST_SUBJECTS = 500  # the most frequent; those of a large file are mostly stray words
+
 
 def questions_about_near_things(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, breaks: Sequence[str], count: int, seed: int = 0
@@ -25,7 +27,7 @@ def questions_about_near_things(
 
     A question that has a word that tells the topic is left out, because it may lie inside.
     """
-    topic = subjects(breaks)
+    topic = subjects(breaks)[:MOST_SUBJECTS]
     if not topic or language_of(breaks) != "en":
         return []
     states = prompt_states(model, tokenizer, [thing.name for thing in things()])
