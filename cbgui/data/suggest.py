@@ -275,7 +275,8 @@ def closings(prompts: Iterable[str]) -> list[str]:
         words = [word.lower() for word in _words(last)]
         if earlier and len(words) > 2 and words[0] in ASKING and common.issuperset(words) and BOUND.isdisjoint(words):
             found[last] += 1
-    return list(dict.fromkeys([*(closing for closing, _ in found.most_common()), *[USUAL_CLOSING][: len(found)]]))
+    chosen = [closing for closing, _ in found.most_common()]
+    return chosen + [USUAL_CLOSING] if chosen and USUAL_CLOSING not in chosen else chosen
 
 
 def _about_subjects(prompts: list[str], language: str, shuffle: random.Random) -> list[Suggestion]:

@@ -162,6 +162,7 @@ def test_no_event_costs_the_browser_more_than_it_shows():
     events = list(page.fns.values())
     hidden = [event for event in events if event.show_progress == "hidden"]
     chats = {component for component in page.blocks.values() if isinstance(component, gr.Chatbot)}
+    assert any(event.show_progress_on for event in hidden)  # a chat is not edited while it is written
     assert len(hidden) > 100 and not any(set(event.show_progress_on) - chats for event in hidden)
     listeners = [target for event in events for target in event.targets]
     put_off = [t for e in events if e.fn and e.trigger_mode == "always_last" for t in e.targets if t[0] is not None]
