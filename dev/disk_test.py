@@ -79,7 +79,7 @@ ROWS = [Example((("user", f"Question {number}? {'why ' * 40}"),), "Because. " * 
 def _import(folder: Path) -> Outcome:
     """As the Data page does it: all rows at once."""
     try:
-        DatasetStore(folder / "topic").add(ROWS, "file")
+        DatasetStore.make(folder / "topic").add(ROWS, "file")
     except Exception as error:
         return Outcome(False, error_sentence(error))
     return Outcome(True, "")
@@ -111,7 +111,7 @@ def _jobs(model: Path, trained: Path) -> list[Job]:
         shutil.copytree(trained, folder / "run", ignore=shutil.ignore_patterns("report", "checkpoints"))
 
     return [
-        Job("import", lambda folder: DatasetStore(folder / "topic").counts(), _import, _imported),
+        Job("import", lambda folder: DatasetStore.make(folder / "topic").counts(), _import, _imported),
         Job("training", lambda folder: small_run.make_run(folder / "run", model), train, trained_result),
         Job("evaluation", copy, evaluate, lambda folder: small_run.report_of(folder / "run")),
         Job("export", lambda folder: None, export, checksums),

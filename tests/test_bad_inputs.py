@@ -326,7 +326,7 @@ def test_hostile_names_become_harmless_or_are_refused(name, tmp_path, monkeypatc
 
 
 def test_a_bad_import_leaves_the_data_as_it_was(bad, tmp_path):
-    data = DatasetStore(tmp_path / "set")
+    data = DatasetStore.make(tmp_path / "set")
     row = {"prompt": "How?", "response": "So."}
     data.add([to_example(row, Mapping("prompt", "response"), "break", "typed", Notes())], "type")
     before = data.version()

@@ -345,7 +345,7 @@ def check_file(
         shown = {"kind": example.kind, "messages": example.chat(), "response": example.response}
         yield json.dumps(shown, ensure_ascii=False)
     with tempfile.TemporaryDirectory() as scratch:
-        data = DatasetStore(Path(scratch) / "checked")
+        data = DatasetStore.make(Path(scratch) / "checked")
         data.add(reading.examples, "read")
         places = {row.id: place.rpartition(", ")[2] for row, place in zip(data.rows(), reading.places, strict=True)}
         for finding in run_checks(data, max_tokens=max_tokens):

@@ -79,11 +79,19 @@ def _row(values: tuple) -> Row:
 
 
 class DatasetStore:
-    """The rows of one data set. Every method opens the file itself, so any thread may call it."""
+    """The rows of one data set that `make` has made. Every method opens the file itself, so any thread may call it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.path = folder / FILE_NAME
+
+    @classmethod
+    def make(cls, folder: Path) -> DatasetStore:
+        """An empty data set in `folder`. One that is there stays."""
+        folder.mkdir(parents=True, exist_ok=True)
+        made = cls(folder)
+        made.path.touch()
+        return made
 
     @property
     def name(self) -> str:
@@ -102,8 +110,10 @@ class DatasetStore:
         (self.folder / MODEL_FILE).write_text(name, "utf-8")
 
     def _connect(self) -> closing[sqlite3.Connection]:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        connection = sqlite3.connect(self.path, timeout=30)
+        """Raises InputError when the file is gone: an empty one in its place would hide that."""
+        if not self.path.exists():
+            raise InputError(f"topic {self.name!r} does not exist any more; choose another one from the list.")
+        connection = sqlite3.connect(f"{self.path.absolute().as_uri()}?mode=rw", uri=True, timeout=30)
         if not connection.execute(f"SELECT 1 FROM sqlite_master WHERE name = '{LAST_IN_SCHEMA}'").fetchone():
             connection.executescript(f"BEGIN IMMEDIATE; {SCHEMA} COMMIT;")  # several threads may get here at once
         return closing(connection)

@@ -92,9 +92,7 @@ class Library:
 
     def create(self, name: str) -> DatasetStore:
         """Make and choose an empty data set. Raises InputError."""
-        data = DatasetStore(self._new_folder(name))
-        data.counts()  # makes the file
-        return self.choose(data.name)
+        return self.choose(DatasetStore.make(self._new_folder(name)).name)
 
     def duplicate(self, data: DatasetStore, name: str) -> DatasetStore:
         """Copy a data set and choose the copy. Raises InputError."""
@@ -111,7 +109,7 @@ class Library:
             raise InputError(
                 f"folder {str(source)!r} holds no break.jsonl or retain.jsonl; choose the folder of a topic."
             )
-        data = DatasetStore(self._new_folder(name or source.name))
+        data = DatasetStore.make(self._new_folder(name or source.name))
         try:
             data.fill_from({part: path for part, path in files.items() if path.is_file()})
         except InputError:
@@ -157,7 +155,7 @@ class Library:
         files = {"break": config.break_file, "retain": config.retain_file, "held_out": config.held_out_file}
         self.folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".", dir=self.folder) as scratch:
-            made = DatasetStore(Path(scratch) / DEMO)
+            made = DatasetStore.make(Path(scratch) / DEMO)
             made.fill_from({part: find_data_file(name) for part, name in files.items()})
             try:
                 made.folder.rename(self.folder / DEMO)

@@ -16,7 +16,7 @@ HELD_OUT = [example("What is a held-out question?", "This.", "retain")]
 
 @pytest.fixture
 def data(tmp_path: Path) -> DatasetStore:
-    return DatasetStore(tmp_path / "set")
+    return DatasetStore.make(tmp_path / "set")
 
 
 def findings(data: DatasetStore) -> dict[str, checks.Finding]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +24,7 @@ from cbgui.ui.panels import progress
 
 @pytest.fixture
 def data(tmp_path: Path) -> DatasetStore:
-    return DatasetStore(tmp_path / "set")
+    return DatasetStore.make(tmp_path / "set")
 
 
 def test_rows_are_added_edited_searched_removed_and_every_step_is_undone(data):
@@ -86,7 +87,7 @@ def test_an_export_is_read_back_unchanged(data, tmp_path):
     folder = tmp_path / "exported"
     assert [path.name for path in data.export(folder)] == ["break.jsonl", "retain.jsonl", "held_out.jsonl"]
     assert sorted(path.name for path in folder.iterdir()) == ["break.jsonl", "held_out.jsonl", "retain.jsonl"]
-    again = DatasetStore(tmp_path / "again")
+    again = DatasetStore.make(tmp_path / "again")
     again.fill_from({path.stem: path for path in folder.iterdir()})
     assert again.counts() == data.counts() and again.last_step() is None
 
@@ -206,6 +207,16 @@ def test_a_damaged_file_hides_one_topic_alone(damage, tmp_path, monkeypatch):
 
 
 def test_a_topic_without_bytes_is_an_empty_one(data, tmp_path):
-    data.folder.mkdir()
-    data.path.touch()
+    data.path.write_bytes(b"")
     assert data.version() == ("set", 0, 0) and data.rows() == []
+
+
+def test_a_topic_whose_folder_is_gone_is_not_made_again_empty(tmp_path):
+    """A page that still showed it would else leave a demo without rows for all pages after it."""
+    library = Library(tmp_path)
+    shown = library.current()
+    shutil.rmtree(tmp_path)
+    with pytest.raises(InputError, match="does not exist any more"):
+        shown.counts()
+    assert not tmp_path.exists()
+    assert library.current().counts()["break"]
