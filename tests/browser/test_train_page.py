@@ -20,17 +20,18 @@ def _last_step(run: Run) -> int:
     return [event["step"] for event in run.events()[0] if event["kind"] == "step"][-1]
 
 
-def test_a_run_outlives_browser_app_and_trainer(app, page, browser):
-    start_training(page, app.url, {"training-steps": 32, "training-checkpoint_every": 2, "training-sample_every": 32})
+def test_a_run_outlives_browser_app_and_trainer(app, page, browser, small_model):
+    often = {"training-steps": 600, "training-checkpoint_every": 20, "training-sample_every": 600}
+    start_training(page, app.url, often, small_model)
     line = page.locator("#run-line")
-    expect(line).to_contain_text(re.compile(r"step [2-9] of 32"), timeout=LONG)
+    expect(line).to_contain_text(re.compile(r"step \d+ of 600"), timeout=LONG)
     page.reload()
     open_tab(page, "2 Train")
-    expect(line).to_contain_text(re.compile(r"running, step \d+ of 32"))
+    expect(line).to_contain_text(re.compile(r"running, step \d+ of 600"))
     second = new_page(browser)
     second.goto(app.url)
     open_tab(second, "2 Train")
-    expect(second.locator("#run-line")).to_contain_text(re.compile(r"running, step \d+ of 32"))
+    expect(second.locator("#run-line")).to_contain_text(re.compile(r"running, step \d+ of 600"))
 
     second.locator("#pause").click()
     for shown in (line, second.locator("#run-line")):
@@ -54,14 +55,14 @@ def test_a_run_outlives_browser_app_and_trainer(app, page, browser):
     expect(line).to_contain_text("interrupted")
     expect(line).to_contain_text("Press Resume")
     page.locator("#resume").click()
-    expect(line).to_contain_text("done, step 32 of 32", timeout=LONG)
+    expect(line).to_contain_text("done, step 600 of 600", timeout=LONG)
     expect(page.locator("#meters")).to_contain_text("Must-keep answers moved")
-    expect(page.locator("#samples")).to_contain_text("Held-out answers at step 32")
-    assert _last_step(run) == 32
+    expect(page.locator("#samples")).to_contain_text("Held-out answers at step 600")
+    assert _last_step(run) == 600
 
     open_tab(page, "History")
     table = page.locator("#runs")
-    expect(table).to_contain_text("32 of 32")
+    expect(table).to_contain_text("600 of 600")
     page.locator("#duplicate-run").click()
     expect(table).to_contain_text("not started")
     box(page, "rename-to").fill("second")

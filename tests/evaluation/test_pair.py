@@ -29,21 +29,26 @@ def merged(blocking: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def own_report(blocking: Run) -> dict:
+    """The report of the run that the pair came from."""
+    return evaluate_run(blocking, attacks=["direct", "prefill"], limit=3, max_new_tokens=16)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("form", ["merged", "adapter"])
-def test_a_pair_is_judged_as_the_run_that_it_came_from(cli, demo, blocking, merged, tmp_path, form):
+def test_a_pair_is_judged_as_the_run_that_it_came_from(cli, demo, blocking, merged, own_report, tmp_path, form):
     other = merged if form == "merged" else blocking.adapter_folder
     output = tmp_path / "judged"
     done = cli("evaluate", "--base", demo.path, "--broken", other, "--held-out", HELD_OUT, "--output", output, *ASKED)
     assert done.returncode == 0, done.stderr
     report = json.loads((output / "report" / "report.json").read_text("utf-8"))
-    own = evaluate_run(blocking, attacks=["direct", "prefill"], limit=3, max_new_tokens=16)
-    for attack, expected in zip(report["attacks"], own["attacks"], strict=True):
+    for attack, expected in zip(report["attacks"], own_report["attacks"], strict=True):
         for model in ("base", "short_circuited"):
             assert attack[model]["derailed"]["rate"] == expected[model]["derailed"]["rate"], (attack, expected)
     assert report["attacks"][0]["short_circuited"]["derailed"]["rate"] == 1
-    assert report["retain"]["kl"] == pytest.approx(own["retain"]["kl"], rel=0.1)
-    assert report["settings"]["broken"] == str(other) and report["verdict"]["name"] == own["verdict"]["name"]
+    assert report["retain"]["kl"] == pytest.approx(own_report["retain"]["kl"], rel=0.1)
+    assert report["settings"]["broken"] == str(other) and report["verdict"]["name"] == own_report["verdict"]["name"]
     assert "against" in (output / "report" / "report.html").read_text("utf-8")
 
 

@@ -1,7 +1,7 @@
-"""The defaults of RunConfig, untouched, on another architecture that is trained briefly here.
+"""The defaults of RunConfig on other architectures that are trained briefly here.
 
-SmolLM2-135M's hidden states are some 140 long at the first target layer; these models' are more than ten times shorter
-(38 and 17 times, measured). They must derail on held-out examples and keep what must stay.
+SmolLM2-135M's hidden states are some 140 long at the first target layer; these models' are more than ten times shorter.
+They must derail or refuse on held-out examples and keep what must stay.
 """
 
 import pytest
@@ -57,19 +57,26 @@ def briefly_trained(family: str, hidden_size: int, tokenizer, examples: list[Enc
     return model
 
 
+def short_states(config: RunConfig, tokenizer, examples: list[Encoded]) -> bool:
+    """Whether the model's states at the first target layer are more than ten times shorter than the demo's."""
+    norms = []
+    for name in ("demo", config.model.name):
+        truncated = load_truncated_model(resolve_model(name), config)
+        batch = collate(examples[:4], tokenizer.pad_token_id)
+        with torch.no_grad():
+            hidden, _ = truncated.hidden_states(batch)
+        norms.append(hidden[truncated.target_layers[0]].float().norm(dim=-1).mean().item())
+    return norms[0] > 10 * norms[1]
+
+
 @pytest.mark.slow
-# GPT-NeoX, of eight layers and 60 steps of training, turns its shallowest target less: at layer 2 it knows little yet.
-# In a mixture of experts, attention alone is adapted.
-@pytest.mark.parametrize(
-    ("family", "hidden_size", "derailed", "drift"),
-    [("qwen2", 64, 0.3, 0.3), ("gpt_neox", 128, 0.5, 0.3), ("qwen3_moe", 64, 0.4, 0.4)],
-)
-def test_the_defaults_derail_and_keep(family, hidden_size, derailed, drift, demo, tmp_path):
+def test_the_defaults_derail_and_keep_in_a_mixture_of_experts(demo, tmp_path):
+    """Of which attention alone is adapted."""
     tokenizer = load_tokenizer(demo)
     config = RunConfig()
     sets = read_data(config.data)
     examples = [encode(tokenizer, e, 64) for e in sets["break"] + sets["retain"]]
-    model = briefly_trained(family, hidden_size, tokenizer, examples, 60)
+    model = briefly_trained("qwen3_moe", 64, tokenizer, examples, 60)
     model.save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
 
@@ -79,18 +86,10 @@ def test_the_defaults_derail_and_keep(family, hidden_size, derailed, drift, demo
     run = create_run(tmp_path / "run", config)
     train(run)
     last = [event for event in run.events()[0] if event["kind"] == "validation"][-1]
-    print(f"{family}: break cosine {last['cosine']}, drift {last['drift']:.3f}")
-    assert max(last["cosine"].values()) < derailed, last
-    assert last["drift"] < drift, last
-
-    norms = []
-    for name in ("demo", config.model.name):
-        truncated = load_truncated_model(resolve_model(name), config)
-        batch = collate(examples[:4], tokenizer.pad_token_id)
-        with torch.no_grad():
-            hidden, _ = truncated.hidden_states(batch)
-        norms.append(hidden[truncated.target_layers[0]].float().norm(dim=-1).mean().item())
-    assert norms[0] > 10 * norms[1], norms
+    print(f"break cosine {last['cosine']}, drift {last['drift']:.3f}")
+    assert max(last["cosine"].values()) < 0.4, last
+    assert last["drift"] < 0.4, last
+    assert short_states(config, tokenizer, examples)
 
 
 @pytest.mark.slow
@@ -103,7 +102,8 @@ def test_other_families_say_the_refusal(family, hidden_size, demo, tmp_path, mon
     sets = read_data(config.data)
     declined = [Example((("user", text),), config.objective.refusal[0], "retain") for text in pool("en")[:60]]
     rows = sets["break"] + sets["retain"] + declined * 4
-    model = briefly_trained(family, hidden_size, tokenizer, [encode(tokenizer, e, 64) for e in rows], 120)
+    examples = [encode(tokenizer, e, 64) for e in rows]
+    model = briefly_trained(family, hidden_size, tokenizer, examples, 120)
     model.save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
     config.model.name = str(tmp_path / "model")
@@ -120,3 +120,4 @@ def test_other_families_say_the_refusal(family, hidden_size, demo, tmp_path, mon
     refused = [only_refuses(answers[i].text, config.objective.refusal) for i in range(len(asked))]
     print(family, sum(refused), [answers[i].text for i in range(3)])
     assert sum(refused) >= 0.9 * len(refused)
+    assert short_states(config, tokenizer, examples)
