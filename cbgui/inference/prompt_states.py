@@ -6,15 +6,17 @@ in 61 to 63 of 64 cases on two topics (dev/LOG.md, 2026-11-28).
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Sequence
 
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits, normalize
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from cbgui.modeling.chat_format import prompt_ids
 from cbgui.modeling.decoder import depth, text_decoder
+from cbgui.modeling.shrinking import has_plain_cache
 from cbgui.modeling.states import layer_states, state_width
 
 DEPTH = 2 / 3  # of the layers; the states there tell topics apart
@@ -26,31 +28,50 @@ BATCH = 32  # questions
 def prompt_states(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> torch.Tensor:
     """(prompts, width): the mean state of each prompt's own tokens, of length 1.
 
-    The tokens that the chat template puts around every prompt say nothing about it and are left out.
+    The tokens that the chat template puts around every prompt say nothing about it and are left out. Those before it
+    are most of a short prompt, so they are computed once where the model's cache allows it.
     """
-    rows = [prompt_ids(tokenizer, [{"role": "user", "content": prompt}]) for prompt in prompts]
     before, after = _shared_ends(tokenizer)
+    rows = [prompt_ids(tokenizer, [{"role": "user", "content": prompt}]) for prompt in prompts]
+    rows = [row[: max(len(row) - after, before + 1)] for row in rows]
     layer = round(DEPTH * depth(model.config))
     # Named, as the default is bfloat16 for as long as transformers loads a model in another thread.
     body, states = text_decoder(model), torch.empty(len(rows), state_width(model.config), dtype=torch.float32)
+    shared = _cache_of_shared(body, rows, before)
+    first = before if shared else 0  # the token that a row begins with below
     order = sorted(range(len(rows)), key=lambda index: len(rows[index]))
     for start in range(0, len(order), BATCH):
         batch = order[start : start + BATCH]
-        width = max(len(rows[index]) for index in batch)
-        ids = torch.full((len(batch), width), tokenizer.pad_token_id)
-        mask, own = torch.zeros_like(ids), torch.zeros_like(ids)
+        lengths = torch.tensor([len(rows[index]) - first for index in batch])
+        ids = torch.full((len(batch), int(lengths.max())), tokenizer.pad_token_id)
         for row, index in enumerate(batch):  # padded on the right, which no causal state before it sees
-            length = len(rows[index])
-            ids[row, :length] = torch.tensor(rows[index])
-            mask[row, :length] = 1
-            own[row, min(before, length - 1) : max(length - after, before + 1)] = 1
-        inputs = {"input_ids": ids.to(model.device), "attention_mask": mask.to(model.device)}
+            ids[row, : lengths[row]] = torch.tensor(rows[index][first:])
+        places = torch.arange(ids.shape[1])
+        own = (places >= torch.clamp(lengths - 1, max=before - first)[:, None]) & (places < lengths[:, None])
+        inputs = {"input_ids": ids.to(model.device)}
+        if shared:
+            inputs["cache"] = copy.deepcopy(shared)
+            inputs["cache"].batch_repeat_interleave(len(batch))
+        else:
+            inputs["attention_mask"] = (places < lengths[:, None]).long().to(model.device)
         run = functools.partial(body, **inputs, use_cache=False)
         hidden = layer_states(body, [layer], run, stop=True)[0][layer].float()
         weights = own.to(hidden.device).unsqueeze(-1)
         means = (hidden * weights).sum(1) / weights.sum(1).clamp_min(1)
         states[batch] = normalize(means, dim=-1).cpu()
     return states
+
+
+def _cache_of_shared(body: PreTrainedModel, rows: list[list[int]], length: int) -> DynamicCache | None:
+    """The keys and values of the first tokens, which all rows share; None where that cannot be done."""
+    if (
+        not length
+        or len(rows) < 2
+        or any(row[:length] != rows[0][:length] for row in rows)
+        or not has_plain_cache(body)
+    ):
+        return None
+    return body(input_ids=torch.tensor([rows[0][:length]], device=body.device), use_cache=True).cache
 
 
 def _shared_ends(tokenizer: PreTrainedTokenizerBase) -> tuple[int, int]:

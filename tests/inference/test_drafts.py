@@ -3,6 +3,7 @@
 import re
 
 import pytest
+import torch
 
 from cbgui.config import PRESETS, ModelConfig, override
 from cbgui.data.near_duplicates import normalised
@@ -10,6 +11,7 @@ from cbgui.data.reading import read_examples
 from cbgui.data.suggest import Suggestion, stems, telling_stems
 from cbgui.data.things import things
 from cbgui.inference import drafts, general_keep, translations
+from cbgui.inference import prompt_states as prompt_states_module
 from cbgui.inference.batch_answers import load_for_answers
 from cbgui.inference.drafts import draft_questions
 from cbgui.inference.nearest_things import questions_about_near_things
@@ -57,6 +59,21 @@ def test_reading_a_layer_does_not_run_those_above(loaded):
     for hook in hooks:
         hook.remove()
     assert ran == [0]
+
+
+def test_what_all_prompts_begin_with_is_computed_once_and_changes_nothing(loaded, monkeypatch):
+    model, tokenizer = loaded
+    read, asked = [], BREAKS[:3]
+    hook = text_decoder(model).register_forward_pre_hook(
+        lambda _, __, named: read.append(named["input_ids"].numel()), with_kwargs=True
+    )
+    once = in_model_thread(prompt_states, model, tokenizer, asked)
+    tokens, read[:] = sum(read), []
+    monkeypatch.setattr(prompt_states_module, "has_plain_cache", lambda body: False)
+    each_time = in_model_thread(prompt_states, model, tokenizer, asked)
+    hook.remove()
+    assert tokens < 0.7 * sum(read)
+    assert torch.nn.functional.cosine_similarity(once, each_time).min() > 0.999
 
 
 def test_the_model_drafts_questions_inside_and_beside_the_topic(loaded, monkeypatch):
