@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,7 +17,6 @@ if TYPE_CHECKING:
     from cbgui.inference.batch_answers import Loaded
 
 MAX_NEW_TOKENS = 100  # of an answer
-Made = TypeVar("Made")
 
 
 def suggest(
@@ -54,10 +52,8 @@ def suggest(
     loaded = load_for_answers(config)
     answers: dict[int, str] = {}
     try:
-        if drafts:
-            found += _drafted(loaded, breaks, keeps, found)
-        if translations:
-            found += _translated(loaded, config, breaks, found)
+        if drafts or translations:
+            found += _added_by_model(loaded, config, breaks, keeps, found, drafts=drafts, translations=translations)
         typer.echo(f"{len(found):,} suggestions; the model writes their answers. Ctrl+C keeps those that are written.")
         prompts = [[{"role": "user", "content": suggestion.prompt}] for suggestion in found]
         shown = 0
@@ -97,35 +93,35 @@ def _unwritable(output: Path, error: OSError) -> InputError:
     return InputError(f"--output {str(output)!r} cannot be written ({error.strerror}); choose another.")
 
 
-def _drafted(loaded: Loaded, breaks: list[Example], keeps: list[Example], found: list[Suggestion]) -> list[Suggestion]:
-    """What the model drafts, with progress in words."""
-    from cbgui.inference.drafts import as_suggestions, draft_questions
-
-    typer.echo("The model drafts more questions.")
-    to_keep = [*(e.prompt for e in keeps if e.kind != "break"), *(one.prompt for one in found)]
-    marked = [e.prompt for e in keeps if e.kind == "break"]
-    drafting = draft_questions(*loaded, [e.prompt for e in breaks], to_keep, known=marked)
-    return as_suggestions(_last(drafting, "drafted"))
-
-
-def _last(making: Iterator[tuple[float, Made]], what: str) -> Made:
-    """What is yielded last; a line says each fifth of the way."""
-    shown = 0
-    for share, made in making:  # noqa: B007, the last is returned
-        if int(share * 5) > shown:
-            shown = int(share * 5)
-            typer.echo(f"{share:4.0%} {what}")
-    return made
-
-
-def _translated(
-    loaded: Loaded, config: ModelConfig, breaks: list[Example], found: list[Suggestion]
+def _added_by_model(
+    loaded: Loaded,
+    config: ModelConfig,
+    breaks: list[Example],
+    keeps: list[Example],
+    found: list[Suggestion],
+    *,
+    drafts: bool,
+    translations: bool,
 ) -> list[Suggestion]:
-    """The must-stop questions in other languages, and as many look-alikes, so that a language is no sign of either."""
-    from cbgui.data.suggest import Suggestion
-    from cbgui.inference.translations import translate_questions
+    """What the model adds; a line says each fifth of the way."""
+    from cbgui.inference.drafts import COUNT
+    from cbgui.inference.model_suggestions import FEWEST, MOST, suggest_with_model
 
-    stop = [Suggestion(e.prompt, "break", "") for e in breaks]
-    keep = [one for one in found if one.kind == "near_miss"][: len(stop)]
-    typer.echo(f"The model translates {len(stop) + len(keep):,} questions.")
-    return _last(translate_questions(loaded, config, stop + keep), "translated")
+    if drafts and len(breaks) < FEWEST:
+        typer.echo(f"The model drafts no questions: it needs at least {FEWEST} must-stop questions to go by.")
+    adding = suggest_with_model(
+        loaded,
+        config,
+        [e.prompt for e in breaks],
+        [e.prompt for e in keeps if e.kind != "break"],
+        found,
+        known=[e.prompt for e in keeps if e.kind == "break"],
+        drafts=COUNT if drafts else 0,
+        translations=MOST if translations else 0,
+    )
+    said, made = {"drafting": -1, "translating": -1}, []
+    for work, share, made in adding:  # noqa: B007, the last are returned
+        if int(share * 5) > said[work]:
+            said[work] = int(share * 5)
+            typer.echo(f"{share:4.0%} of {work} more questions")
+    return made

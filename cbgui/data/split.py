@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -99,12 +99,15 @@ def hold_out(
     seed: int = 0,
     *,
     least: tuple[int, int] = (0, 0),
+    but: Collection[int] = (),
 ) -> int:
     """Hold out about `share` of the break and of the retain rows, at most `most` of each, as one step.
 
-    `least` as in `choose_held_out`. Returns the number of rows that are newly held out.
+    `least` as in `choose_held_out`; the rows whose ids are in `but` are not looked at. Returns the number of rows that
+    are newly held out.
     """
     table = data.table()
+    table = table[~table.id.isin(but)]
     breaks, training = (table.kind == "break").to_numpy(), (table.held_out == 0).to_numpy()
     chosen = choose_held_out(table.prompt, breaks, training, share=share, most=most, least=least, seed=seed)
     ids = table.id.to_numpy()[chosen].tolist()
@@ -123,9 +126,15 @@ def split_off(
     prompts = [example.prompt for example in examples]
     chosen = set(choose_held_out(prompts, breaks, np.ones(len(examples), dtype=bool), seed=seed))
     held_out = [example for index, example in enumerate(examples) if index in chosen]
-    masked = {key for example in held_out for key in _with_one_word_masked(example.prompt)}
     training = [example for index, example in enumerate(examples) if index not in chosen]
-    return training + [one for one in suggested if not masked.intersection(_with_one_word_masked(one.prompt))], held_out
+    near = differ_in_one_word([one.prompt for one in suggested], [example.prompt for example in held_out])
+    return training + [one for one, is_near in zip(suggested, near, strict=True) if not is_near], held_out
+
+
+def differ_in_one_word(prompts: Sequence[str], others: Sequence[str]) -> list[bool]:
+    """Whether each prompt is one of the others, or differs from one of them in a single word."""
+    masked = {key for other in others for key in _with_one_word_masked(other)}
+    return [not masked.isdisjoint(_with_one_word_masked(prompt)) for prompt in prompts]
 
 
 def _with_one_word_masked(prompt: str) -> list[tuple[str, ...]]:

@@ -160,10 +160,11 @@ def test_a_topic_of_ones_own_from_a_file_of_questions(app, page, tmp_path, tiny_
     assert [(row.example.prompt, row.example.kind) for row in data.rows()] == [(one, "break") for one in questions]
     page.locator('#wizard-suggestions [data-testid="cell-1-0"] input').click()
     user.clicks += 1
+    expect(page.locator("#wizard-of-model")).to_contain_text("The model added", timeout=LONG)
+    expect(page.locator('#wizard-suggestions [data-testid="cell-1-0"] input')).not_to_be_checked()
+    assert {row.example.prompt for row in data.rows() if row.held_out} < set(questions)
     user.click("to-train")
-    expect(page.locator("#wizard-summary")).to_contain_text(
-        "45 test questions (15 must stop, 30 must keep)", timeout=LONG
-    )
+    expect(page.locator("#wizard-summary")).to_contain_text(re.compile("test questions.*1[5-9] must stop"), timeout=LONG)
     expect(page.locator("#wizard-stop")).to_be_hidden()
     user.read("wizard")
     expect(tab(page, "1 Topic")).to_have_text(re.compile("✓"))
@@ -177,13 +178,8 @@ def test_a_topic_of_ones_own_from_a_file_of_questions(app, page, tmp_path, tiny_
             ("keep tests", True, False),
         )
     }
-    assert sorted(parts["stop"] + parts["stop tests"]) == sorted(questions)
-    assert {part: len(prompts) for part, prompts in parts.items()} == {
-        "stop": 15,
-        "keep": 119,
-        "stop tests": 15,
-        "keep tests": 30,
-    }
+    assert set(parts["stop"] + parts["stop tests"]) >= set(questions) >= set(parts["stop tests"])
+    assert len(parts["stop tests"]) >= 15 and len(parts["keep"]) > 300 and len(parts["keep tests"]) >= 30
     assert unticked not in [row.example.prompt for row in rows]
     assert all(row.example.response for row in rows)
 
@@ -195,7 +191,7 @@ def test_a_topic_of_ones_own_from_a_file_of_questions(app, page, tmp_path, tiny_
     expect(box(page, "objective-refusal")).to_have_value("\n".join(run.config().objective.refusal))
     assert [example.prompt for example in run.examples("break")] == parts["stop"]
     assert [example.prompt for example in run.examples("retain")] == parts["keep"]
-    assert len(run.examples("held_out")) == 45
+    assert len(run.examples("held_out")) == len(parts["stop tests"]) + len(parts["keep tests"])
     assert user.clicks <= MOST_CLICKS
     assert 50 < user.words() < MOST_WORDS, user.lines
     run.training.kill()
@@ -236,7 +232,7 @@ def test_too_few_questions_are_told_and_an_interrupted_topic_goes_on(app, page, 
     page.locator("#to-train").click()
     expect(page.locator("#wizard-train")).to_be_visible(timeout=LONG)
     data = Library(app.runs / DATASETS).open("school")
-    assert len(data.rows()) == 181
+    assert len(data.rows()) >= 331  # with what the model has added by then
     assert [row.example.kind for row in data.rows() if "umbrellas" in row.example.prompt] == ["near_miss"]
     some = [row.id for row in data.rows() if not row.held_out][:20]  # as if it had been stopped before these
     data.update(some, lambda row: replace(row, example=replace(row.example, response="")), "forget")
@@ -246,6 +242,6 @@ def test_too_few_questions_are_told_and_an_interrupted_topic_goes_on(app, page, 
     page.locator("#continue").click()
     expect(page.locator("#wizard-words")).to_contain_text("answers are still to be written")
     page.locator("#wizard-write").click()
-    expect(page.locator("#wizard-summary")).to_contain_text("15 must stop", timeout=LONG)
+    expect(page.locator("#wizard-summary")).to_contain_text(re.compile("1[5-9] must stop"), timeout=LONG)
     expect(page.locator("#wizard-train")).to_be_visible()
-    assert not data.without_answer() and data.counts()["held_out_break"] == 15
+    assert not data.without_answer() and data.counts()["held_out_break"] >= 15

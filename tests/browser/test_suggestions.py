@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from helpers import LONG, choose, edit_cell, fold, open_app, open_topic, type_into
+from helpers import LONG, box, choose, edit_cell, fold, open_app, open_tab, open_topic, type_into
 from playwright.sync_api import Page, expect
 from sample_rows import example
 
@@ -30,6 +30,7 @@ def test_suggestions_are_read_edited_added_answered_and_undone(app, page, width)
     expect(page.locator("#missing-suggest")).to_contain_text("Look-alikes: 0 so far")
     page.locator("#to-suggest").click()
     type_into(page, "suggest", "5")
+    page.locator("#suggest-with-model input").uncheck()
     page.locator("#make-suggestions").click()
     words = page.locator("#suggest-words")
     expect(words).to_contain_text("5 questions for clinic (look-alikes: 3, everyday questions: 2)")
@@ -64,6 +65,26 @@ def test_suggestions_are_read_edited_added_answered_and_undone(app, page, width)
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
+def test_the_model_adds_to_the_suggestions_while_they_are_read(app, page, small_model):
+    data = Library(app.runs / DATASETS).create("clinic")
+    data.add([example(prompt) for prompt in CLINIC], "made")
+    open_topic(page, app.url)
+    open_tab(page, "2 Train")
+    box(page, "model").fill(str(small_model))
+    open_tab(page, "1 Topic")
+    page.locator("#to-suggest").click()
+    type_into(page, "suggest", "5")
+    page.locator("#make-suggestions").click()
+    suggested(page, 1, 0).locator("input").click()
+    expect(page.locator("#suggest-of-model")).to_contain_text("The model added", timeout=LONG)
+    expect(suggested(page, 1, 0).locator("input")).not_to_be_checked()  # the user's change stays
+    expect(suggested(page, 5, 1)).not_to_be_empty()
+    page.locator("#add-suggestions").click()
+    expect(page.locator("#suggest-words")).to_contain_text("added to")
+    added = [row.example for row in data.rows()][len(CLINIC) :]
+    assert len(added) > 4 and {one.kind for one in added} >= {"near_miss", "retain"}
+
+
 def test_suggestions_go_to_the_topic_that_they_were_made_for(app, page):
     library = Library(app.runs / DATASETS)
     clinic = library.create("clinic")
@@ -73,6 +94,7 @@ def test_suggestions_go_to_the_topic_that_they_were_made_for(app, page):
     open_app(page, app.url)
     choose(page, "topic", "clinic")
     fold(page, "Suggest questions to keep")
+    page.locator("#suggest-with-model input").uncheck()
     page.locator("#make-suggestions").click()
     expect(page.locator("#suggest-words")).to_contain_text("300 questions for clinic")
     expect(page.locator("#suggestions")).to_be_visible()

@@ -118,7 +118,7 @@ def build(
     opened = own.click(wizard.begin, guide.made, guide.begun)
     opened.then(wizard.whether_it_fits, guide.model, guide.fits, show_progress="hidden")
     continued = go_on.click(_continue, [choice, run_name], [topic, run_name, tabs])
-    continued.success(wizard.resume, topic, guide.resumed)
+    guide.let_model_add(continued.success(wizard.resume, topic, guide.resumed))
     for trigger in (page.load, tab.select, topic.change):
         trigger(_cards, None, [more, choice, words, go_on], show_progress="hidden")
     choice.input(_card, choice, [words, go_on], show_progress="hidden")

@@ -4,7 +4,7 @@ topic that was begun here can be finished there, and the other way round."""
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,6 @@ from cbgui.ui.panels.write_answers import ONE_AT_A_TIME
 from cbgui.ui.words import on_page, say
 
 FEWEST, BETTER = 30, 50  # must-stop questions
-SUGGESTED = 150  # about 110 look-alikes and 40 everyday questions
 NAMED = 3  # questions that are shown after a file was read, so that a wrong column is seen
 TOPIC, QUESTIONS, LOOK_ALIKES, TRAIN = 1, 2, 3, 4  # the steps
 Taken = tuple[str, list[str]]  # a topic, and the questions that the wizard has put into it
@@ -46,6 +45,7 @@ class Guide:
     made: gr.State
     begun: list[Any]
     resumed: list[Any]
+    let_model_add: Callable[[gr.events.Dependency], None]  # after an event that may show suggestions
 
 
 def begin(made: str | None) -> tuple:
@@ -66,7 +66,8 @@ def resume(topic: tuple | None) -> tuple:
     if where != "wizard":
         return (gr.skip(),) * 18
     if not data.counts()["retain"]:
-        there = say("wizard.read_stop", count=data.counts()["break"], name=plain(data.name))
+        stop = data.counts()["break"] + data.counts()["held_out_break"]
+        there = say("wizard.read_stop", count=stop, name=plain(data.name))
         read = [], there, gr.Button(interactive=True)  # so that Back and Next keep these questions
         shown = *_in_place_of_the_cards(LOOK_ALIKES), *(gr.skip(),) * 5, data.model()
         return *shown, *_look_alikes(data, None), *read
@@ -146,7 +147,8 @@ def _read(open_table: Any) -> tuple:
 def _take(name: str, model: str, goal: str, found: list[Example], made: str | None, taken: Taken) -> tuple:
     """Make the topic with these questions, once, and suggest what to keep.
 
-    After Back and Next, the questions that were taken before are replaced; what came from elsewhere stays.
+    After Back and Next, the questions that were taken before are replaced; what came from elsewhere stays. Those that
+    will test the model are held out now, so that no suggestion is made from them.
     """
     data = library().open(made) if made else library().create(name)
     data.remember_model(model)
@@ -156,13 +158,16 @@ def _take(name: str, model: str, goal: str, found: list[Example], made: str | No
         data.remove(old, "replace the questions")
     if new := [example for example in found if example.prompt not in there]:
         data.add(new, "import the questions")
+    answers_for_topic.hold_out_stop_tests(data)
     taken = (data.name, sorted(wanted)) if found else taken
     return gr.Walkthrough(selected=LOOK_ALIKES), *_look_alikes(data, goal), taken
 
 
 def _look_alikes(data: DatasetStore, goal: str | None) -> tuple:
     """What the third step shows of the topic."""
-    suggested, _, table, _, _ = suggestions.make_suggestions(data.version(), SUGGESTED, suggestions.NOTHING, None, goal)
+    suggested, _, table, _, _ = suggestions.make_suggestions(
+        data.version(), suggestions.COUNT, suggestions.NOTHING, None, goal
+    )
     words = say("wizard.about_look_alikes", count=len(table))
     return data.name, gr.Textbox(data.name, interactive=False), data.version(), suggested, table, words
 
@@ -292,6 +297,7 @@ def build(tabs: gr.Tabs, cards: gr.Column, run_name: gr.Dropdown, model: gr.Text
                     )
             with gr.Step(on_page("common.look_alikes"), id=LOOK_ALIKES):
                 about = gr.Markdown(elem_id="wizard-about")
+                of_model = gr.Markdown(elem_id="wizard-of-model", min_height=28)
                 table = suggestions.suggestion_table("wizard-suggestions")
                 own_keep = gr.Textbox(label=on_page("wizard.own_keep"), lines=2, max_lines=8, elem_id="wizard-own-keep")
                 with gr.Row():
@@ -320,9 +326,18 @@ def build(tabs: gr.Tabs, cards: gr.Column, run_name: gr.Dropdown, model: gr.Text
     text.change(_read_text, text, [found, read, to_look_alikes], show_progress="hidden", trigger_mode="always_last")
     back_1.click(lambda: gr.Walkthrough(selected=TOPIC), None, steps)
     back_2.click(lambda: gr.Walkthrough(selected=QUESTIONS), None, steps)
-    to_look_alikes.click(
+    took = to_look_alikes.click(
         _take, [name, model, goal, found, made, taken], [steps, made, name, topic, suggested, table, about, taken]
     )
+    asked = [gr.State(True), suggested, table, model, gr.State(suggestions.NOTHING)]
+    by_model = gr.State(suggestions.NOTHING)
+
+    def let_model_add(after: gr.events.Dependency) -> None:
+        adding = suggestions.let_model_add(after, asked, [of_model, by_model])
+        for button in (to_train, back_2, leave):
+            button.click(lambda: "", None, of_model, cancels=[adding], show_progress="hidden", queue=False)
+
+    let_model_add(took)
     added = to_train.click(_add, [topic, suggested, table, own_keep], [steps, topic, suggested, own_keep])
     for trigger in (added.success, effort.change, write.click):
         trigger(_time, [model, effort], time, show_progress="hidden")
@@ -337,4 +352,4 @@ def build(tabs: gr.Tabs, cards: gr.Column, run_name: gr.Dropdown, model: gr.Text
     begun = [cards, column, steps, *emptied]
     resumed = [cards, column, steps, words, summary, *buttons, model]
     resumed += [made, name, topic, suggested, table, about, found, read, to_look_alikes]
-    return Guide(column, steps, own_model, fits, made, begun, resumed)
+    return Guide(column, steps, own_model, fits, made, begun, resumed, let_model_add)

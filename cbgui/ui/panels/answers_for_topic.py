@@ -9,7 +9,7 @@ from dataclasses import replace
 from cbgui.config import DataConfig
 from cbgui.data.dataset_store import DatasetStore, Row
 from cbgui.data.refusals import is_refusal
-from cbgui.data.split import SHARE, hold_out
+from cbgui.data.split import SHARE, differ_in_one_word, hold_out
 from cbgui.ui.fragments import plain
 from cbgui.ui.panels.suggestions import SOURCE
 from cbgui.ui.panels.write_answers import write_rows
@@ -35,9 +35,28 @@ def complete(data: DatasetStore, model: str) -> Iterator[tuple[str, bool]]:
         data.remove(silent, "remove suggestions that got no answer")
     yield say("wizard.choosing_tests"), False
     counts = data.counts()
-    stops, keeps = (counts["break"] + counts["held_out_break"], counts["retain"] + counts["held_out"])
-    hold_out(data, 0, least=(kept_for_tests(stops), max(KEEP_TESTS, round(SHARE * keeps))))
+    keeps = counts["retain"] + counts["held_out"] - counts["held_out_break"]
+    _hold_out(data, max(KEEP_TESTS, round(SHARE * keeps)))
     yield "", True
+
+
+def hold_out_stop_tests(data: DatasetStore) -> None:
+    """Hold out the must-stop questions that will test the model, before suggestions are made from the others."""
+    _hold_out(data, 0)
+
+
+def _hold_out(data: DatasetStore, keep_tests: int) -> None:
+    """Suggested must-stop questions are no measure for the model: none is held out, and those that differ from a test
+    question in one word go."""
+    rows = data.rows()
+    drafted = [row for row in rows if row.example.kind == "break" and row.example.source == SOURCE]
+    own = sum(row.example.kind == "break" for row in rows) - len(drafted)
+    hold_out(data, 0, least=(kept_for_tests(own), keep_tests), but=[row.id for row in drafted])
+    tests = [row.example.prompt for row in data.rows() if row.held_out]
+    near = differ_in_one_word([row.example.prompt for row in drafted], tests)
+    data.remove(
+        [row.id for row, is_near in zip(drafted, near, strict=True) if is_near], "remove copies of test questions"
+    )
 
 
 def kept_for_tests(count: int) -> int:

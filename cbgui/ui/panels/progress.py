@@ -110,7 +110,7 @@ def next_step(data: DatasetStore) -> tuple[str, str]:
                 return "train", say("progress.run_is", state=say(f"state.{state}"))
     if not counts["break"] or not counts["retain"]:
         return "wizard" if counts["break"] else "topic", say(
-            "progress.so_far", stop=counts["break"], keep=counts["retain"]
+            "progress.so_far", stop=counts["break"] + counts["held_out_break"], keep=counts["retain"]
         )
     if empty := data.without_answer():
         return "wizard", say("progress.to_write", count=empty)
