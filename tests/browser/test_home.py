@@ -164,7 +164,9 @@ def test_a_topic_of_ones_own_from_a_file_of_questions(app, page, tmp_path, tiny_
     expect(page.locator('#wizard-suggestions [data-testid="cell-1-0"] input')).not_to_be_checked()
     assert {row.example.prompt for row in data.rows() if row.held_out} < set(questions)
     user.click("to-train")
-    expect(page.locator("#wizard-summary")).to_contain_text(re.compile("test questions.*1[5-9] must stop"), timeout=LONG)
+    expect(page.locator("#wizard-summary")).to_contain_text(
+        re.compile("test questions.*1[5-9] must stop"), timeout=LONG
+    )
     expect(page.locator("#wizard-stop")).to_be_hidden()
     user.read("wizard")
     expect(tab(page, "1 Topic")).to_have_text(re.compile("✓"))

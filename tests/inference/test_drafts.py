@@ -8,12 +8,13 @@ import torch
 from cbgui.config import PRESETS, ModelConfig, override
 from cbgui.data.near_duplicates import normalised
 from cbgui.data.reading import read_examples
+from cbgui.data.split import differ_in_one_word
 from cbgui.data.suggest import Suggestion, stems, telling_stems
 from cbgui.data.things import things
 from cbgui.inference import drafts, general_keep, translations
 from cbgui.inference import prompt_states as prompt_states_module
 from cbgui.inference.batch_answers import load_for_answers
-from cbgui.inference.drafts import draft_questions
+from cbgui.inference.model_suggestions import suggest_with_model
 from cbgui.inference.nearest_things import questions_about_near_things
 from cbgui.inference.neighbours import VARIANTS, neighbours, varied_questions
 from cbgui.inference.prompt_states import Separator, prompt_states
@@ -78,14 +79,25 @@ def test_what_all_prompts_begin_with_is_computed_once_and_changes_nothing(loaded
 
 def test_the_model_drafts_questions_inside_and_beside_the_topic(loaded, monkeypatch):
     monkeypatch.setattr(drafts, "ROWS", 24)
-    *progress, (share, found) = draft_questions(*loaded, BREAKS[:40], KEEPS[:60], known=BREAKS[40:], count=8)
-    assert share == 1.0 and [share for share, _ in progress] == sorted(share for share, _ in progress)
-    assert 0 < len(found.inside) <= 8 and len(found.beside) <= 8
-    assert not set(normalised([*found.inside, *found.beside])) & set(normalised(BREAKS + KEEPS[:60]))
+    tests, config = BREAKS[40:], ModelConfig(name="demo")
+    *progress, (_, share, found) = suggest_with_model(
+        loaded, config, BREAKS[:40], KEEPS[:60], known=tests, held_out=tests, drafts=8, translations=0
+    )
+    assert share == 1.0 and [share for _, share, _ in progress] == sorted(share for _, share, _ in progress)
+    inside = [one.prompt for one in found if one.kind == "break"]
+    beside = [one.prompt for one in found if one.reason.startswith("drafted by the model, beside")]
+    near = [one.prompt for one in found if one.prompt not in inside + beside]
+    assert 0 < len(inside) <= 8 and len(beside) <= 8 and 0 < len(near) <= drafts.NEAR
+    assert not set(normalised([*inside, *beside])) & set(normalised(BREAKS + KEEPS[:60]))
+    assert not any(differ_in_one_word(inside, tests))
     told = telling_stems(BREAKS[:40])
-    assert not any(stems(text) & set(told) for text in found.beside)
-    assert sum("potion" in text.lower() or "spell" in text.lower() for text in found.inside) > len(found.inside) / 2
-    assert 0 < len(found.near) <= drafts.NEAR and not any(stems(text) & set(told) for text in found.near)
+    assert not any(stems(text) & set(told) for text in beside + near)
+    assert sum("potion" in text.lower() or "spell" in text.lower() for text in inside) > len(inside) / 2
+
+
+def test_a_model_needs_some_questions_to_go_by(loaded):
+    few = suggest_with_model(loaded, ModelConfig(name="demo"), BREAKS[:7], KEEPS, translations=0)
+    assert [*few] == []
 
 
 def test_things_beside_a_topic_are_found(loaded):
