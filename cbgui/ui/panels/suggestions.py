@@ -178,6 +178,7 @@ def add_of_model(with_model: bool, made: Made, table: pd.DataFrame, model: str, 
 def append(made: Made, table: pd.DataFrame, added: tuple[str, list[Suggestion]]) -> tuple:
     """The table with the model's suggestions at its end; what the user has changed in it stays."""
     name, found = added
+    found = [one for one in found if one.prompt not in made[1]]  # the button may have been pressed twice
     if not found or name != made[0] or not made[1]:  # another topic is shown now, or these were added already
         return gr.skip(), gr.skip(), gr.skip()
     new = pd.DataFrame([_row(one) for one in found], columns=table.columns)
