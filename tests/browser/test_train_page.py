@@ -21,17 +21,17 @@ def _last_step(run: Run) -> int:
 
 
 def test_a_run_outlives_browser_app_and_trainer(app, page, browser, small_model):
-    often = {"training-steps": 600, "training-checkpoint_every": 20, "training-sample_every": 600}
+    often = {"training-steps": 300, "training-checkpoint_every": 20, "training-sample_every": 300}
     start_training(page, app.url, often, small_model)
     line = page.locator("#run-line")
-    expect(line).to_contain_text(re.compile(r"step \d+ of 600"), timeout=LONG)
+    expect(line).to_contain_text(re.compile(r"step \d+ of 300"), timeout=LONG)
     page.reload()
     open_tab(page, "2 Train")
-    expect(line).to_contain_text(re.compile(r"running, step \d+ of 600"))
+    expect(line).to_contain_text(re.compile(r"running, step \d+ of 300"))
     second = new_page(browser)
     second.goto(app.url)
     open_tab(second, "2 Train")
-    expect(second.locator("#run-line")).to_contain_text(re.compile(r"running, step \d+ of 600"))
+    expect(second.locator("#run-line")).to_contain_text(re.compile(r"running, step \d+ of 300"))
 
     second.locator("#pause").click()
     for shown in (line, second.locator("#run-line")):
@@ -55,14 +55,14 @@ def test_a_run_outlives_browser_app_and_trainer(app, page, browser, small_model)
     expect(line).to_contain_text("interrupted")
     expect(line).to_contain_text("Press Resume")
     page.locator("#resume").click()
-    expect(line).to_contain_text("done, step 600 of 600", timeout=LONG)
+    expect(line).to_contain_text("done, step 300 of 300", timeout=LONG)
     expect(page.locator("#meters")).to_contain_text("Must-keep answers moved")
-    expect(page.locator("#samples")).to_contain_text("Held-out answers at step 600")
-    assert _last_step(run) == 600
+    expect(page.locator("#samples")).to_contain_text("Held-out answers at step 300")
+    assert _last_step(run) == 300
 
     open_tab(page, "History")
     table = page.locator("#runs")
-    expect(table).to_contain_text("600 of 600")
+    expect(table).to_contain_text("300 of 300")
     page.locator("#duplicate-run").click()
     expect(table).to_contain_text("not started")
     box(page, "rename-to").fill("second")
