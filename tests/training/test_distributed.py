@@ -10,9 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from cbgui.config import PRESETS, load_config, override
-from cbgui.runs.folder import create_run, open_run
-from cbgui.training import session
+from cbgui.config import PRESETS
+from cbgui.runs.folder import open_run
 
 ROOT = Path(__file__).resolve().parents[2]
 # The command line in processes whose memory and choices differ, as on two cards of which one is in use.
@@ -61,14 +60,15 @@ def test_two_processes_train_what_one_does(tmp_path, small_model):
         "training.validate_every=2",
         "training.checkpoint_every=2",
     ]
-    arguments = [word for setting in settings for word in ("--set", setting)]
+    arguments = ["-m", "cbgui", "train", "demo", "--model", str(small_model)]
+    arguments += [word for setting in settings for word in ("--set", setting)]
     (tmp_path / "two.py").write_text(TWO, "utf-8")
-    train([*LAUNCH, "two.py", "train", "demo", "--model", str(small_model), *arguments, "--output", "two"], tmp_path)
-    one = create_run(tmp_path / "one", override(load_config("demo"), [*settings, f"model.name={small_model}"]))
-    session.train(one)
+    two = [*LAUNCH, "two.py", *arguments[2:], "--output", "two"]
+    for command in ([sys.executable, *arguments, "--output", "one"], two):
+        train(command, tmp_path)
     chosen = [json.loads((tmp_path / f"rank{rank}.json").read_text("utf-8")) for rank in (0, 1)]
     assert chosen == [{"memory": 8 * 2**30, "micro_batch_size": 1}] * 2
-    two = open_run(tmp_path / "two")
+    one, two = open_run(tmp_path / "one"), open_run(tmp_path / "two")
     for kind in ("step", "validation"):
         pairs = [[event for event in run.events()[0] if event["kind"] == kind] for run in (one, two)]
         assert len(pairs[0]) == len(pairs[1])
