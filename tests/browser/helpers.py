@@ -100,7 +100,7 @@ def fill_settings(page: Page, settings: dict[str, object]) -> None:
         field.press("Tab")
 
 
-def start_training(page: Page, url: str, settings: dict[str, object], model: object) -> None:
+def start_training(page: Page, url: str, settings: dict[str, object], model: object = "demo") -> None:
     """Open the Train page and start a run of the demo's topic with small steps; its answers fall apart."""
     page.goto(url)
     open_tab(page, "2 Train")

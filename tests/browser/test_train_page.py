@@ -20,18 +20,18 @@ def _last_step(run: Run) -> int:
     return [event["step"] for event in run.events()[0] if event["kind"] == "step"][-1]
 
 
-def test_a_run_outlives_browser_app_and_trainer(app, page, browser, small_model):
-    often = {"training-steps": 300, "training-checkpoint_every": 20, "training-sample_every": 300}
-    start_training(page, app.url, often, small_model)
+def test_a_run_outlives_browser_app_and_trainer(app, page, browser):
+    often = {"training-steps": 32, "training-checkpoint_every": 2, "training-sample_every": 32}
+    start_training(page, app.url, often)
     line = page.locator("#run-line")
-    expect(line).to_contain_text(re.compile(r"step \d+ of 300"), timeout=LONG)
+    expect(line).to_contain_text(re.compile(r"step [2-9] of 32"), timeout=LONG)
     page.reload()
     open_tab(page, "2 Train")
-    expect(line).to_contain_text(re.compile(r"running, step \d+ of 300"))
+    expect(line).to_contain_text(re.compile(r"running, step \d+ of 32"))
     second = new_page(browser)
     second.goto(app.url)
     open_tab(second, "2 Train")
-    expect(second.locator("#run-line")).to_contain_text(re.compile(r"running, step \d+ of 300"))
+    expect(second.locator("#run-line")).to_contain_text(re.compile(r"running, step \d+ of 32"))
 
     second.locator("#pause").click()
     for shown in (line, second.locator("#run-line")):
@@ -55,14 +55,14 @@ def test_a_run_outlives_browser_app_and_trainer(app, page, browser, small_model)
     expect(line).to_contain_text("interrupted")
     expect(line).to_contain_text("Press Resume")
     page.locator("#resume").click()
-    expect(line).to_contain_text("done, step 300 of 300", timeout=LONG)
+    expect(line).to_contain_text("done, step 32 of 32", timeout=LONG)
     expect(page.locator("#meters")).to_contain_text("Must-keep answers moved")
-    expect(page.locator("#samples")).to_contain_text("Held-out answers at step 300")
-    assert _last_step(run) == 300
+    expect(page.locator("#samples")).to_contain_text("Held-out answers at step 32")
+    assert _last_step(run) == 32
 
     open_tab(page, "History")
     table = page.locator("#runs")
-    expect(table).to_contain_text("300 of 300")
+    expect(table).to_contain_text("32 of 32")
     page.locator("#duplicate-run").click()
     expect(table).to_contain_text("not started")
     box(page, "rename-to").fill("second")
