@@ -100,13 +100,11 @@ def fill_settings(page: Page, settings: dict[str, object]) -> None:
         field.press("Tab")
 
 
-def start_training(page: Page, url: str, settings: dict[str, object], model: object = "demo") -> None:
-    """Open the Train page and start a run of the demo's topic with small steps; its answers fall apart."""
+def start_training(page: Page, url: str, settings: dict[str, object]) -> None:
+    """Open the Train page and start a run of the demo with small steps and these settings; its answers fall apart."""
     page.goto(url)
     open_tab(page, "2 Train")
     expect(page.locator("#memory")).to_contain_text("It fits.")
-    box(page, "model").fill(str(model))
-    box(page, "model").press("Enter")
     fill_settings(page, SMALL | settings)
     page.locator("#objective-reroute").get_by_label("fall apart").click()  # no refusal has to be prepared
     page.locator("#start").click()

@@ -192,15 +192,15 @@ def check_uploads(client: httpx.Client) -> None:
     assert codes == {200, 429}
 
 
-def test_runs_of_all_visitors_take_turns(app, browser, small_model):
+def test_runs_of_all_visitors_take_turns(app, browser):
     """The second visitor's run starts when the first visitor's has ended, and both pages say so."""
     pages = []
-    for steps in (3000, 2):
+    for steps in (90, 2):
         page = new_page(browser.new_context())
         page.set_default_timeout(LONG)
-        start_training(page, app.url, {"training-steps": steps}, small_model)
+        start_training(page, app.url, {"training-steps": steps})
         pages.append(page)
-        if steps == 3000:
+        if steps == 90:
             expect(page.locator("#run-line")).to_contain_text("step", timeout=LONG)
     first, second = (page.locator("#run-line") for page in pages)
     expect(second).to_contain_text("waiting for its turn")

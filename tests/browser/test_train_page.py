@@ -21,8 +21,7 @@ def _last_step(run: Run) -> int:
 
 
 def test_a_run_outlives_browser_app_and_trainer(app, page, browser):
-    often = {"training-steps": 32, "training-checkpoint_every": 2, "training-sample_every": 32}
-    start_training(page, app.url, often)
+    start_training(page, app.url, {"training-steps": 32, "training-checkpoint_every": 2, "training-sample_every": 32})
     line = page.locator("#run-line")
     expect(line).to_contain_text(re.compile(r"step [2-9] of 32"), timeout=LONG)
     page.reload()
