@@ -9,6 +9,7 @@ from sample_rows import example
 
 from cbgui.data.library import Library
 from cbgui.runs.folder import DATASETS
+from cbgui.ui.panels.write_answers import UPDATE_SECONDS
 
 pytestmark = pytest.mark.slow
 CLINIC = [f"How many tablets of drug {letter} may a child take?" for letter in "ABCDEFGH"]
@@ -75,8 +76,15 @@ def test_the_model_adds_to_the_suggestions_while_they_are_read(app, page, small_
     page.locator("#to-suggest").click()
     type_into(page, "suggest", "5")
     page.locator("#make-suggestions").click()
+    of_model = page.locator("#suggest-of-model")
+    expect(of_model).to_contain_text("% done", timeout=LONG)
+    page.locator("#stop-drafting").click()
+    expect(of_model).to_have_text("Stopped.")
+    page.wait_for_timeout(3 * UPDATE_SECONDS * 1000)  # what went on would say how far it is
+    expect(of_model).to_have_text("Stopped.")
+    page.locator("#make-suggestions").click()
     suggested(page, 1, 0).locator("input").click()
-    expect(page.locator("#suggest-of-model")).to_contain_text("The model added", timeout=LONG)
+    expect(of_model).to_contain_text("The model added", timeout=LONG)
     expect(suggested(page, 1, 0).locator("input")).not_to_be_checked()  # the user's change stays
     expect(suggested(page, 5, 1)).not_to_be_empty()
     page.locator("#add-suggestions").click()

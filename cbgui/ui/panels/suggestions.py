@@ -120,10 +120,11 @@ def _draft(version: tuple, model: str, rejected: Made) -> Iterator[tuple]:
     found: list[Suggestion] = []
     with closing(_added_by_model(data, model, (), rejected, drafts=DRAFTS, translations=DRAFTS)) as adding:
         for words, found in adding:  # noqa: B007, the last are shown
-            yield *(gr.skip(),) * 3, words, gr.skip()
+            yield *(gr.skip(),) * 5, words
     if not found:
+        yield *(gr.skip(),) * 5, ""
         raise InputError(say("suggest.no_drafts"))
-    yield _to_read(data, found, "suggest.read_drafts")
+    yield *_to_read(data, found, "suggest.read_drafts"), ""
 
 
 def _added_by_model(
@@ -269,7 +270,9 @@ def build(version: gr.State, model: gr.Textbox, more: Mapping[str, gr.Button]) -
     adding = let_model_add(made_first, [with_model, made, table, model, rejected], [of_model, added])
     for name, suggestions in (("retain", _suggest_everyday), ("near_miss", _suggest_look_alikes)):
         _show_panel(more[name], panel).then(suggestions, [version, rejected], shows)
-    drafting = _show_panel(more["break"], panel).then(_draft, [version, model, rejected], shows, **ONE_AT_A_TIME)
+    drafting = _show_panel(more["break"], panel).then(
+        _draft, [version, model, rejected], [*shows, of_model], show_progress="hidden", **ONE_AT_A_TIME
+    )
     stop.click(lambda: say("try.stopped"), None, of_model, cancels=[drafting, adding])
     add.click(lambda: "", None, of_model, cancels=[adding], show_progress="hidden", queue=False)
     add.click(add_ticked, [version, made, rejected, table], [version, made, rejected, group, words, offer])
