@@ -23,11 +23,13 @@ from cbgui.inference.neighbours import varied_questions
 from cbgui.inference.prompt_states import Separator, prompt_states
 from cbgui.inference.streaming import in_model_thread, stream_tokens
 from cbgui.modeling.chat_format import tokenize_texts
+from cbgui.modeling.full import batch_token_budget
 
 COUNT = 200  # drafts of each kind
 NEAR = 200  # questions about things beside the topic
 SHOWN = 8  # questions that the model continues
-ROWS = 64  # lists continued at once
+LONGEST_SHOWN = 300  # characters of one of them
+ROWS = 64  # lists continued at once, at most
 MAX_NEW_TOKENS = 24  # of one question
 TEMPERATURE = 1.0
 CLEAR = 1.5  # log-odds from which a draft counts as inside or outside the topic; those between are dropped
@@ -70,15 +72,17 @@ def draft_questions(
     """Yield the share of the work done, and the drafts, which are empty until the end: at most `count` of each kind,
     of those about near things at most NEAR.
 
-    The separator learns from `breaks` and `keeps`; none of these nor of `known` is drafted again. Closing the iterator
-    stops.
+    The separator learns from `breaks` and `keeps`; none of these nor of `known` is drafted again. The model goes on
+    with those of `breaks` that have at most LONGEST_SHOWN characters. Closing the iterator stops.
     """
     found: dict[str, str] = {}
     seen = set(normalised([*breaks, *keeps, *known]))
-    rounds = max(1, round(ATTEMPTS * count / ROWS))
+    short = [question for question in breaks if len(question) <= LONGEST_SHOWN]
+    at_once = _lists_at_once(model, tokenizer, short)
+    rounds = max(1, round(ATTEMPTS * count / at_once)) if short else 0
     shuffle = random.Random(seed)
     for turn in range(rounds):
-        lists = [shuffle.sample(list(breaks), min(SHOWN, len(breaks))) for _ in range(ROWS)]
+        lists = [shuffle.sample(short, min(SHOWN, len(short))) for _ in range(at_once)]
         texts = ["".join(f"{MARK} {question}\n" for question in shown) + MARK for shown in lists]
         inputs = tokenize_texts(tokenizer, texts, add_special_tokens=True)
         rows: list[list[int]] = []
@@ -104,6 +108,12 @@ def draft_questions(
     near = in_model_thread(questions_about_near_things, model, tokenizer, breaks, min(count, NEAR), seed)
     near = [question for question, text in zip(near, normalised(near), strict=True) if text not in seen]
     yield 1.0, in_model_thread(_sorted, model, tokenizer, breaks, keeps, list(found.values()), near, count)
+
+
+def _lists_at_once(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, questions: Sequence[str]) -> int:
+    """How many lists of these questions fit into memory, at most ROWS."""
+    longest = max((len(ids) for ids in tokenizer(list(questions)).input_ids), default=0) if questions else 0
+    return max(1, min(ROWS, batch_token_budget(model) // (SHOWN * longest + MAX_NEW_TOKENS)))
 
 
 def _first_line(text: str) -> str:

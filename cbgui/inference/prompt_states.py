@@ -22,18 +22,19 @@ from cbgui.modeling.states import layer_states, state_width
 DEPTH = 2 / 3  # of the layers; the states there tell topics apart
 PENALTY = 0.01  # on the squared weights of the regression
 BATCH = 32  # questions
+LONGEST = 512  # tokens of a prompt that are read; they tell its topic, and memory is limited
 
 
 @torch.no_grad()
 def prompt_states(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> torch.Tensor:
-    """(prompts, width): the mean state of each prompt's own tokens, of length 1.
+    """(prompts, width): the mean state of each prompt's own tokens, the first LONGEST of them, of length 1.
 
     The tokens that the chat template puts around every prompt say nothing about it and are left out. Those before it
     are most of a short prompt, so they are computed once where the model's cache allows it.
     """
     before, after = _shared_ends(tokenizer)
     rows = [prompt_ids(tokenizer, [{"role": "user", "content": prompt}]) for prompt in prompts]
-    rows = [row[: max(len(row) - after, before + 1)] for row in rows]
+    rows = [row[: max(len(row) - after, before + 1)][: before + LONGEST] for row in rows]
     layer = round(DEPTH * depth(model.config))
     # Named, as the default is bfloat16 for as long as transformers loads a model in another thread.
     body, states = text_decoder(model), torch.empty(len(rows), state_width(model.config), dtype=torch.float32)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from cbgui.ui.panels import answers_for_topic, expected_time, goals, memory_bar,
 from cbgui.ui.panels import effort as effort_panel
 from cbgui.ui.panels import start as start_run
 from cbgui.ui.panels.write_answers import ONE_AT_A_TIME
-from cbgui.ui.words import on_page, say
+from cbgui.ui.words import on_page, say, say_count
 
 FEWEST, BETTER = 30, 50  # must-stop questions
 NAMED = 3  # questions that are shown after a file was read, so that a wrong column is seen
@@ -67,7 +68,7 @@ def resume(topic: tuple | None) -> tuple:
         return (gr.skip(),) * 18
     if not data.counts()["retain"]:
         stop = data.counts()["break"] + data.counts()["held_out_break"]
-        there = say("wizard.read_stop", count=stop, name=plain(data.name))
+        there = say_count("wizard.read_stop", stop, name=plain(data.name))
         read = [], there, gr.Button(interactive=True)  # so that Back and Next keep these questions
         shown = *_in_place_of_the_cards(LOOK_ALIKES), *(gr.skip(),) * 5, data.model()
         return *shown, *_look_alikes(data, None), *read
@@ -101,12 +102,16 @@ def _name(name: str, model: str, made: str | None) -> tuple:
     return gr.Walkthrough(selected=QUESTIONS), model.strip() or "demo"
 
 
-def _read_file(path: str | None) -> tuple:
-    return _read(lambda: files.open_table(Path(path))) if path else _nothing("")
+def _read_file(path: str | None, text: str) -> tuple:
+    """What is in the file; in the text, if the file was taken away."""
+    return _read(lambda: files.open_table(Path(path))) if path else _read_text(text, None)
 
 
-def _read_text(text: str) -> tuple:
-    return _read(lambda: files.open_text(text)) if (text or "").strip() else _nothing("")
+def _read_text(text: str, path: str | None) -> tuple:
+    """What is in the text; in the file, if the text was taken away."""
+    if (text or "").strip():
+        return _read(lambda: files.open_text(text))
+    return _read_file(path, "") if path else _nothing("")
 
 
 def _nothing(words: str) -> tuple:
@@ -127,7 +132,7 @@ def _read(open_table: Any) -> tuple:
         first.setdefault(text, example)
     found = list(first.values())
     stop = [example for example in found if example.kind == "break"]
-    words = say("wizard.read_stop", count=len(stop), name=plain(table.name))
+    words = say_count("wizard.read_stop", len(stop), name=plain(table.name))
     if kept := len(found) - len(stop):
         words += say("wizard.read_keep", count=kept)
     words += ": " + ", ".join(f"*{plain(example.prompt[:80])}*" for example in stop[:NAMED])
@@ -173,13 +178,15 @@ def _look_alikes(data: DatasetStore, goal: str | None) -> tuple:
 
 
 @sentences
-def _add(topic: tuple, suggested: suggestions.Made, table: pd.DataFrame, own: str) -> tuple:
-    """Add what is ticked, and the user's own questions, one a line."""
+def _add(topic: tuple, made: str, suggested: suggestions.Made, table: pd.DataFrame, own: str) -> tuple:
+    """Add what is ticked, and the user's own questions, one a line. After Back and Next there may be nothing to add."""
     lines = [line.strip() for line in (own or "").splitlines() if line.strip()]
-    rows = [(True, line, say("kind.near_miss"), "") for line in lines]
-    table = pd.concat([table, pd.DataFrame(rows, columns=table.columns)], ignore_index=True) if rows else table
-    version, left, *_ = suggestions.add_ticked(topic, suggested, suggestions.NOTHING, table)
-    return gr.Walkthrough(selected=TRAIN), version, left, ""
+    if not suggested[1] and not lines:
+        return gr.Walkthrough(selected=TRAIN), *(gr.skip(),) * 5
+    rows = pd.DataFrame([(True, line, say("kind.near_miss"), "") for line in lines], columns=table.columns)
+    table = pd.concat([table, rows], ignore_index=True) if suggested[1] and lines else table if suggested[1] else rows
+    version, left, *_ = suggestions.add_ticked(topic, (made, suggested[1] or lines), suggestions.NOTHING, table)
+    return gr.Walkthrough(selected=TRAIN), version, left, "", table[:0], say("wizard.are_added")
 
 
 def _buttons(data: DatasetStore, writing: bool) -> tuple:
@@ -192,34 +199,42 @@ def _buttons(data: DatasetStore, writing: bool) -> tuple:
     )
 
 
+def _begin_writing(made: str) -> tuple:
+    """What is shown while the model is loaded, or other writing is waited for."""
+    return say("common.loading"), "", *_buttons(library().open(made), True)
+
+
 @sentences
-def _prepare(made: str, topic: tuple, model: str) -> Iterator[tuple]:
-    """Let the model write the answers, then hold out test questions. Yields words, the summary, buttons and version.
-
-    The pages may show another topic meanwhile, which stays as it is.
-    """
+def _prepare(made: str, model: str) -> Iterator[tuple]:
+    """Let the model write the answers, then hold out test questions. Yields words, the summary, buttons, and the
+    topic's version where it has changed."""
     data = library().open(made)
-
-    def version(changed: bool = True) -> Any:
-        return data.version() if changed and topic and topic[0] == data.name else gr.skip()
-
-    yield say("common.loading"), "", *_buttons(data, True), gr.skip()
     try:
         for words, changed in answers_for_topic.complete(data, model):
-            yield f"{say('wizard.unlearns')}  \n{words}", *(gr.skip(),) * 4, version(changed)
-    except GeneratorExit:
-        raise
+            version = data.version() if changed else gr.skip()
+            yield f"{say('wizard.unlearns')}  \n{words}", *(gr.skip(),) * 4, version
+        yield "", answers_for_topic.summary(data), *_buttons(data, False), data.version()
     except Exception as error:
         if not isinstance(error, InputError):
             traceback.print_exc()
-        yield f"**{plain(error_sentence(error))}**", "", *_buttons(data, False), version()
-        return
-    yield "", answers_for_topic.summary(data), *_buttons(data, False), version()
+        yield f"**{plain(error_sentence(error))}**", "", *_buttons_after(made), gr.skip()
 
 
-@sentences
-def _stopped(made: str) -> tuple:
-    return say("wizard.stopped"), *_buttons(library().open(made), False)
+def _show_version(written: tuple | None, topic: tuple) -> Any:
+    """The topic as it was written, if the pages show it; they may show another one by now, which stays as it is."""
+    return written if written and topic and topic[0] == written[0] else gr.skip()
+
+
+def _buttons_after(made: str | None) -> tuple:
+    """The buttons once nothing is written any more; none without a topic, or if it was deleted meanwhile."""
+    with suppress(InputError):
+        if made:
+            return _buttons(library().open(made), False)
+    return tuple(gr.Button(visible=False) for _ in range(3))
+
+
+def _stopped(made: str | None) -> tuple:
+    return say("wizard.stopped"), *_buttons_after(made)
 
 
 def _config_for(model: str, effort: str) -> RunConfig:
@@ -322,8 +337,10 @@ def build(tabs: gr.Tabs, cards: gr.Column, run_name: gr.Dropdown, model: gr.Text
     to_questions.click(_name, [name, own_model, made], [steps, model])
     name.submit(_name, [name, own_model, made], [steps, model])
     for event in (file.upload, file.clear):
-        event(_read_file, file, [found, read, to_look_alikes])
-    text.change(_read_text, text, [found, read, to_look_alikes], show_progress="hidden", trigger_mode="always_last")
+        event(_read_file, [file, text], [found, read, to_look_alikes])
+    text.change(
+        _read_text, [text, file], [found, read, to_look_alikes], show_progress="hidden", trigger_mode="always_last"
+    )
     back_1.click(lambda: gr.Walkthrough(selected=TOPIC), None, steps)
     back_2.click(lambda: gr.Walkthrough(selected=QUESTIONS), None, steps)
     took = to_look_alikes.click(
@@ -334,19 +351,25 @@ def build(tabs: gr.Tabs, cards: gr.Column, run_name: gr.Dropdown, model: gr.Text
 
     def let_model_add(after: gr.events.Dependency) -> None:
         adding = suggestions.let_model_add(after, asked, [of_model, by_model])
-        for button in (to_train, back_2, leave):
-            button.click(lambda: "", None, of_model, cancels=[adding], show_progress="hidden", queue=False)
+        for left in (added.success, back_2.click, leave.click):
+            left(lambda: "", None, of_model, cancels=[adding], show_progress="hidden", queue=False)
 
+    added = to_train.click(
+        _add, [topic, made, suggested, table, own_keep], [steps, topic, suggested, own_keep, table, about]
+    )
     let_model_add(took)
-    added = to_train.click(_add, [topic, suggested, table, own_keep], [steps, topic, suggested, own_keep])
     for trigger in (added.success, effort.change, write.click):
         trigger(_time, [model, effort], time, show_progress="hidden")
-    progressed = [words, summary, *buttons, topic]
-    writing = [
-        trigger(_prepare, [made, topic, model], progressed, show_progress="hidden", **ONE_AT_A_TIME)
-        for trigger in (added.success, write.click)
-    ]
-    stop.click(_stopped, made, [words, *buttons], cancels=writing)
+    written = gr.State(None)  # the version of the topic that was written last
+    progressed = [words, summary, *buttons, written]
+    writing = []
+    for trigger in (added.success, write.click):
+        may_write = trigger(_begin_writing, made, [words, summary, *buttons], show_progress="hidden")
+        writing.append(may_write.success(_prepare, [made, model], progressed, show_progress="hidden", **ONE_AT_A_TIME))
+    written.change(_show_version, [written, topic], topic, show_progress="hidden")
+    for button in (stop, leave):  # what is written is kept, and Continue goes on
+        stopped = button.click(_stopped, made, [words, *buttons], cancels=writing, show_progress="hidden")
+        stopped.then(_stopped, made, [words, *buttons], show_progress="hidden")  # after the last words of the writing
     emptied = [made, name, file, text, found, read, to_look_alikes]
     train.click(_train, [made, model, effort, *answer], [run_name, tabs, cards, column, *emptied], concurrency_limit=1)
     begun = [cards, column, steps, *emptied]

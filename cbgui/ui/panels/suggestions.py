@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import traceback
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
@@ -17,7 +18,7 @@ from cbgui.data.dataset_store import DatasetStore
 from cbgui.data.examples import Example, Kind
 from cbgui.data.near_duplicates import normalised
 from cbgui.data.suggest import Suggestion, suggest, usual_at
-from cbgui.errors import InputError
+from cbgui.errors import InputError, error_sentence
 from cbgui.inference.batch_answers import load_for_answers
 from cbgui.inference.drafts import COUNT as COUNT_OF_MODEL
 from cbgui.inference.model_suggestions import FEWEST, suggest_with_model
@@ -112,19 +113,40 @@ def _suggest_look_alikes(version: tuple, rejected: Made) -> tuple:
 
 
 @sentences
+def _may_draft(version: tuple) -> str:
+    """What is said while the model is loaded, or other work is waited for. Raises InputError."""
+    rows = shown_topic(version).rows()
+    if sum(row.example.kind == "break" and not row.held_out for row in rows) < FEWEST:
+        raise InputError(say("suggest.few_to_draft", count=FEWEST))
+    return say("common.loading")
+
+
+@sentences
 def _draft(version: tuple, model: str, rejected: Made) -> Iterator[tuple]:
     """Let the model write questions in the manner of the must-stop ones; those beside the topic are look-alikes."""
     data = shown_topic(version)
-    if sum(row.example.kind == "break" and not row.held_out for row in data.rows()) < FEWEST:
-        raise InputError(say("suggest.few_to_draft", count=FEWEST))
     found: list[Suggestion] = []
-    with closing(_added_by_model(data, model, (), rejected, drafts=DRAFTS, translations=DRAFTS)) as adding:
-        for words, found in adding:  # noqa: B007, the last are shown
-            yield *(gr.skip(),) * 5, words
-    if not found:
-        yield *(gr.skip(),) * 5, ""
-        raise InputError(say("suggest.no_drafts"))
-    yield *_to_read(data, found, "suggest.read_drafts"), ""
+    try:
+        with closing(_added_by_model(data, model, (), rejected, drafts=DRAFTS, translations=DRAFTS)) as adding:
+            for words, found in adding:  # noqa: B007, the last are shown
+                yield words, gr.skip()
+    except Exception as error:
+        yield _in_words(error), NOTHING
+        return
+    yield "" if found else say("suggest.no_drafts"), (data.name, found)
+
+
+def _show_drafts(version: tuple, drafted: tuple[str, list[Suggestion]]) -> tuple:
+    """The drafts, unless the page shows another topic by now."""
+    data, (name, found) = shown_topic(version), drafted
+    return _to_read(data, found, "suggest.read_drafts") if found and name == data.name else (gr.skip(),) * 5
+
+
+def _in_words(error: Exception) -> str:
+    """The error as Markdown, where progress was shown; a traceback goes to the log."""
+    if not isinstance(error, InputError):
+        traceback.print_exc()
+    return f"**{plain(error_sentence(error))}**"
 
 
 def _added_by_model(
@@ -170,9 +192,13 @@ def add_of_model(with_model: bool, made: Made, table: pd.DataFrame, model: str, 
         return
     shown = [Suggestion(prompt, kind, why) for _, prompt, kind, why in _cells(table) if kind in SUGGESTED_KINDS]
     found: list[Suggestion] = []
-    with closing(_added_by_model(library().open(made[0]), model, shown, rejected)) as adding:
-        for words, found in adding:  # noqa: B007, the last are yielded below
-            yield words, gr.skip()
+    try:
+        with closing(_added_by_model(library().open(made[0]), model, shown, rejected)) as adding:
+            for words, found in adding:  # noqa: B007, the last are yielded below
+                yield words, gr.skip()
+    except Exception as error:  # the suggestions that are shown can be used without it
+        yield _in_words(error), NOTHING
+        return
     yield "" if found else say("suggest.model_has_none"), (made[0], found)
 
 
@@ -270,9 +296,11 @@ def build(version: gr.State, model: gr.Textbox, more: Mapping[str, gr.Button]) -
     adding = let_model_add(made_first, [with_model, made, table, model, rejected], [of_model, added])
     for name, suggestions in (("retain", _suggest_everyday), ("near_miss", _suggest_look_alikes)):
         _show_panel(more[name], panel).then(suggestions, [version, rejected], shows)
-    drafting = _show_panel(more["break"], panel).then(
-        _draft, [version, model, rejected], [*shows, of_model], show_progress="hidden", **ONE_AT_A_TIME
+    may_draft = _show_panel(more["break"], panel).then(_may_draft, version, of_model, show_progress="hidden")
+    drafting = may_draft.success(
+        _draft, [version, model, rejected], [of_model, added], show_progress="hidden", **ONE_AT_A_TIME
     )
+    drafting.success(_show_drafts, [version, added], shows, show_progress="hidden")
     stop.click(lambda: say("try.stopped"), None, of_model, cancels=[drafting, adding])
     add.click(lambda: "", None, of_model, cancels=[adding], show_progress="hidden", queue=False)
     add.click(add_ticked, [version, made, rejected, table], [version, made, rejected, group, words, offer])
