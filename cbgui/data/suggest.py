@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import zip_longest
 
 from cbgui.config import PRESETS
 from cbgui.data.examples import Example, Kind
@@ -151,6 +152,7 @@ ASKING = frozenset(
     ).split()
 )
 USUAL_CLOSING = "What should I do?"
+FIRST_CASES = 15  # questions of two sentences that are suggested before those that only begin in the same way
 # A sentence with one of these belongs to the sentence before it.
 BOUND = frozenset("he her him his it its one she that their them these they this those".split())
 BEFORE_VERB = {"i", "to", "you", "we", "one", "people", "someone", "me"}
@@ -268,15 +270,18 @@ def openings(prompts: Iterable[str]) -> list[str]:
 
 def closings(prompts: Iterable[str]) -> list[str]:
     """Last questions that name no subject and fit any case, such as "What should I do?"; the most frequent first.
-    Where there is one, USUAL_CLOSING is one too."""
-    common, found = _common_words(), Counter()
+    Where any prompt ends in a question of its own, USUAL_CLOSING is one too."""
+    common, found, asks_last = _common_words(), Counter(), False
     for prompt in prompts:
         *earlier, last = re.split(r"(?<=[.!?])\s+", prompt.strip())
         words = [word.lower() for word in _words(last)]
-        if earlier and len(words) > 2 and words[0] in ASKING and common.issuperset(words) and BOUND.isdisjoint(words):
+        if not earlier or len(words) < 3 or words[0] not in ASKING:
+            continue
+        asks_last = True
+        if common.issuperset(words) and BOUND.isdisjoint(words):
             found[last] += 1
     chosen = [closing for closing, _ in found.most_common()]
-    return chosen + [USUAL_CLOSING] if chosen and USUAL_CLOSING not in chosen else chosen
+    return chosen + [USUAL_CLOSING] if asks_last and USUAL_CLOSING not in chosen else chosen
 
 
 def _about_subjects(prompts: list[str], language: str, shuffle: random.Random) -> list[Suggestion]:
@@ -291,23 +296,22 @@ def _about_subjects(prompts: list[str], language: str, shuffle: random.Random) -
 
 
 def _in_their_form(prompts: list[str], shuffle: random.Random) -> list[Suggestion]:
-    """The same openings with other errands, and the same closings of other cases. English only: elsewhere the verb may
-    stand at the end."""
-    found = []
+    """The same closings of other cases, FIRST_CASES of them, then the same openings with other errands and the further
+    cases. English only: elsewhere the verb may stand at the end."""
+    cases = _in_turn([[f"{case} {end}" for case in shuffle.sample(CASES, len(CASES))] for end in closings(prompts)])
+    found = [cases[FIRST_CASES:]]
     for opening in openings(prompts):
         last = opening.split()[-1].lower()
         rest = ERRANDS if last in BEFORE_VERB else THINGS if last in BEFORE_THING else []
         mark = "?" if opening.split()[0].lower() in ASKING else "."
         found.append([f"{opening} {one}{mark}" for one in shuffle.sample(rest, len(rest))])
-    for closing in closings(prompts):
-        found.append([f"{case} {closing}" for case in shuffle.sample(CASES, len(CASES))])
-    rounds = max(map(len, found), default=0)
-    return [
-        Suggestion(these[turn], "near_miss", "asked in the same way, about something else")
-        for turn in range(rounds)
-        for these in found
-        if turn < len(these)
-    ]
+    questions = cases[:FIRST_CASES] + _in_turn(found)
+    return [Suggestion(one, "near_miss", "asked in the same way, about something else") for one in questions]
+
+
+def _in_turn(lists: list[list[str]]) -> list[str]:
+    """The first of each list, then the second of each, until all are empty."""
+    return [one for turn in zip_longest(*lists) for one in turn if one is not None]
 
 
 def _from_pool(prompts: list[str], language: str, shuffle: random.Random) -> list[Suggestion]:

@@ -244,6 +244,12 @@ def test_too_few_questions_are_told_and_an_interrupted_topic_goes_on(app, page, 
     page.locator("#continue").click()
     expect(page.locator("#wizard-words")).to_contain_text("answers are still to be written")
     page.locator("#wizard-write").click()
+    expect(page.locator("#wizard-words")).to_contain_text("of 20 answers")
+    page.locator("#wizard-leave").click()  # which stops the writing; Continue goes on
+    page.locator("#continue").click()
+    expect(page.locator("#wizard-write")).to_be_visible()
+    expect(page.locator("#wizard-stop")).to_be_hidden()
+    page.locator("#wizard-write").click()
     expect(page.locator("#wizard-summary")).to_contain_text(re.compile("1[5-9] must stop"), timeout=LONG)
     expect(page.locator("#wizard-train")).to_be_visible()
     assert not data.without_answer() and data.counts()["held_out_break"] >= 15

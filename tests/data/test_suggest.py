@@ -64,6 +64,7 @@ def test_subjects_and_openings_are_found():
     two = ["My basil wilts. What should I do?", "Do roses need chalk? Do figs?"]
     assert closings(two) == ["What should I do?"] and closings(["How do I prune roses?"]) == []
     assert closings(["My basil wilts. What can I do?"]) == ["What can I do?", "What should I do?"]
+    assert closings(["My basil turned yellow. How do I save it?"]) == ["What should I do?"]
     found = [suggestion.prompt for suggestion in suggest([example(prompt) for prompt in two], [], 100)]
     assert sum(prompt.endswith(". What should I do?") for prompt in found) > 10
 

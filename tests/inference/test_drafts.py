@@ -20,6 +20,7 @@ from cbgui.inference.neighbours import VARIANTS, neighbours, varied_questions
 from cbgui.inference.prompt_states import Separator, prompt_states
 from cbgui.inference.streaming import in_model_thread
 from cbgui.inference.translations import says_the_same, translate_questions
+from cbgui.modeling import full
 from cbgui.modeling.decoder import decoder_layers, text_decoder
 from cbgui.runs.folder import create_run
 
@@ -60,6 +61,20 @@ def test_reading_a_layer_does_not_run_those_above(loaded):
     for hook in hooks:
         hook.remove()
     assert ran == [0]
+
+
+def test_long_questions_do_not_fill_the_memory(loaded):
+    """64 lists of eight questions of a page each took 28 GB."""
+    model, tokenizer = loaded
+    page = "How do I prune roses in the rain? " * 300
+    share, drafted = next(drafts.draft_questions(model, tokenizer, [page] * 8, KEEPS[:8]))
+    assert share == 0.9 and drafted == drafts.Drafts()  # the model was shown none of them
+    long = [page[: drafts.LONGEST_SHOWN]] * 8
+    tokens = drafts.SHOWN * len(tokenizer(long[0]).input_ids)
+    assert drafts._lists_at_once(model, tokenizer, long) * tokens <= full.BATCH_TOKENS
+    assert drafts._lists_at_once(model, tokenizer, BREAKS[:8]) == drafts.ROWS
+    states = in_model_thread(prompt_states, model, tokenizer, [page, page + "Why?"])
+    assert states[0] @ states[1] > 0.9999  # the first LONGEST tokens are read
 
 
 def test_what_all_prompts_begin_with_is_computed_once_and_changes_nothing(loaded, monkeypatch):

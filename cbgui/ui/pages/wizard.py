@@ -237,6 +237,10 @@ def _stopped(made: str | None) -> tuple:
     return say("wizard.stopped"), *_buttons_after(made)
 
 
+def _left(made: str | None) -> tuple:
+    return "", *_buttons_after(made)
+
+
 def _config_for(model: str, effort: str) -> RunConfig:
     config = start_run.config_for(model)
     config.training.steps, _ = effort_panel.values(config, effort, 0)
@@ -367,9 +371,9 @@ def build(tabs: gr.Tabs, cards: gr.Column, run_name: gr.Dropdown, model: gr.Text
         may_write = trigger(_begin_writing, made, [words, summary, *buttons], show_progress="hidden")
         writing.append(may_write.success(_prepare, [made, model], progressed, show_progress="hidden", **ONE_AT_A_TIME))
     written.change(_show_version, [written, topic], topic, show_progress="hidden")
-    for button in (stop, leave):  # what is written is kept, and Continue goes on
-        stopped = button.click(_stopped, made, [words, *buttons], cancels=writing, show_progress="hidden")
-        stopped.then(_stopped, made, [words, *buttons], show_progress="hidden")  # after the last words of the writing
+    for button, shown in ((stop, _stopped), (leave, _left)):  # what is written is kept, and Continue goes on
+        stopped = button.click(shown, made, [words, *buttons], cancels=writing, show_progress="hidden")
+        stopped.then(shown, made, [words, *buttons], show_progress="hidden")  # after the last words of the writing
     emptied = [made, name, file, text, found, read, to_look_alikes]
     train.click(_train, [made, model, effort, *answer], [run_name, tabs, cards, column, *emptied], concurrency_limit=1)
     begun = [cards, column, steps, *emptied]
