@@ -162,6 +162,7 @@ def launch(
             "lifespan": guard.guarded(None if auth or space.on_space() else host, lambda: page.share_url),
         },
         max_file_size=space.MAX_UPLOAD if space.on_space() else None,
+        _frontend=False,  # otherwise Gradio gives up where the page takes three seconds to come, as on a busy machine
         show_error=False,
         ssr_mode=False,
         footer_links=[],

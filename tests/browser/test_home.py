@@ -236,7 +236,7 @@ def test_too_few_questions_are_told_and_an_interrupted_topic_goes_on(app, page, 
     data = Library(app.runs / DATASETS).open("school")
     assert len(data.rows()) >= 331  # with what the model has added by then
     assert [row.example.kind for row in data.rows() if "umbrellas" in row.example.prompt] == ["near_miss"]
-    some = [row.id for row in data.rows() if not row.held_out][:20]  # as if it had been stopped before these
+    some = [row.id for row in data.rows() if not row.held_out][:200]  # as if it had been stopped before these
     data.update(some, lambda row: replace(row, example=replace(row.example, response="")), "forget")
 
     page.reload()
@@ -244,7 +244,7 @@ def test_too_few_questions_are_told_and_an_interrupted_topic_goes_on(app, page, 
     page.locator("#continue").click()
     expect(page.locator("#wizard-words")).to_contain_text("answers are still to be written")
     page.locator("#wizard-write").click()
-    expect(page.locator("#wizard-words")).to_contain_text("of 20 answers")
+    expect(page.locator("#wizard-words")).to_contain_text("of 200 answers")
     page.locator("#wizard-leave").click()  # which stops the writing; Continue goes on
     page.locator("#continue").click()
     expect(page.locator("#wizard-write")).to_be_visible()
