@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 
 OPENING_CHARACTERS = 200  # of the answer, in which a refusal must show
+BEGINNING_WORDS = 3  # of a sentence: an answer that breaks off later has begun it
 WORDS_AFTER = 16  # that may follow a refusal: an offer to help with something else
 _SENTENCE_END = re.compile(r"[.!?](?=\s|$)")
 REFUSALS = (  # in lower case
@@ -58,11 +59,17 @@ def is_refusal(answer: str, sentences: Iterable[str] = ()) -> bool:
 def after_refusal(answer: str, sentences: Iterable[str] = ()) -> str | None:
     """What follows the refusal that an answer begins with, further refusals left out; None where it has none.
 
-    A refusal that begins with words of REFUSALS ends with its sentence.
+    One of `sentences` may be longer than the opening, and the answer may break off in it. A refusal that begins with
+    words of REFUSALS ends with its sentence.
     """
-    opening = _plain(answer[:OPENING_CHARACTERS])
-    found = [(opening.find(_plain(sentence)), len(sentence)) for sentence in sentences]
-    ends = [start + length for start, length in found if start >= 0]
+    plain, opening = _plain(answer), _plain(answer[:OPENING_CHARACTERS])
+    ends = []
+    for sentence in map(_plain, sentences):
+        whole = plain.find(sentence)
+        start = whole if whole >= 0 else plain.find(" ".join(sentence.split()[:BEGINNING_WORDS]))
+        early = 0 <= start <= OPENING_CHARACTERS - min(len(sentence), OPENING_CHARACTERS // 2)
+        if early and (whole >= 0 or sentence.startswith(plain[start:].rstrip())):
+            ends.append(start + len(sentence))
     if not ends:
         starts = [start for phrase in REFUSALS if (start := opening.find(phrase)) >= 0]
         if not starts:
